@@ -1,0 +1,17 @@
+"""Behler-Parrinello neural networks on SOAP descriptors, as scikit-learn estimators."""
+
+from ._featurizer import SoapFeaturizer
+from .data import Structures, TargetKind, Targets
+from .preprocessing import CompositionBaseline, TargetScaler
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CompositionBaseline",
+    "SoapBPNNRegressor",
+    "SoapFeaturizer",
+    "Structures",
+    "TargetKind",
+    "TargetScaler",
+    "Targets",
+]

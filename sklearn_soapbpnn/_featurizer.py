@@ -1,0 +1,193 @@
+"""SoapFeaturizer: the descriptor as a scikit-learn transformer."""
+
+import os
+from numbers import Integral, Real
+
+import torch
+from joblib import Memory
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from .data import as_structures, check_elements
+from .descriptors import (
+    SoapFeatures,
+    SoapParameters,
+    compute_expansions,
+    hash_structures,
+    name_features,
+    open_store,
+)
+
+
+class SoapFeaturizer(TransformerMixin, BaseEstimator):
+    r"""Smooth overlap of atomic positions: the SOAP power spectrum of every atom.
+
+    .. math::
+
+        c_i^{a,nlm} = \sum_{j \text{ of element } a} R_{nl}(r_{ij}) f_c(r_{ij}) Y_{lm}(\hat r_{ij}),
+        \qquad p_i^{l,(an)(a'n')} = \sum_m c_i^{a,nlm} c_i^{a',n'lm}
+
+    with Laplacian eigenstates :math:`R_{nl}`, a shifted-cosine cutoff :math:`f_c` and real
+    spherical harmonics [1]_ [2]_. The spectrum is symmetric in its two channels, so each pair is
+    kept once, times :math:`\sqrt 2` off the diagonal.
+
+    Each structure is featurised once, whoever asks: folds, candidates of a grid search, and (with
+    ``memory``) other processes and later runs.
+
+    Parameters
+    ----------
+    cutoff_radius : float, default=5.0
+        Neighbours farther than this are not seen, in the unit of the positions (Angstrom).
+    cutoff_width : float, default=0.5
+        Width over which the weight of a neighbour falls smoothly to zero.
+    max_radial : int, default=7
+        Highest radial channel at l = 0, inclusive. More resolve distances better, at a cost that
+        grows with the square.
+    max_angular : int, default=6
+        Highest degree of the spherical harmonics, inclusive.
+    pooling : {"mean", "sum"}, default="mean"
+        How ``np.asarray`` joins the atoms of a structure.
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the features.
+    memory : str, path or joblib.Memory, default=None
+        Folder that shares the features between processes and runs. None shares them within this
+        process only, and forgets the least recently used beyond 2 GiB.
+
+    Attributes
+    ----------
+    elements_ : array of shape (n_elements,)
+        Atomic numbers seen in fit, ascending.
+
+    See Also
+    --------
+    SoapBPNNRegressor : The network that learns on these features.
+
+    References
+    ----------
+    .. [1] Bartok, Kondor, Csanyi, "On representing chemical environments", Phys. Rev. B 87, 184115
+       (2013), doi:10.1103/PhysRevB.87.184115.
+    .. [2] Bigi, Huguenin-Dumittan, Ceriotti, Manolopoulos, "A smooth basis for atomistic machine
+       learning", J. Chem. Phys. 157, 234101 (2022), doi:10.1063/5.0124363.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ase.build import molecule
+    >>> from sklearn_soapbpnn import SoapFeaturizer
+    >>> X = [molecule("H2O"), molecule("CH4")]
+    >>> features = SoapFeaturizer(max_radial=3, max_angular=2).fit_transform(X)
+    >>> np.asarray(features).shape, features.per_atom().shape
+    ((2, 168), (8, 168))
+    """
+
+    _parameter_constraints: dict = {
+        "cutoff_radius": [Interval(Real, 0, None, closed="neither")],
+        "cutoff_width": [Interval(Real, 0, None, closed="neither")],
+        "max_radial": [Interval(Integral, 0, 49, closed="both")],
+        "max_angular": [Interval(Integral, 0, 25, closed="both")],
+        "pooling": [StrOptions({"mean", "sum"})],
+        "dtype": [StrOptions({"float32", "float64"})],
+        "memory": [str, os.PathLike, Memory, None],
+    }
+
+    def __init__(
+        self,
+        cutoff_radius=5.0,
+        cutoff_width=0.5,
+        max_radial=7,
+        max_angular=6,
+        pooling="mean",
+        dtype="float32",
+        memory=None,
+    ):
+        self.cutoff_radius = cutoff_radius
+        self.cutoff_width = cutoff_width
+        self.max_radial = max_radial
+        self.max_angular = max_angular
+        self.pooling = pooling
+        self.dtype = dtype
+        self.memory = memory
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Find the elements that the features range over.
+
+        Parameters
+        ----------
+        X : sequence of ase.Atoms, or Structures
+            Structures.
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        if self.cutoff_width > self.cutoff_radius:
+            raise ValueError(
+                f"cutoff_width={self.cutoff_width} must not exceed "
+                f"cutoff_radius={self.cutoff_radius}."
+            )
+        self.elements_ = as_structures(X).elements
+        return self
+
+    def transform(self, X):
+        """Attach the features of every atom.
+
+        Parameters
+        ----------
+        X : sequence of ase.Atoms, or Structures
+            Structures of elements seen in fit.
+
+        Returns
+        -------
+        Structures
+            With ``features``; ``np.asarray`` of it is (n_structures, n_features), its
+            ``per_atom()`` (n_atoms, n_features).
+        """
+        check_is_fitted(self)
+        structures = as_structures(X)
+        check_elements(structures.elements, self.elements_)
+        keys = hash_structures(structures, self._soap_parameters(), self.dtype)
+        expansions = open_store(self.memory).fetch(
+            keys, lambda missing: self._compute(structures[missing])
+        )
+        features = SoapFeatures(
+            expansions, structures.numbers, self.elements_, self._soap_parameters(), self.pooling
+        )
+        return structures.with_features(features)
+
+    def get_feature_names_out(self, input_features=None):
+        """Name the features, e.g. ``l2_H0_O3``: degree l, then two (element, radial) channels.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        array of str of shape (n_features,)
+        """
+        check_is_fitted(self)
+        return name_features(self._soap_parameters(), self.elements_)
+
+    def _compute(self, structures):
+        """Featurise structures that no store knows yet."""
+        return compute_expansions(structures, self._soap_parameters(), getattr(torch, self.dtype))
+
+    def _soap_parameters(self):
+        return SoapParameters(
+            float(self.cutoff_radius),
+            float(self.cutoff_width),
+            int(self.max_radial),
+            int(self.max_angular),
+        )
+
+    @property
+    def _n_features_out(self):
+        return len(self.get_feature_names_out())
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        return tags

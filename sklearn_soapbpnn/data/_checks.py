@@ -1,0 +1,99 @@
+"""Checks of what users pass in: they name the structure, the value and the way out."""
+
+from numbers import Integral
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+
+def symbols(numbers):
+    """Chemical symbols of atomic numbers, for messages."""
+    return [chemical_symbols[int(number)] for number in numbers]
+
+
+def check_atoms(X):
+    """Return ``X`` as a list of :class:`ase.Atoms` whose geometry can be used.
+
+    Raises
+    ------
+    TypeError
+        If ``X`` is no sequence of :class:`ase.Atoms`.
+    ValueError
+        If ``X`` is empty, or a structure has no atoms, NaN or infinite positions or cell, or
+        periodic directions that span no volume.
+    """
+    if isinstance(X, Atoms):
+        raise TypeError("X must be a sequence of ase.Atoms, got a single Atoms. Pass [atoms].")
+    if hasattr(X, "columns"):
+        raise TypeError(
+            "X must be a sequence of ase.Atoms, got a data frame. A transformer configured with "
+            "set_output(transform='pandas') returns pooled features only; use the default output "
+            "in front of a step that needs structures."
+        )
+    try:
+        frames = list(X)
+    except TypeError as err:
+        raise TypeError(
+            f"X must be a sequence of ase.Atoms, got {type(X).__name__}. Pass a list of Atoms."
+        ) from err
+    if not frames:
+        raise ValueError("X holds no structures. Pass at least one ase.Atoms.")
+    for index, atoms in enumerate(frames):
+        if not isinstance(atoms, Atoms):
+            raise TypeError(
+                f"X must be a sequence of ase.Atoms, but X[{index}] is a {type(atoms).__name__}."
+            )
+        _check_geometry(index, atoms)
+    return frames
+
+
+def _check_geometry(index, atoms):
+    if len(atoms) == 0:
+        raise ValueError(f"X[{index}] has no atoms. Remove it.")
+    for name, values in (("positions", atoms.positions), ("cell", atoms.cell.array)):
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"X[{index}].{name} contains NaN or infinity: {values[~np.isfinite(values)][0]}. "
+                "Remove or repair the structure."
+            )
+    periodic = atoms.cell.array[atoms.pbc]
+    if len(periodic) == 0:
+        return
+    lengths = np.linalg.norm(periodic, axis=1)
+    volume = np.sqrt(max(np.linalg.det(periodic @ periodic.T), 0.0))
+    if lengths.min() == 0 or volume <= 1e-8 * np.prod(lengths):
+        raise ValueError(
+            f"X[{index}] is periodic along {atoms.pbc.tolist()}, but its cell spans no volume "
+            f"there: {atoms.cell.array.tolist()}. Set a cell, or pbc=False."
+        )
+
+
+def check_elements(numbers, elements, what="fit"):
+    """Raise if ``numbers`` holds an atomic number that ``elements`` lacks."""
+    unseen = np.setdiff1d(numbers, elements)
+    if len(unseen):
+        raise ValueError(
+            f"X contains elements {symbols(unseen)} absent from {what}, which saw "
+            f"{symbols(elements)}. Refit with structures that contain them."
+        )
+
+
+def as_position(key, length):
+    """Return an index into a sequence of ``length`` as an int or an array of positions.
+
+    scikit-learn asks for ``x[indices, ...]`` of everything that has a shape.
+    """
+    if isinstance(key, tuple):
+        if len(key) != 2 or key[1] is not Ellipsis:
+            raise IndexError(f"one index is allowed along the structures, got {key!r}")
+        key = key[0]
+    if isinstance(key, Integral) and not isinstance(key, bool | np.bool_):
+        if not -length <= key < length:
+            raise IndexError(f"index {key} is out of range for {length} structures")
+        return int(key)
+    if not isinstance(key, slice):
+        key = np.asarray(key)
+        if key.size == 0:
+            key = key.astype(int)
+    return np.arange(length)[key]

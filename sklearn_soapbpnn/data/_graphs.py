@@ -1,0 +1,179 @@
+"""Concatenated graphs: neighbour pairs of many structures, and batches sorted by element."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import vesin
+from torch import Tensor
+
+# closer than this (in the unit of the positions), two atoms are at the same place
+COINCIDENT = 1e-6
+
+
+@dataclass
+class Graph:
+    r"""Atoms and neighbour pairs of many structures, concatenated.
+
+    Each pair within the cutoff stands once: what :math:`i` sees at :math:`\mathbf r_{ij}`,
+    :math:`j` sees at :math:`-\mathbf r_{ij}`, and real spherical harmonics have parity
+    :math:`(-1)^l`, so the other half follows for free.
+
+    Parameters
+    ----------
+    element : Tensor of shape (n_atoms,)
+        Index of each atom's element.
+    atom_counts, pair_counts : Tensor of shape (n_structures,)
+        Numbers of atoms and of pairs.
+    centers, neighbors : Tensor of shape (n_pairs,)
+        Atoms i and j of each pair.
+    pair_vectors : Tensor of shape (n_pairs, 3)
+        :math:`\mathbf r_{ij} = \mathbf r_j - \mathbf r_i + S \cdot \text{cell}`.
+    """
+
+    element: Tensor
+    atom_counts: Tensor
+    pair_counts: Tensor
+    centers: Tensor
+    neighbors: Tensor
+    pair_vectors: Tensor
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.element)
+
+    def to(self, device, dtype) -> Graph:
+        """Return a copy on ``device`` whose pair vectors have ``dtype``."""
+        integers = (self.element, self.atom_counts, self.pair_counts, self.centers, self.neighbors)
+        return Graph(*(t.to(device) for t in integers), self.pair_vectors.to(device, dtype))
+
+
+def build_graph(structures, cutoff_radius, elements) -> Graph:
+    """Find the neighbour pairs of ``structures``, in float64; none if ``cutoff_radius`` is None.
+
+    Raises
+    ------
+    ValueError
+        If two atoms of a structure are at the same place.
+    """
+    pairs = [
+        _find_pairs(index, positions, cell, pbc, cutoff_radius)
+        for index, (positions, cell, pbc) in enumerate(
+            zip(structures.positions, structures.cells, structures.pbc)
+        )
+    ]
+    first_atom = np.concatenate([[0], np.cumsum(structures.n_atoms)])
+    centers = np.concatenate([i + first for (i, _, _), first in zip(pairs, first_atom)])
+    neighbors = np.concatenate([j + first for (_, j, _), first in zip(pairs, first_atom)])
+    return Graph(
+        element=torch.from_numpy(np.searchsorted(elements, np.concatenate(structures.numbers))),
+        atom_counts=torch.from_numpy(structures.n_atoms),
+        pair_counts=torch.tensor([len(i) for i, _, _ in pairs]),
+        centers=torch.from_numpy(centers),
+        neighbors=torch.from_numpy(neighbors),
+        pair_vectors=torch.from_numpy(np.concatenate([vectors for _, _, vectors in pairs])),
+    )
+
+
+def _find_pairs(index, positions, cell, pbc, cutoff_radius):
+    if cutoff_radius is None:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3))
+    finder = vesin.NeighborList(cutoff=cutoff_radius, full_list=False, n_threads=1)
+    i, j, vectors, distances = finder.compute(positions, cell, pbc, "ijDd")
+    if len(distances) and distances.min() < COINCIDENT:
+        pair = int(np.argmin(distances))
+        raise ValueError(
+            f"Atoms {int(i[pair])} and {int(j[pair])} of structure {index} are at the same place "
+            f"(distance {distances[pair]:.1e}). Remove one, or repair the structure."
+        )
+    return i.astype(np.int64), j.astype(np.int64), vectors.reshape(-1, 3)
+
+
+@dataclass
+class BatchIndex:
+    """Where the atoms and pairs of one batch stand in a :class:`Graph`.
+
+    The atoms of a batch are sorted by element, so that a layer with weights per element works on
+    slices. ``rows`` is their place in a table of shape (n_elements, ``n_rows``), in which every
+    element has as many rows as the most frequent one.
+    """
+
+    structures: Tensor  # (n_structures,) into the graph
+    atoms: Tensor  # (n_atoms,) into the graph
+    structure_of_atom: Tensor  # (n_atoms,) into the batch
+    element: Tensor  # (n_atoms,)
+    element_counts: list[int]
+    rows: Tensor  # (n_atoms,) into the flattened table
+    n_rows: int
+    pairs: Tensor  # (n_pairs,) into the graph
+    centers: Tensor  # (n_pairs,) into the batch
+    neighbors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+
+def plan_batches(graph: Graph, order: Tensor, batch_size: int, n_elements: int) -> list[BatchIndex]:
+    """Cut the structures ``order`` into batches; everything is indexed at once, once an epoch."""
+    device = order.device
+    n_batches = -(-len(order) // batch_size)
+    place = torch.arange(len(order), device=device)  # structure -> place in the order
+
+    n_atoms = graph.atom_counts[order]
+    atoms = _ranges(_starts(graph.atom_counts)[order], n_atoms)
+    place_of_atom = place.repeat_interleave(n_atoms)
+    key = place_of_atom // batch_size * n_elements + graph.element[atoms]
+    key, permutation = torch.sort(key, stable=True)
+    atoms, place_of_atom = atoms[permutation], place_of_atom[permutation]
+
+    counts = torch.bincount(key, minlength=n_batches * n_elements).view(n_batches, n_elements)
+    n_rows = counts.max(1).values
+    rank = torch.arange(len(atoms), device=device) - _starts(counts.flatten())[key]
+    batch_of_atom, element = key // n_elements, key % n_elements
+    rows = element * n_rows[batch_of_atom] + rank
+
+    atoms_per_batch = counts.sum(1)
+    local = torch.empty(graph.n_atoms, dtype=torch.long, device=device)
+    local[atoms] = torch.arange(len(atoms), device=device) - _starts(atoms_per_batch)[batch_of_atom]
+
+    n_pairs = graph.pair_counts[order]
+    pairs = _ranges(_starts(graph.pair_counts)[order], n_pairs)
+    pairs_per_batch = torch.bincount(
+        (place // batch_size).repeat_interleave(n_pairs), minlength=n_batches
+    )
+
+    per_atom = (atoms, place_of_atom % batch_size, element, rows)
+    per_pair = (pairs, local[graph.centers[pairs]], local[graph.neighbors[pairs]])
+    split_atoms = zip(*(t.split(atoms_per_batch.tolist()) for t in per_atom))
+    split_pairs = zip(*(t.split(pairs_per_batch.tolist()) for t in per_pair))
+    return [
+        BatchIndex(structures, *of_atoms[:3], element_counts, of_atoms[3], rows_max, *of_pairs)
+        for structures, of_atoms, element_counts, rows_max, of_pairs in zip(
+            order.split(batch_size), split_atoms, counts.tolist(), n_rows.tolist(), split_pairs
+        )
+    ]
+
+
+def iterate_chunks(counts, limit) -> Iterator[slice]:
+    """Cut structures into runs whose ``counts`` add up to at most ``limit``, where possible."""
+    start, total = 0, 0
+    for index, count in enumerate(counts):
+        if index > start and total + count > limit:
+            yield slice(start, index)
+            start, total = index, 0
+        total += count
+    yield slice(start, len(counts))
+
+
+def _starts(counts: Tensor) -> Tensor:
+    return counts.cumsum(0) - counts
+
+
+def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
+    """Concatenate the ranges ``starts[k] ... starts[k] + counts[k] - 1``."""
+    offsets = (starts - _starts(counts)).repeat_interleave(counts)
+    return offsets + torch.arange(len(offsets), device=counts.device)

@@ -1,0 +1,294 @@
+"""Targets: named labels, per structure or per atom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase.stress import voigt_6_to_full_3x3_stress
+
+from ._checks import as_position, check_atoms
+
+
+@dataclass(frozen=True)
+class TargetKind:
+    """What one entry of a target looks like.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the value of one structure, or of one atom.
+    per_atom : bool, default=False
+        Whether there is one value for each atom.
+    """
+
+    shape: tuple[int, ...]
+    per_atom: bool = False
+
+
+KNOWN_KINDS = {
+    "energy": TargetKind(()),
+    "forces": TargetKind((3,), per_atom=True),
+    "stress": TargetKind((3, 3)),
+    "virial": TargetKind((3, 3)),
+    "dipole": TargetKind((3,)),
+}
+
+
+class Targets:
+    """Named labels of structures: a y that survives cross-validation.
+
+    Columns hold one value for each structure (``energy``, ``stress``, ``virial``, ``dipole``) or
+    for each atom (``forces``). NaN means *not labelled*: such entries take no part in losses and
+    errors. Slicing slices every column, and ``np.asarray(targets)`` is the first scalar column, so
+    that scikit-learn's scorers work.
+
+    Parameters
+    ----------
+    kinds : mapping of str to TargetKind, default=None
+        What the columns with other names than the above look like.
+    **columns : array-like or list of array-like
+        ``energy`` (n_structures,) in eV; ``forces`` a list of (n_atoms, 3) arrays in eV/Angstrom;
+        ``stress`` (n_structures, 3, 3) in eV/Angstrom^3, tensile positive as in ASE; ``virial``
+        (n_structures, 3, 3) in eV, minus the stress times the volume; ``dipole``
+        (n_structures, 3).  Any consistent set of units will do.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Names of the columns, in the order in which they were given.
+    kinds : dict of str to TargetKind
+        Their kinds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_soapbpnn import Targets
+    >>> y = Targets(energy=[-1.0, -2.0], forces=[np.zeros((3, 3)), np.zeros((5, 3))])
+    >>> y
+    Targets(2 structures: energy, forces)
+    >>> np.asarray(y[[1]])
+    array([-2.])
+    >>> y["forces"][1].shape
+    (5, 3)
+    """
+
+    def __init__(self, *, kinds=None, **columns):
+        if not columns:
+            raise ValueError("Targets needs at least one column, e.g. Targets(energy=energies).")
+        known = {**KNOWN_KINDS, **(kinds or {})}
+        self.kinds = {name: _find_kind(name, known) for name in columns}
+        self._columns = {
+            name: _check_column(name, values, self.kinds[name]) for name, values in columns.items()
+        }
+        lengths = {name: len(values) for name, values in self._columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"The columns of Targets differ in length: {lengths}.")
+
+    @classmethod
+    def from_atoms(cls, frames, *, kinds=None, missing="raise", **keys):
+        """Read labels from ASE results, ``info`` and ``arrays``, in this order.
+
+        Parameters
+        ----------
+        frames : sequence of ase.Atoms
+            Structures with labels, e.g. from :func:`ase.io.read`.
+        kinds : mapping of str to TargetKind, default=None
+            Kinds of the columns whose name is not known.
+        missing : {"raise", "nan"}, default="raise"
+            What to do with a structure that lacks a key: refuse it, or mark it as not labelled.
+        **keys : str
+            Column name and the key to read it from, e.g. ``energy="energy"``.
+
+        Returns
+        -------
+        Targets
+
+        Raises
+        ------
+        KeyError
+            If a structure lacks a key; the message lists the keys there are.
+
+        Examples
+        --------
+        >>> from ase import Atoms
+        >>> from sklearn_soapbpnn import Targets
+        >>> Targets.from_atoms([Atoms("H", info={"e": -1.0})], energy="e")["energy"]
+        array([-1.])
+        """
+        if missing not in ("raise", "nan"):
+            raise ValueError(f"missing must be 'raise' or 'nan', got {missing!r}.")
+        known = {**KNOWN_KINDS, **(kinds or {})}
+        frames = check_atoms(frames)
+        columns = {}
+        for name, key in keys.items():
+            kind = _find_kind(name, known)
+            columns[name] = [
+                _read_label(index, atoms, name, key, kind, missing)
+                for index, atoms in enumerate(frames)
+            ]
+        return cls(kinds=kinds, **columns)
+
+    @property
+    def names(self):
+        """Names of the columns."""
+        return tuple(self._columns)
+
+    @property
+    def shape(self):
+        """(n_structures,)."""
+        return (len(self),)
+
+    def labelled(self, name):
+        """Which entries have a label: booleans, in the shape of the column."""
+        column = self._columns[name]
+        if self.kinds[name].per_atom:
+            return [~np.isnan(values) for values in column]
+        return ~np.isnan(column)
+
+    def __len__(self):
+        return len(next(iter(self._columns.values())))
+
+    def __contains__(self, name):
+        return name in self._columns
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            if key not in self._columns:
+                raise KeyError(f"Targets has no column {key!r}; it has {list(self.names)}.")
+            column = self._columns[key]
+            return list(column) if self.kinds[key].per_atom else column
+        key = as_position(key, len(self))
+        if isinstance(key, int):
+            return {name: column[key] for name, column in self._columns.items()}
+        columns = {
+            name: [column[i] for i in key] if self.kinds[name].per_atom else column[key]
+            for name, column in self._columns.items()
+        }
+        return self._trusted(columns, self.kinds)
+
+    def __array__(self, dtype=None, copy=None):
+        for name, kind in self.kinds.items():
+            if kind == TargetKind(()):
+                return np.asarray(self._columns[name], dtype=dtype)
+        raise ValueError(f"Targets with the columns {list(self.names)} has no scalar column.")
+
+    def __repr__(self):
+        return f"Targets({len(self)} structures: {', '.join(self.names)})"
+
+    @classmethod
+    def _trusted(cls, columns, kinds):
+        """Build from columns that are checked already."""
+        targets = cls.__new__(cls)
+        targets.kinds = dict(kinds)
+        targets._columns = columns
+        return targets
+
+
+def as_targets(y, structures):
+    """Return ``y`` as :class:`Targets` that fit ``structures``; an array is the energy.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, a per-atom column does not match the number of atoms, an array of
+        energies contains NaN, or nothing is labelled at all.
+    """
+    if y is None:
+        raise ValueError("y is missing: pass an array of energies or Targets.")
+    if not isinstance(y, Targets):
+        energy = np.asarray(y, dtype=np.float64)
+        if energy.ndim != 1:
+            raise ValueError(
+                f"y must be one energy for each structure, got an array of shape {energy.shape}. "
+                "Pass y.ravel() for a single column, or Targets for anything else."
+            )
+        if np.isnan(energy).any():
+            raise ValueError(
+                f"y[{np.flatnonzero(np.isnan(energy))[0]}] is NaN. Remove the structure, or pass "
+                "Targets(energy=y), where NaN means not labelled."
+            )
+        y = Targets(energy=energy)
+    if len(y) != len(structures):
+        raise ValueError(f"X has {len(structures)} structures, but y has {len(y)} labels.")
+    for name in y.names:
+        _check_fits(y, name, structures)
+    return y
+
+
+def _check_fits(y, name, structures):
+    labelled = y.labelled(name)
+    if y.kinds[name].per_atom:
+        for index, (values, numbers) in enumerate(zip(y[name], structures.numbers)):
+            if len(values) != len(numbers):
+                raise ValueError(
+                    f"Target {name!r} of structure {index} has {len(values)} rows, but the "
+                    f"structure has {len(numbers)} atoms."
+                )
+        labelled = np.concatenate(labelled)
+    if not labelled.any():
+        raise ValueError(f"Target {name!r} has no label at all (every value is NaN).")
+
+
+def _find_kind(name, known):
+    if name not in known:
+        raise ValueError(
+            f"The kind of target {name!r} is not known (known: {sorted(known)}). Declare it, e.g. "
+            f"kinds={{{name!r}: TargetKind(shape=(), per_atom=False)}}."
+        )
+    return known[name]
+
+
+def _check_column(name, values, kind):
+    if not kind.per_atom:
+        return _check_values(name, values, (None, *kind.shape))
+    return [
+        _check_values(f"{name}[{i}]", entry, (None, *kind.shape)) for i, entry in enumerate(values)
+    ]
+
+
+def _check_values(name, values, shape):
+    try:
+        values = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as err:
+        raise ValueError(f"Target {name} is not an array of numbers: {err}.") from err
+    expected = ("n", *shape[1:])
+    if values.ndim != len(shape) or values.shape[1:] != shape[1:]:
+        raise ValueError(
+            f"Target {name} must have shape {_format(expected)}, got {_format(values.shape)}."
+        )
+    if np.isinf(values).any():
+        index = int(np.argwhere(np.isinf(values))[0][0])
+        raise ValueError(
+            f"Target {name} contains infinity at index {index}. Use NaN if unlabelled."
+        )
+    return values
+
+
+def _format(shape):
+    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+
+
+def _read_label(index, atoms, name, key, kind, missing):
+    results = {} if atoms.calc is None else getattr(atoms.calc, "results", {})
+    for source in (results, atoms.info, atoms.arrays):
+        if source.get(key) is not None:
+            return _reshape_label(np.asarray(source[key], dtype=np.float64), name, kind)
+    if missing == "nan":
+        return np.full(((len(atoms),) if kind.per_atom else ()) + kind.shape, np.nan)
+    raise KeyError(
+        f"Structure {index} has no label {key!r} for target {name!r}. Its results hold "
+        f"{sorted(results)}, its info {sorted(atoms.info)}, its arrays {sorted(atoms.arrays)}. "
+        "Pass missing='nan' if some structures are not labelled."
+    )
+
+
+def _reshape_label(values, name, kind):
+    """Undo what file formats do to tensors: Voigt vectors and flattened 3x3 matrices."""
+    if kind.shape == (3, 3) and not kind.per_atom:
+        if values.shape == (6,):
+            return voigt_6_to_full_3x3_stress(values)
+        return values.reshape(3, 3) if values.size == 9 else values
+    if kind.shape == () and not kind.per_atom and values.size == 1:
+        return values.reshape(())
+    return values

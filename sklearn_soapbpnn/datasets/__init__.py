@@ -1,0 +1,5 @@
+"""Small labelled data sets that ship with the package, and the scripts that made them."""
+
+from ._loaders import load_cuau, load_malonaldehyde
+
+__all__ = ["load_cuau", "load_malonaldehyde"]

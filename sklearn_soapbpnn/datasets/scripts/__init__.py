@@ -1,0 +1,1 @@
+"""Scripts that made the shipped data sets; each runs as ``python -m``."""

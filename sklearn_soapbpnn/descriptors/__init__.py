@@ -1,0 +1,24 @@
+"""SOAP: pair basis, density expansion, power spectrum, and the store that shares them."""
+
+from ._expansion import channel_rows, compute_expansions, expand_density
+from ._features import SoapFeatures, load_power_spectrum, name_features
+from ._pair_basis import PairBasis, SoapParameters, count_radial_channels
+from ._power_spectrum import PowerSpectrum
+from ._store import DiskStore, MemoryStore, hash_structures, open_store
+
+__all__ = [
+    "DiskStore",
+    "MemoryStore",
+    "PairBasis",
+    "PowerSpectrum",
+    "SoapFeatures",
+    "SoapParameters",
+    "channel_rows",
+    "compute_expansions",
+    "count_radial_channels",
+    "expand_density",
+    "hash_structures",
+    "load_power_spectrum",
+    "name_features",
+    "open_store",
+]

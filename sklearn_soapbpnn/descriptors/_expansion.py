@@ -1,0 +1,91 @@
+"""Density expansion: the pair basis summed over the neighbours of each element."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from ..data import Graph, build_graph, iterate_chunks
+from ._pair_basis import PairBasis
+
+# pairs whose basis is held at once while expansions are computed: about 60 MB in float32
+PAIRS_PER_CHUNK = 50_000
+
+
+def channel_rows(centers, neighbors, element, n_elements) -> tuple[Tensor, Tensor]:
+    """Rows (atom, neighbour element) that both directions of a pair add to."""
+    forward = centers * n_elements + element[neighbors]
+    backward = neighbors * n_elements + element[centers]
+    return forward, backward
+
+
+def expand_density(basis: Tensor, parity: Tensor, graph: Graph, n_elements: int) -> Tensor:
+    r"""Sum the pair basis over neighbours, one block for each neighbour element.
+
+    .. math:: c_i^{a,nlm} = \sum_{j \text{ of element } a} B_{nlm}(\mathbf r_{ij})
+
+    Parameters
+    ----------
+    basis : Tensor of shape (n_pairs, n_channels)
+        Pair basis at r_ij; the pair as seen from j has the sign ``parity``.
+    parity : Tensor of shape (n_channels,)
+        :math:`(-1)^l`.
+    graph : Graph
+        Who is the neighbour of whom.
+    n_elements : int
+        Number of elements.
+
+    Returns
+    -------
+    Tensor of shape (n_atoms, n_elements, n_channels)
+    """
+    forward, backward = channel_rows(graph.centers, graph.neighbors, graph.element, n_elements)
+    expansion = basis.new_zeros(graph.n_atoms * n_elements, basis.shape[1])
+    expansion.index_add_(0, forward, basis)
+    expansion.index_add_(0, backward, basis * parity)
+    return expansion.view(graph.n_atoms, n_elements, -1)
+
+
+def compute_expansions(structures, parameters, dtype) -> list[np.ndarray]:
+    """Expand the neighbour density of every atom, over the elements of its own structure.
+
+    Returns
+    -------
+    list of arrays of shape (n_atoms, n_elements_of_the_structure, n_channels)
+        The elements ascend by atomic number.
+    """
+    basis = PairBasis(parameters).to(dtype)
+    elements = structures.elements
+    graph = build_graph(structures, parameters.cutoff_radius, elements)
+    expansions = []
+    for part, chunk in _split_graph(graph, PAIRS_PER_CHUNK):
+        chunk = chunk.to("cpu", dtype)
+        expansion = expand_density(basis(chunk.pair_vectors), basis.parity, chunk, len(elements))
+        blocks = expansion.split(chunk.atom_counts.tolist())
+        for numbers, block in zip(structures.numbers[part], blocks):
+            expansions.append(block.numpy()[:, np.isin(elements, numbers)])
+    return expansions
+
+
+def _split_graph(graph: Graph, max_pairs):
+    """Cut a graph into graphs of few pairs."""
+    atom_ends, pair_ends = graph.atom_counts.cumsum(0), graph.pair_counts.cumsum(0)
+    for part in iterate_chunks(graph.pair_counts.tolist(), max_pairs):
+        last = part.stop - 1
+        atoms = slice(
+            int(atom_ends[part.start] - graph.atom_counts[part.start]), int(atom_ends[last])
+        )
+        pairs = slice(
+            int(pair_ends[part.start] - graph.pair_counts[part.start]), int(pair_ends[last])
+        )
+        yield (
+            part,
+            Graph(
+                graph.element[atoms],
+                graph.atom_counts[part],
+                graph.pair_counts[part],
+                graph.centers[pairs] - atoms.start,
+                graph.neighbors[pairs] - atoms.start,
+                graph.pair_vectors[pairs],
+            ),
+        )

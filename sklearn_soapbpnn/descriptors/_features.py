@@ -1,0 +1,115 @@
+"""The features that SoapFeaturizer attaches to structures."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor
+
+from ..data import iterate_chunks
+from ._pair_basis import SoapParameters, count_radial_channels
+from ._power_spectrum import PowerSpectrum
+
+# atoms whose power spectrum is held at once while structures are pooled
+ATOMS_PER_CHUNK = 4096
+
+
+class SoapFeatures:
+    """Density expansions of the atoms of some structures, and their power spectra on demand.
+
+    The expansion is what is kept: it holds everything that the spectrum and the forces need, and
+    grows with the number of elements, not with its square.
+
+    Parameters
+    ----------
+    expansions : list of arrays of shape (n_atoms, n_elements_of_the_structure, n_channels)
+        One for each structure, over its own elements, ascending by atomic number.
+    numbers : list of arrays of shape (n_atoms,)
+        Atomic numbers of each structure.
+    elements : array of shape (n_elements,)
+        Atomic numbers that the features range over.
+    parameters : SoapParameters
+        Hyperparameters they were computed with.
+    pooling : {"mean", "sum"}
+        How the atoms of a structure are joined in the array view.
+    """
+
+    def __init__(self, expansions, numbers, elements, parameters: SoapParameters, pooling):
+        self.expansions = list(expansions)
+        self.numbers = list(numbers)
+        self.elements = np.asarray(elements)
+        self.parameters = parameters
+        self.pooling = pooling
+
+    @property
+    def dtype(self):
+        """Precision of the expansions."""
+        return self.expansions[0].dtype
+
+    @property
+    def n_features(self):
+        """Size of the power spectrum of an atom."""
+        return self._spectrum().n_features
+
+    def __len__(self):
+        return len(self.expansions)
+
+    def __getitem__(self, indices):
+        return SoapFeatures(
+            [self.expansions[i] for i in indices],
+            [self.numbers[i] for i in indices],
+            self.elements,
+            self.parameters,
+            self.pooling,
+        )
+
+    def expansion(self) -> Tensor:
+        """Expansions of all atoms over all elements: (n_atoms, n_elements, n_channels)."""
+        first = self.expansions[0]
+        n_atoms = sum(len(numbers) for numbers in self.numbers)
+        dense = np.zeros((n_atoms, len(self.elements), first.shape[2]), dtype=first.dtype)
+        start = 0
+        for numbers, block in zip(self.numbers, self.expansions):
+            present = np.searchsorted(self.elements, np.unique(numbers))
+            dense[start : start + len(numbers), present] = block
+            start += len(numbers)
+        return torch.from_numpy(dense)
+
+    def per_atom(self):
+        """Power spectra of all atoms, array of shape (n_atoms, n_features)."""
+        spectrum = self._spectrum()
+        return spectrum(spectrum.by_degree(self.expansion())).numpy()
+
+    def pooled(self):
+        """Mean or sum over the atoms of each structure, array (n_structures, n_features)."""
+        counts = np.array([len(numbers) for numbers in self.numbers])
+        pooled = np.empty((len(self), self.n_features), dtype=self.dtype)
+        for part in iterate_chunks(counts, ATOMS_PER_CHUNK):
+            starts = np.cumsum(counts[part]) - counts[part]
+            spectra = self[range(part.start, part.stop)].per_atom()
+            pooled[part] = np.add.reduceat(spectra, starts)
+        return pooled / counts[:, None] if self.pooling == "mean" else pooled
+
+    def _spectrum(self):
+        return load_power_spectrum(self.parameters, len(self.elements), str(self.dtype))
+
+
+@lru_cache(maxsize=32)
+def load_power_spectrum(parameters, n_elements, dtype) -> PowerSpectrum:
+    """Return the one power spectrum module of these sizes, which holds no parameters."""
+    spectrum = PowerSpectrum(count_radial_channels(parameters), n_elements)
+    return spectrum.to(getattr(torch, dtype))
+
+
+def name_features(parameters, elements) -> np.ndarray:
+    """Name the entries of the power spectrum, e.g. ``l2_H0_O3``: degree, two channels."""
+    symbols = [chemical_symbols[number] for number in elements]
+    names = []
+    for l, n in enumerate(count_radial_channels(parameters)):
+        channels = [f"{symbol}{k}" for symbol in symbols for k in range(n)]
+        for p, first in enumerate(channels):
+            names += [f"l{l}_{first}_{second}" for second in channels[p:]]
+    return np.array(names, dtype=object)

@@ -1,0 +1,160 @@
+"""Pair basis: what one neighbour contributes to the density expansion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from spex.angular import SphericalHarmonics
+from spex.cutoff.shifted_cosine import shifted_cosine
+from spex.radial import LaplacianEigenstates
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SoapParameters:
+    """Hyperparameters of the SOAP descriptor.
+
+    Parameters
+    ----------
+    cutoff_radius : float, default=5.0
+        Neighbours farther than this are not seen, in the unit of the positions.
+    cutoff_width : float, default=0.5
+        Width over which the weight of a neighbour falls smoothly to zero.
+    max_radial : int, default=7
+        Highest radial channel at l = 0, inclusive; higher l have fewer.
+    max_angular : int, default=6
+        Highest degree of the spherical harmonics, inclusive.
+    """
+
+    cutoff_radius: float = 5.0
+    cutoff_width: float = 0.5
+    max_radial: int = 7
+    max_angular: int = 6
+
+
+class PairBasis(nn.Module):
+    r"""Basis functions :math:`B_{nlm}(\mathbf r) = R_{nl}(r) f_c(r) Y_{lm}(\hat{\mathbf r})`.
+
+    Laplacian eigenstates [1]_ (splined by torch-spex and trimmed to those whose eigenvalue is at
+    most that of n = ``max_radial``, l = 0), real spherical harmonics, shifted-cosine cutoff.
+
+    Parameters
+    ----------
+    parameters : SoapParameters
+        Cutoff and size of the basis.
+
+    Attributes
+    ----------
+    n_per_l : tuple of int
+        Number of radial channels for each degree l.
+    n_channels : int
+        Number of functions; they are ordered by l, then n, then m.
+    parity : Tensor of shape (n_channels,)
+        :math:`(-1)^l`, the sign that a function takes at :math:`-\mathbf r`.
+
+    References
+    ----------
+    .. [1] Bigi, Huguenin-Dumittan, Ceriotti, Manolopoulos, "A smooth basis for atomistic machine
+       learning", J. Chem. Phys. 157, 234101 (2022), doi:10.1063/5.0124363.
+    """
+
+    def __init__(self, parameters: SoapParameters) -> None:
+        super().__init__()
+        values, derivatives, self.n_per_l = _spline_table(parameters)
+        self.cutoff_radius = parameters.cutoff_radius
+        self.cutoff_width = parameters.cutoff_width
+        self.angular = SphericalHarmonics(parameters.max_angular)
+        degrees = [l for l, n in enumerate(self.n_per_l) for _ in range(n * (2 * l + 1))]
+        radial, angular = _channel_factors(self.n_per_l)
+        self.n_channels = len(degrees)
+        for name, buffer in {
+            "table": torch.cat([values, derivatives], dim=1),
+            "parity": (-1.0) ** torch.tensor(degrees),
+            "radial_index": radial,
+            "angular_index": angular,
+        }.items():
+            self.register_buffer(name, buffer, persistent=False)
+
+    def forward(self, pair_vectors: Tensor) -> Tensor:
+        """Evaluate the basis at vectors of shape (n_pairs, 3): (n_pairs, n_channels)."""
+        radial, _ = self._radial(pair_vectors.norm(dim=1))
+        angular = self.angular.sph.compute(pair_vectors)
+        return radial[:, self.radial_index] * angular[:, self.angular_index]
+
+    def with_gradient(self, pair_vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate the basis and its gradient: (n_pairs, n_channels), (n_pairs, 3, n_channels)."""
+        distances = pair_vectors.norm(dim=1)
+        radial, slope = self._radial(distances)
+        # the forward-mode derivative of sphericart is silently zero, so ask for gradients
+        angular, angular_gradient = self.angular.sph.compute_with_gradients(pair_vectors)
+        radial = radial[:, self.radial_index]
+        angular = angular[:, self.angular_index]
+        direction = (pair_vectors / distances[:, None])[:, :, None]
+        gradient = angular_gradient[:, :, self.angular_index]
+        gradient *= radial[:, None, :]
+        gradient += direction * (slope[:, self.radial_index] * angular)[:, None, :]
+        return radial * angular, gradient
+
+    def _radial(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """Cubic Hermite interpolation of the table, times the cutoff; and its derivative."""
+        n_radial = self.table.shape[1] // 2
+        spacing = self.cutoff_radius / (len(self.table) - 2)
+        place = distances.clamp(max=self.cutoff_radius) / spacing
+        knot = place.floor().long()
+        t = (place - knot)[:, None]
+        left, right = self.table[knot], self.table[knot + 1]
+        p0, m0 = left[:, :n_radial], left[:, n_radial:] * spacing
+        p1, m1 = right[:, :n_radial], right[:, n_radial:] * spacing
+        # p(t) = p0 + m0 t + a t^2 + b t^3
+        a = 3 * (p1 - p0) - 2 * m0 - m1
+        b = 2 * (p0 - p1) + m0 + m1
+        value = p0 + t * (m0 + t * (a + t * b))
+        slope = (m0 + t * (2 * a + 3 * t * b)) / spacing
+        weight, weight_slope = self._cutoff(distances)
+        return value * weight, slope * weight + value * weight_slope
+
+    def _cutoff(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """torch-spex's cutoff function and its derivative."""
+        with torch.enable_grad():
+            distances = distances.detach().requires_grad_()
+            weight = shifted_cosine(self.cutoff_radius, self.cutoff_width)(distances)
+            (slope,) = torch.autograd.grad(weight.sum(), distances)
+        return weight.detach()[:, None], slope[:, None]
+
+
+@lru_cache(maxsize=32)
+def _spline_table(parameters: SoapParameters):
+    """Build torch-spex's radial splines in float64, whatever torch's default dtype is.
+
+    The last row extends the table by one knot, for a distance equal to the cutoff.
+    """
+    basis = LaplacianEigenstates(
+        parameters.cutoff_radius,
+        max_angular=parameters.max_angular,
+        max_radial=parameters.max_radial,
+    )
+    n_knots = len(basis.spliner.spline_values) - 1
+    knots = torch.linspace(0.0, parameters.cutoff_radius, n_knots, dtype=torch.float64).numpy()
+    tables = [
+        torch.nn.functional.pad(torch.from_numpy(function(knots)), (0, 0, 0, 1))
+        for function in basis.get_spliner_inputs(parameters.cutoff_radius, normalize=True)
+    ]
+    return *tables, tuple(basis.n_per_l)
+
+
+def _channel_factors(n_per_l):
+    """Index the radial and the angular factor of each channel (l, n, m)."""
+    radial, angular, first_radial = [], [], 0
+    for l, n in enumerate(n_per_l):
+        m = 2 * l + 1
+        radial.append(torch.arange(n).repeat_interleave(m) + first_radial)
+        angular.append(torch.arange(m).repeat(n) + l * l)
+        first_radial += n
+    return torch.cat(radial), torch.cat(angular)
+
+
+def count_radial_channels(parameters: SoapParameters) -> tuple[int, ...]:
+    """Return the number of radial channels for each degree l."""
+    return _spline_table(parameters)[2]

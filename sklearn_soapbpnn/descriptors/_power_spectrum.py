@@ -1,0 +1,105 @@
+"""Power spectrum: rotational invariants of the density expansion."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class PowerSpectrum(nn.Module):
+    r"""Invariants :math:`p_{pq}^l = \sum_m c_p^{lm} c_q^{lm}`, packed to :math:`p \le q`.
+
+    p and q run over (neighbour element, radial channel). The spectrum is symmetric under their
+    exchange, so each pair is kept once; off-diagonal entries carry :math:`\sqrt 2`, so that inner
+    products equal those of the full tensor. As in metatrain, the prefactor
+    :math:`(2l+1)^{-1/2}` of the SOAP kernel [1]_ is left out.
+
+    Parameters
+    ----------
+    n_per_l : sequence of int
+        Number of radial channels for each degree l.
+    n_elements : int
+        Number of neighbour elements.
+
+    Attributes
+    ----------
+    n_features : int
+        Size of the packed spectrum.
+    n_full : int
+        Size of the full spectrum, with both orders of each pair.
+    weight : Tensor of shape (n_features,)
+        1 on the diagonal, :math:`\sqrt 2` off it: the packed vector of ones.
+
+    References
+    ----------
+    .. [1] Bartok, Kondor, Csanyi, "On representing chemical environments", Phys. Rev. B 87, 184115
+       (2013), eq. 31, doi:10.1103/PhysRevB.87.184115.
+    """
+
+    def __init__(self, n_per_l, n_elements: int) -> None:
+        super().__init__()
+        self.n_per_l, self.n_elements = tuple(n_per_l), n_elements
+        self.channels_per_l = [n * (2 * l + 1) for l, n in enumerate(self.n_per_l)]
+        sizes = [n_elements * n for n in self.n_per_l]
+        upper, lower, packed, first_full, first_packed = [], [], [], 0, 0
+        for size in sizes:
+            p, q = torch.triu_indices(size, size)
+            place = torch.empty(size, size, dtype=torch.long)
+            place[p, q] = place[q, p] = torch.arange(len(p)) + first_packed
+            upper.append(p * size + q + first_full)
+            lower.append(q * size + p + first_full)
+            packed.append(place.flatten())
+            first_full, first_packed = first_full + size**2, first_packed + len(p)
+        upper, lower = torch.cat(upper), torch.cat(lower)
+        weight = torch.where(upper == lower, 1.0, 2.0).double().sqrt()
+        for name, buffer in {
+            "upper": upper,
+            "lower": lower,
+            "packed": torch.cat(packed),
+            "weight": weight,
+            "inverse_weight": 1 / weight,
+        }.items():
+            self.register_buffer(name, buffer, persistent=False)
+        self.n_features, self.n_full = len(upper), len(self.packed)
+
+    def forward(self, expansion: Tensor) -> Tensor:
+        """Contract :meth:`by_degree` expansions of shape (n_atoms, ...): (n_atoms, n_features)."""
+        gram = [torch.bmm(c, c.transpose(1, 2)).flatten(1) for c in self.blocks(expansion)]
+        return torch.cat(gram, dim=1)[:, self.upper] * self.weight
+
+    def by_degree(self, expansion: Tensor) -> Tensor:
+        """Order an expansion (n_atoms, n_elements, n_channels) by degree, flat for each atom.
+
+        All channels of one degree then stand together, whatever their element: what a batched
+        matrix product needs, without copies.
+        """
+        blocks = expansion.split(self.channels_per_l, dim=2)
+        return torch.cat([block.flatten(1) for block in blocks], dim=1)
+
+    def by_element(self, blocks: list[Tensor]) -> Tensor:
+        """Join :meth:`blocks` to an expansion (n_atoms, n_elements, n_channels)."""
+        n_atoms = len(blocks[0])
+        return torch.cat([b.view(n_atoms, self.n_elements, -1) for b in blocks], dim=2)
+
+    def blocks(self, expansion: Tensor) -> list[Tensor]:
+        """View :meth:`by_degree` expansions as (n_atoms, n_elements * n_l, 2l + 1) for each l."""
+        sizes = [self.n_elements * channels for channels in self.channels_per_l]
+        return [
+            block.view(len(expansion), -1, 2 * l + 1)
+            for l, block in enumerate(expansion.split(sizes, dim=1))
+        ]
+
+    def unpack(self, gradient: Tensor) -> list[Tensor]:
+        """Symmetric matrices G_l with p . g = sum_l tr(c_l' G_l c_l), for packed vectors g."""
+        full = (gradient * self.inverse_weight).index_select(1, self.packed)
+        # g weighs a pair by sqrt 2, which its two entries share: 1 / sqrt 2 each
+        sizes = [self.n_elements * n for n in self.n_per_l]
+        blocks = full.split([size**2 for size in sizes], dim=1)
+        return [b.view(len(full), size, size) for b, size in zip(blocks, sizes)]
+
+    def pack(self, matrices: list[Tensor]) -> Tensor:
+        """Transpose of :meth:`unpack`, for matrices that need not be symmetric."""
+        full = torch.cat([matrix.flatten(1) for matrix in matrices], dim=1)
+        both = full.index_select(1, self.upper) + full.index_select(1, self.lower)
+        # the diagonal stands in both terms: 1/2 there, 1 / sqrt 2 off it
+        return both * (self.weight / 2)

@@ -1,0 +1,122 @@
+"""Feature stores: each structure is featurised once, whoever asks."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from joblib import Memory
+
+# part of every key, to be raised when the stored numbers change their meaning
+FORMAT = b"soap-expansion-1"
+MEMORY_LIMIT = 2 * 1024**3  # bytes
+
+
+class MemoryStore:
+    """Least recently used features of this process, shared by all featurisers in it.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes to keep.
+    """
+
+    def __init__(self, limit):
+        self.limit = limit
+        self._arrays = OrderedDict()
+        self._n_bytes = 0
+        self._lock = threading.RLock()
+
+    def fetch(self, keys, compute):
+        """Return the array of each key; ``compute(positions)`` makes those that are missing."""
+        with self._lock:
+            arrays = {key: self._arrays[key] for key in keys if key in self._arrays}
+            for key in arrays:
+                self._arrays.move_to_end(key)
+            for key, array in _compute_missing(keys, arrays, compute):
+                arrays[key] = self._arrays[key] = array
+                self._n_bytes += array.nbytes
+            while self._n_bytes > self.limit:
+                self._n_bytes -= self._arrays.popitem(last=False)[1].nbytes
+        return [arrays[key] for key in keys]
+
+    def clear(self):
+        """Forget everything."""
+        with self._lock:
+            self._arrays.clear()
+            self._n_bytes = 0
+
+
+class DiskStore:
+    """Features in a folder, shared by processes; a lock makes sure that one of them computes.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where to keep one file for each structure; files appear at once or not at all.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def fetch(self, keys, compute):
+        """Return the array of each key; ``compute(positions)`` makes those that are missing."""
+        arrays = self._load(keys)
+        if len(arrays) < len(set(keys)):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / "lock"):
+                arrays |= self._load([key for key in keys if key not in arrays])
+                for key, array in _compute_missing(keys, arrays, compute):
+                    arrays[key] = array
+                    self._save(key, array)
+        return [arrays[key] for key in keys]
+
+    def _path(self, key):
+        return self.folder / key[:2] / f"{key}.npy"
+
+    def _load(self, keys):
+        paths = {key: self._path(key) for key in keys}
+        return {key: np.load(path) for key, path in paths.items() if path.exists()}
+
+    def _save(self, key, array):
+        path = self._path(key)
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            np.save(file, array)
+        os.replace(file.name, path)
+
+
+_process_store = MemoryStore(MEMORY_LIMIT)
+
+
+def open_store(memory):
+    """Return the store that a ``memory`` argument stands for."""
+    location = memory.location if isinstance(memory, Memory) else memory
+    if location is None:
+        return _process_store
+    return DiskStore(Path(location) / "sklearn_soapbpnn")
+
+
+def hash_structures(structures, parameters, dtype):
+    """Key each structure by its content: numbers, positions, cell, pbc, parameters, dtype."""
+    prefix = FORMAT + repr((parameters, str(dtype))).encode()
+    keys = []
+    for arrays in zip(structures.numbers, structures.positions, structures.cells, structures.pbc):
+        digest = blake2b(prefix, digest_size=20)
+        for array in arrays:
+            digest.update(array.tobytes())
+        keys.append(digest.hexdigest())
+    return keys
+
+
+def _compute_missing(keys, arrays, compute):
+    missing = {key: position for position, key in enumerate(keys) if key not in arrays}
+    if not missing:
+        return []
+    return list(zip(missing, compute(list(missing.values()))))

@@ -1,0 +1,146 @@
+"""Layers with one set of weights for each element."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ElementLinear(nn.Module):
+    r"""Bias-free linear maps :math:`y = W_{Z_i} x`, one for each element.
+
+    The initial weights are uniform in :math:`\pm n_\text{scale}^{-1/2}`, as those of
+    :class:`torch.nn.Linear` are for ``n_scale = n_inputs``.
+
+    Parameters
+    ----------
+    n_elements, n_inputs, n_outputs : int
+        Sizes.
+    generator : torch.Generator
+        Source of the initial weights.
+    n_scale : int, default=None
+        Number of inputs that the initial weights are scaled for; None means ``n_inputs``.
+    """
+
+    def __init__(self, n_elements, n_inputs, n_outputs, generator, n_scale=None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_elements, n_outputs, n_inputs))
+        bound = (n_scale or n_inputs) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a table of shape (n_elements, n_rows, n_inputs)."""
+        return torch.bmm(x, self.weight.transpose(1, 2))
+
+
+class PackedLayerNorm(nn.Module):
+    r"""LayerNorm of the full power spectrum, evaluated on the packed one, one for each element.
+
+    With packed features u, :math:`\omega` the packed vector of ones and n the full length,
+
+    .. math::
+
+        \mu = \omega \cdot u / n, \quad \sigma^2 = |u - \mu \omega|^2 / n + \epsilon, \quad
+        x = (u - \mu \omega) / \sigma
+
+    are constants of the data. The affine part folds into the layer that follows, and so does the
+    projection that the gradient of :math:`\mu` asks for:
+    :math:`W (\gamma x + \beta) = A x + b` with :math:`A \omega = 0` without loss, as
+    :math:`\omega \cdot x = 0`.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (n_features,)
+        :math:`\omega`.
+    n_full : int
+        n.
+    n_elements : int
+        Number of elements.
+    """
+
+    eps = 1e-5  # as torch.nn.LayerNorm
+
+    def __init__(self, weight: Tensor, n_full: int, n_elements: int) -> None:
+        super().__init__()
+        self.n_full = n_full
+        self.gain = nn.Parameter(torch.ones(n_elements, len(weight)))
+        self.bias = nn.Parameter(torch.zeros(n_elements, len(weight)))
+        self.register_buffer("ones", weight.clone(), persistent=False)
+
+    def standardize(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and sigma, of shape (n_atoms, 1)."""
+        mean = (features @ self.ones)[:, None] / self.n_full
+        centred = features - mean * self.ones
+        sigma = (centred.square().sum(1, keepdim=True) / self.n_full + self.eps).sqrt()
+        return centred / sigma, sigma
+
+    def curvature(self, features: Tensor, slope: Tensor, spectrum) -> Tensor:
+        """Return unpack(x) (2 c / sigma) / n, which the gradient of sigma asks for, by element."""
+        blocks = zip(spectrum.unpack(features), spectrum.blocks(slope))
+        return spectrum.by_element([torch.bmm(x, c) for x, c in blocks]) / self.n_full
+
+    def fold(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return A of shape (n_elements, n_outputs, n_features) and b (n_elements, n_outputs)."""
+        shift = (weight @ self.bias[:, :, None])[:, :, 0]
+        weight = weight * self.gain[:, None, :]
+        return weight - (weight @ self.ones)[:, :, None] * (self.ones / self.n_full), shift
+
+
+class NoNorm(nn.Module):
+    """Normalisation that leaves the features as they are, behind the same interface."""
+
+    def standardize(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features and a scale of 1."""
+        return features, features.new_ones(len(features), 1)
+
+    def curvature(self, features: Tensor, slope: Tensor, spectrum) -> None:
+        """Return None: nothing bends the features."""
+
+    def fold(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights and no shift."""
+        return weight, weight.new_zeros(weight.shape[:2])
+
+
+class _FeatureMap(torch.autograd.Function):
+    """Linear map of constant features, per element: no gradient of the features is ever made."""
+
+    @staticmethod
+    def forward(ctx, weight, features, counts, n_rows):
+        n_elements, n_outputs, _ = weight.shape
+        table = features.new_zeros(n_elements, n_rows, n_outputs)
+        for element, x in enumerate(features.split(counts)):
+            torch.mm(x, weight[element].T, out=table[element, : len(x)])
+        ctx.save_for_backward(features)
+        ctx.counts, ctx.shape = counts, weight.shape
+        return table
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (features,) = ctx.saved_tensors
+        weight_gradient = features.new_empty(ctx.shape)
+        for element, x in enumerate(features.split(ctx.counts)):
+            torch.mm(gradient[element, : len(x)].T, x, out=weight_gradient[element])
+        return weight_gradient, None, None, None
+
+
+def map_features(weight: Tensor, features: Tensor, counts: list[int], n_rows: int) -> Tensor:
+    """Multiply features, sorted by element, by the weights of their element.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (n_elements, n_outputs, n_features)
+        Weights.
+    features : Tensor of shape (n_atoms, n_features)
+        Constants; the atoms of each element stand together.
+    counts : list of int
+        Number of atoms of each element.
+    n_rows : int
+        Rows of the result for each element, the largest of ``counts``.
+
+    Returns
+    -------
+    Tensor of shape (n_elements, n_rows, n_outputs)
+        Zero where an element has fewer atoms.
+    """
+    return _FeatureMap.apply(weight, features, counts, n_rows)

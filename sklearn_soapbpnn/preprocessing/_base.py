@@ -1,0 +1,33 @@
+"""What the steps that attach something to structures share."""
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import _check_sample_weight
+
+from ..data import as_structures, as_targets
+
+
+class TargetStep(TransformerMixin, BaseEstimator):
+    """Pipeline step that learns about the energies and attaches what it learnt to X."""
+
+    def set_output(self, *, transform=None):
+        """Return self: structures pass through, and a later step makes the table."""
+        return self
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.target_tags.required = True
+        return tags
+
+
+def check_residual(X, y, sample_weight):
+    """Return structures with a known energy, ``y - offset`` there, and their weights."""
+    structures = as_structures(X)
+    targets = as_targets(y, structures)
+    if "energy" not in targets:
+        raise ValueError(f"y needs a column 'energy', it has {list(targets.names)}.")
+    weights = _check_sample_weight(sample_weight, targets["energy"], ensure_non_negative=True)
+    residual = targets["energy"] - structures.offset.get("energy", 0.0)
+    known = np.flatnonzero(np.isfinite(residual))
+    return structures[known], residual[known], weights[known]
