@@ -1,0 +1,118 @@
+"""Losses of energy, forces and stress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TYPES = ("mse", "mae", "huber")
+REDUCTIONS = ("mean", "sum")
+DERIVATIVES = ("forces", "stress")
+
+
+@dataclass(frozen=True)
+class TargetLoss:
+    """Loss of one target.
+
+    Parameters
+    ----------
+    type : {"mse", "mae", "huber"}
+        Function of the error.
+    weight : float
+        Factor in the total loss.
+    reduction : {"mean", "sum"}
+        How the entries of a batch are joined.
+    delta : float
+        Error beyond which ``huber`` turns linear, in units of the scale.
+    """
+
+    type: str = "mse"
+    weight: float = 1.0
+    reduction: str = "mean"
+    delta: float = 1.0
+
+    def __call__(self, prediction: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the loss; ``weight`` is zero where there is no label."""
+        if weight is None:
+            return self.weight * self._function(prediction, label, self.reduction)
+        losses = self._function(prediction, label, "none")
+        # zero times NaN is NaN: select, then weigh
+        losses = torch.where(weight > 0, losses, 0.0) * weight
+        if self.reduction == "sum":
+            return self.weight * losses.sum()
+        return self.weight * losses.sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+
+    def _function(self, prediction, label, reduction):
+        if self.type == "mse":
+            return F.mse_loss(prediction, label, reduction=reduction)
+        if self.type == "mae":
+            return F.l1_loss(prediction, label, reduction=reduction)
+        return F.huber_loss(prediction, label, reduction=reduction, delta=self.delta)
+
+
+class TotalLoss(nn.Module):
+    """Weighted sum of the losses of the targets.
+
+    Parameters
+    ----------
+    losses : dict of str to TargetLoss
+        Loss of each target.
+    """
+
+    def __init__(self, losses: dict[str, TargetLoss]) -> None:
+        super().__init__()
+        self.losses = losses
+
+    def forward(self, predictions: dict[str, Tensor], labels: dict) -> Tensor:
+        """Sum over the targets; ``labels`` holds pairs of values and weights."""
+        total = 0.0
+        for name, (values, weight) in labels.items():
+            total = total + self.losses[name](predictions[name], values, weight)
+        return total
+
+
+def parse_loss(loss, names) -> dict[str, TargetLoss]:
+    """Return the loss of each target from the ``loss`` argument of the regressor.
+
+    Parameters
+    ----------
+    loss : str or dict
+        One name for all targets, or ``{"energy": name or specification}``, where a specification
+        holds ``type``, ``weight``, ``reduction``, ``delta``, and ``forces`` and ``stress`` with a
+        name or specification of their own; what these leave out is taken from the energy, except
+        for the weight, which is 1.
+    names : iterable of str
+        Targets that are learnt.
+    """
+    if isinstance(loss, str):
+        loss = {"energy": loss}
+    unknown = sorted(set(loss) - {"energy"})
+    if unknown:
+        raise ValueError(f"loss names the targets {unknown}; it may name ['energy'].")
+    entry = loss.get("energy", "mse")
+    entry = {"type": entry} if isinstance(entry, str) else dict(entry)
+    derivatives = {name: entry.pop(name, {}) for name in DERIVATIVES}
+    losses = {"energy": _make_loss("energy", entry)}
+    shared = {key: value for key, value in entry.items() if key != "weight"}
+    for name, part in derivatives.items():
+        part = {"type": part} if isinstance(part, str) else part
+        losses[name] = _make_loss(name, {**shared, **part})
+    return {name: losses[name] for name in names}
+
+
+def _make_loss(name, entry):
+    known = TargetLoss.__dataclass_fields__
+    for key, value in entry.items():
+        if key not in known:
+            allowed = [*known, *DERIVATIVES] if name == "energy" else list(known)
+            raise ValueError(f"loss of {name!r} has the unknown entry {key!r}; known: {allowed}.")
+        allowed = {"type": TYPES, "reduction": REDUCTIONS}.get(key)
+        if allowed and value not in allowed:
+            raise ValueError(f"loss of {name!r}: {key} must be one of {allowed}, got {value!r}.")
+        if not allowed and not (isinstance(value, Real) and value >= 0):
+            raise ValueError(f"loss of {name!r}: {key} must be non-negative, got {value!r}.")
+    return TargetLoss(**entry)

@@ -1,0 +1,236 @@
+"""The skorch net: the training loop, its metrics, and the best epoch."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EpochTimer, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
+
+from ._dataset import EvaluationIterator, TrainingIterator
+
+
+class WarmupCosine:
+    """Linear warm-up over a fraction of the steps, then a cosine to zero.
+
+    Parameters
+    ----------
+    n_steps : int
+        Steps of the whole fit.
+    warmup_fraction : float
+        Share of them that warms up.
+    """
+
+    def __init__(self, n_steps: int, warmup_fraction: float) -> None:
+        self.n_steps = n_steps
+        self.n_warmup = int(warmup_fraction * n_steps)
+
+    def __call__(self, step: int) -> float:
+        """Return the factor of the learning rate at a step."""
+        if step < self.n_warmup:
+            return step / self.n_warmup
+        done = (step - self.n_warmup) / max(1, self.n_steps - self.n_warmup)
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+class BestEpoch(Callback):
+    """Keep the weights of the epoch with the best validation metric, and restore them.
+
+    Parameters
+    ----------
+    metric : {"rmse_prod", "mae_prod", "loss"}
+        Product of the errors of all targets, or the loss.
+    """
+
+    def __init__(self, metric="rmse_prod"):
+        self.metric = metric
+
+    def on_train_begin(self, net, **kwargs):
+        self.best_, self.weights_ = math.inf, None
+
+    def on_epoch_end(self, net, dataset_valid=None, **kwargs):
+        epoch = net.history[-1]
+        if dataset_valid is None:
+            return
+        if self.metric == "loss":
+            value = epoch["valid_loss"]
+        else:
+            kind = self.metric.removesuffix("_prod")
+            value = math.prod(epoch[f"valid_{name}_{kind}"] for name in dataset_valid.names)
+        is_best = value < self.best_
+        net.history.record("valid_metric", value)
+        net.history.record("valid_metric_best", is_best)
+        if is_best:
+            weights = net.module_.state_dict()
+            self.best_, self.weights_ = value, {k: v.clone() for k, v in weights.items()}
+
+    def on_train_end(self, net, **kwargs):
+        if self.weights_ is not None:
+            net.module_.load_state_dict(self.weights_)
+        self.weights_ = None
+
+
+class Progress(Callback):
+    """Print a line of errors every few epochs, with the time that is left.
+
+    Parameters
+    ----------
+    interval : int
+        Epochs between two lines; the first and the last are always printed.
+    mae : bool
+        Whether to show mean absolute errors beside the root mean square ones.
+    sink : callable, default=print
+        What a line is given to.
+    """
+
+    def __init__(self, interval=5, mae=False, sink=print):
+        self.interval = interval
+        self.mae = mae
+        self.sink = sink
+
+    def on_train_begin(self, net, **kwargs):
+        self.started_ = False
+
+    def on_epoch_end(self, net, dataset_valid=None, **kwargs):
+        epoch = net.history[-1]
+        number, total = epoch["epoch"], net.max_epochs
+        if number % self.interval and number not in (1, total):
+            return
+        columns = self._columns(epoch, dataset_valid)
+        if not self.started_:
+            self.sink("".join(f"{name:>17}" for name in columns))
+            self.started_ = True
+        self.sink("".join(f"{value:>17}" for value in columns.values()))
+
+    def _columns(self, epoch, dataset_valid):
+        columns = {"epoch": epoch["epoch"], "train loss": f"{epoch['train_loss']:.4e}"}
+        if dataset_valid is not None:
+            columns["valid loss"] = f"{epoch['valid_loss']:.4e}"
+            for name in dataset_valid.names:
+                for kind in ("rmse", "mae")[: 1 + self.mae]:
+                    columns[f"{name} {kind}"] = f"{epoch[f'valid_{name}_{kind}']:.4e}"
+            columns["best"] = "*" if epoch["valid_metric_best"] else ""
+        columns["seconds"] = f"{epoch['dur']:.2f}"
+        return columns
+
+
+class SoapBPNNNet(NeuralNet):
+    """skorch net whose data is :class:`TrainingData`.
+
+    ``fit(train, valid)`` takes the training and the validation set (or None). Losses and errors are
+    summed on the device and recorded once an epoch, so that no step waits for the one before.
+
+    Parameters
+    ----------
+    module, criterion, **kwargs
+        See :class:`skorch.NeuralNet`.
+    scale : float
+        Scale of the targets, which turns errors into the user's units.
+    generator : torch.Generator
+        Source of the order of the batches.
+    warmup_fraction : float
+        Share of the steps that warms up.
+    best_model_metric : str
+        See :class:`BestEpoch`.
+    log_interval : int
+        See :class:`Progress`.
+    log_mae : bool
+        See :class:`Progress`.
+    """
+
+    def __init__(
+        self,
+        module,
+        criterion,
+        *,
+        scale=1.0,
+        generator=None,
+        warmup_fraction=0.01,
+        best_model_metric="rmse_prod",
+        log_interval=5,
+        log_mae=False,
+        **kwargs,
+    ):
+        self.scale = scale
+        self.generator = generator
+        self.warmup_fraction = warmup_fraction
+        self.best_model_metric = best_model_metric
+        self.log_interval = log_interval
+        self.log_mae = log_mae
+        super().__init__(module, criterion, **kwargs)
+
+    @property
+    def _default_callbacks(self):
+        callbacks = [("epoch_timer", EpochTimer()), ("best", BestEpoch(self.best_model_metric))]
+        if self.verbose:
+            callbacks.append(("progress", Progress(self.log_interval, self.log_mae)))
+        return callbacks
+
+    def get_dataset(self, X, y=None):
+        """Return the training data as it is."""
+        return X
+
+    def get_split_datasets(self, X, y=None, **fit_params):
+        """Return the training and the validation set, which ``fit`` was given as X and y."""
+        return X, y
+
+    def get_iterator(self, dataset, training=False):
+        """Return shuffled batches for training, large ones in order for validation."""
+        if training:
+            return TrainingIterator(dataset, self.batch_size, self.generator)
+        return EvaluationIterator(dataset)
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Start the schedule of the learning rate, which depends on the number of batches."""
+        n_steps = self.max_epochs * -(-len(X) // self.batch_size)
+        factor = WarmupCosine(n_steps, self.warmup_fraction)
+        self.schedule_ = LambdaLR(self.optimizer_, factor)
+        super().on_train_begin(net, X=X, y=y, **kwargs)
+
+    def train_step_single(self, batch, **fit_params):
+        """Compute the loss of a batch and its gradient."""
+        self._set_training(True)
+        predictions = batch.predictions(self.module_(batch.environments, self._with_strain(batch)))
+        loss = self.criterion_(predictions, batch.labels)
+        loss.backward()
+        return {"loss": loss.detach(), "y_pred": predictions}
+
+    def train_step(self, batch, **fit_params):
+        """Make one step of the optimiser and of the schedule."""
+        self.optimizer_.zero_grad(set_to_none=True)
+        step = self.train_step_single(batch, **fit_params)
+        self.notify("on_grad_computed", named_parameters=self.get_all_learnable_params(), batch=batch)
+        self.optimizer_.step()
+        self.schedule_.step()
+        return step
+
+    def validation_step(self, batch, **fit_params):
+        """Compute the loss of a batch; forces need no gradients of the weights."""
+        self._set_training(False)
+        with torch.no_grad():
+            outputs = self.module_(batch.environments, self._with_strain(batch))
+            predictions = batch.predictions(outputs)
+            return {"loss": self.criterion_(predictions, batch.labels), "y_pred": predictions}
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        """Run all batches of an epoch and record the loss and the errors of each target."""
+        if iterator is None:
+            return
+        total, n_structures, errors = 0.0, 0, {}
+        for batch in iterator:
+            self.notify("on_batch_begin", batch=batch, training=training)
+            step = step_fn(batch, **fit_params)
+            total = total + step["loss"] * len(batch)
+            n_structures += len(batch)
+            if not training:
+                self._add_errors(errors, step["y_pred"], batch)
+            self.notify("on_batch_end", batch=batch, training=training, **step)
+        self.history.record(f"{prefix}_loss", float(total) / n_structures)
+        for name, sums in errors.items():
+            count, absolute, square = (float(value) for value in sums)
+            count = max(count, 1.0)
+            self.history.record(f"{prefix}_{name}_mae", absolute / count)
+            self.history.record(f"{prefix}_{name}_rmse", math.sqrt(square / count))
