@@ -1,6 +1,7 @@
 """Behler-Parrinello neural networks on SOAP descriptors, as scikit-learn estimators."""
 
 from ._featurizer import SoapFeaturizer
+from ._regressor import SoapBPNNRegressor
 from .data import Structures, TargetKind, Targets
 from .preprocessing import CompositionBaseline, TargetScaler
 

@@ -10,7 +10,8 @@ class ElementLinear(nn.Module):
     r"""Bias-free linear maps :math:`y = W_{Z_i} x`, one for each element.
 
     The initial weights are uniform in :math:`\pm n_\text{scale}^{-1/2}`, as those of
-    :class:`torch.nn.Linear` are for ``n_scale = n_inputs``.
+    :class:`torch.nn.Linear` are for ``n_scale = n_inputs``; they are drawn in float64, so that they
+    do not depend on the precision that the network is used in.
 
     Parameters
     ----------
@@ -24,7 +25,9 @@ class ElementLinear(nn.Module):
 
     def __init__(self, n_elements, n_inputs, n_outputs, generator, n_scale=None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_elements, n_outputs, n_inputs))
+        self.weight = nn.Parameter(
+            torch.empty(n_elements, n_outputs, n_inputs, dtype=torch.float64)
+        )
         bound = (n_scale or n_inputs) ** -0.5
         nn.init.uniform_(self.weight, -bound, bound, generator=generator)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data import plan_batches
-from ..nn import EnvironmentBatch, Environments, Outputs
+from ..nn import EnvironmentBatch, Environments
 
 # atoms in a batch that is only evaluated: enough to amortise Python, few enough for the cache
 ATOMS_PER_EVALUATION = 512
@@ -30,25 +30,29 @@ class Batch:
         What the network sees.
     labels : dict of str to tuple of Tensor
         Values and weights (None where all weigh the same) of each target, in units of the scale.
-    divisor : dict of str to Tensor
+    divisors : dict of str to Tensor
         What turns the energy and the strain gradient of a structure into what losses act on: the
         number of atoms, or 1.
+    units : dict of str to float or Tensor
+        What turns errors of these into the user's units: eV per atom, eV/Angstrom, eV/Angstrom^3.
     """
 
     environments: EnvironmentBatch
     labels: dict[str, tuple[Tensor, Tensor | None]]
-    divisor: dict[str, Tensor]
+    divisors: dict[str, Tensor]
+    units: dict[str, float | Tensor]
 
     def __len__(self) -> int:
         return len(self.environments.index)
 
-    def predictions(self, outputs: Outputs) -> dict[str, Tensor]:
-        """Pick from the network's outputs what the labels are compared with."""
-        predictions = {"energy": outputs.energy / self.divisor["energy"]}
+    def predictions(self, network) -> dict[str, Tensor]:
+        """Evaluate the network, as the labels are to be compared with it."""
+        outputs = network(self.environments, strain="stress" in self.labels)
+        predictions = {"energy": outputs.energy / self.divisors["energy"]}
         if outputs.forces is not None:
             predictions["forces"] = outputs.forces
         if outputs.strain_gradient is not None:
-            predictions["stress"] = outputs.strain_gradient / self.divisor["stress"][:, None, None]
+            predictions["stress"] = outputs.strain_gradient / self.divisors["stress"]
         return predictions
 
 
@@ -79,16 +83,14 @@ class TrainingData(Dataset):
             derivatives=len(self.names) > 1,
             memory=_pair_gradient_memory(like.device),
         )
-        n_atoms = structures.n_atoms.astype(float)
-        ones = np.ones_like(n_atoms)
-        divisor = {name: ones if name in per_structure else n_atoms for name in self.names}
-        labels = _scale_labels(structures, targets, divisor)
+        labels, divisors, units = _scale_labels(structures, targets, self.names, per_structure)
         self.labels = {name: _to_tensor(labels[name], like) for name in self.names}
         self.weights = {
             name: _label_weights(labels[name], name, structures, sample_weight, like)
             for name in self.names
         }
-        self.divisor = {name: _to_tensor(divisor[name], like) for name in self.names}
+        self.divisors = {name: _to_tensor(values, like) for name, values in divisors.items()}
+        self.units = {name: _to_tensor(values, like) for name, values in units.items()}
         self.n_elements = len(network.elements)
 
     def __len__(self) -> int:
@@ -100,20 +102,20 @@ class TrainingData(Dataset):
     def batches(self, order: Tensor, batch_size: int) -> Iterator[Batch]:
         """Yield the structures ``order`` in batches."""
         for index in plan_batches(self.environments.graph, order, batch_size, self.n_elements):
-            rows = {"forces": index.atoms}
-            yield Batch(
-                self.environments.select(index),
-                {
-                    name: (
-                        self.labels[name][rows.get(name, index.structures)],
-                        None
-                        if self.weights[name] is None
-                        else self.weights[name][rows.get(name, index.structures)],
-                    )
-                    for name in self.names
-                },
-                {name: divisor[index.structures] for name, divisor in self.divisor.items()},
-            )
+            labels = {}
+            for name in self.names:
+                rows = index.atoms if name == "forces" else index.structures
+                weights = self.weights[name]
+                labels[name] = (
+                    self.labels[name].index_select(0, rows),
+                    None if weights is None else weights.index_select(0, rows),
+                )
+            divisors = {k: v.index_select(0, index.structures) for k, v in self.divisors.items()}
+            units = {
+                name: unit.index_select(0, index.structures) if unit.ndim else unit
+                for name, unit in self.units.items()
+            }
+            yield Batch(self.environments.select(index), labels, divisors, units)
 
 
 class TrainingIterator:
@@ -160,21 +162,27 @@ class EvaluationIterator:
         return iter(self._batches)
 
 
-def _scale_labels(structures, targets, divisor):
-    """Return labels as the network should predict them: without offset, divided by the scale."""
+def _scale_labels(structures, targets, names, per_structure):
+    """Return labels as the network predicts them, and the divisors and units of a Batch."""
     scale = structures.scale.get("energy", 1.0)
-    offset = structures.offset.get("energy", 0.0)
-    labels = {"energy": (targets["energy"] - offset) / scale / divisor["energy"]}
-    if "forces" in targets:
+    n_atoms = structures.n_atoms.astype(np.float64)
+    ones = np.ones_like(n_atoms)
+    per_atom = {name: ones if name in per_structure else n_atoms for name in names}
+    residual = targets["energy"] - structures.offset.get("energy", 0.0)
+    labels = {"energy": residual / scale / per_atom["energy"]}
+    divisors = {"energy": per_atom["energy"]}
+    units = {"energy": np.float64(scale), "forces": np.float64(scale)}
+    if "forces" in names:
         labels["forces"] = np.concatenate(targets["forces"]) / scale
-    if "stress" in divisor:
-        gradient = (
-            targets["stress"] * structures.volumes[:, None, None]
-            if "stress" in targets
-            else -targets["virial"]
-        )
-        labels["stress"] = gradient / scale / divisor["stress"][:, None, None]
-    return labels
+    if "stress" in names:
+        # without a cell there is no stress, whatever the label says
+        volumes = np.where(structures.volumes > 0, structures.volumes, np.nan)[:, None, None]
+        stress = targets["stress"] if "stress" in targets else -targets["virial"] / volumes
+        divisors["stress"] = per_atom["stress"][:, None, None]
+        units["stress"] = scale * divisors["stress"] / np.where(volumes > 0, volumes, 1.0)
+        labels["stress"] = stress / units["stress"]
+        labels["stress"][~np.isfinite(volumes[:, 0, 0])] = np.nan
+    return labels, divisors, units
 
 
 def _label_weights(values, name, structures, sample_weight, like):
@@ -189,7 +197,7 @@ def _label_weights(values, name, structures, sample_weight, like):
 
 
 def _to_tensor(values, like):
-    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, like.dtype)
+    return torch.as_tensor(values).to(like.device, like.dtype)
 
 
 def _pair_gradient_memory(device):

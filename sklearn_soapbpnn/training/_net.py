@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EpochTimer, LRScheduler
+from skorch.callbacks import Callback, EpochTimer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ._dataset import EvaluationIterator, TrainingIterator
@@ -127,10 +126,8 @@ class SoapBPNNNet(NeuralNet):
     ----------
     module, criterion, **kwargs
         See :class:`skorch.NeuralNet`.
-    scale : float
-        Scale of the targets, which turns errors into the user's units.
-    generator : torch.Generator
-        Source of the order of the batches.
+    order_seed : int
+        Seed of the order of the batches.
     warmup_fraction : float
         Share of the steps that warms up.
     best_model_metric : str
@@ -146,16 +143,14 @@ class SoapBPNNNet(NeuralNet):
         module,
         criterion,
         *,
-        scale=1.0,
-        generator=None,
+        order_seed=0,
         warmup_fraction=0.01,
         best_model_metric="rmse_prod",
         log_interval=5,
         log_mae=False,
         **kwargs,
     ):
-        self.scale = scale
-        self.generator = generator
+        self.order_seed = order_seed
         self.warmup_fraction = warmup_fraction
         self.best_model_metric = best_model_metric
         self.log_interval = log_interval
@@ -180,7 +175,8 @@ class SoapBPNNNet(NeuralNet):
     def get_iterator(self, dataset, training=False):
         """Return shuffled batches for training, large ones in order for validation."""
         if training:
-            return TrainingIterator(dataset, self.batch_size, self.generator)
+            generator = torch.Generator().manual_seed(self.order_seed)
+            return TrainingIterator(dataset, self.batch_size, generator)
         return EvaluationIterator(dataset)
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
@@ -190,10 +186,14 @@ class SoapBPNNNet(NeuralNet):
         self.schedule_ = LambdaLR(self.optimizer_, factor)
         super().on_train_begin(net, X=X, y=y, **kwargs)
 
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        """Forget the schedule, which is over."""
+        del self.schedule_
+        super().on_train_end(net, X=X, y=y, **kwargs)
+
     def train_step_single(self, batch, **fit_params):
         """Compute the loss of a batch and its gradient."""
-        self._set_training(True)
-        predictions = batch.predictions(self.module_(batch.environments, self._with_strain(batch)))
+        predictions = batch.predictions(self.module_)
         loss = self.criterion_(predictions, batch.labels)
         loss.backward()
         return {"loss": loss.detach(), "y_pred": predictions}
@@ -202,17 +202,16 @@ class SoapBPNNNet(NeuralNet):
         """Make one step of the optimiser and of the schedule."""
         self.optimizer_.zero_grad(set_to_none=True)
         step = self.train_step_single(batch, **fit_params)
-        self.notify("on_grad_computed", named_parameters=self.get_all_learnable_params(), batch=batch)
+        named = self.get_all_learnable_params()
+        self.notify("on_grad_computed", named_parameters=named, batch=batch)
         self.optimizer_.step()
         self.schedule_.step()
         return step
 
     def validation_step(self, batch, **fit_params):
         """Compute the loss of a batch; forces need no gradients of the weights."""
-        self._set_training(False)
         with torch.no_grad():
-            outputs = self.module_(batch.environments, self._with_strain(batch))
-            predictions = batch.predictions(outputs)
+            predictions = batch.predictions(self.module_)
             return {"loss": self.criterion_(predictions, batch.labels), "y_pred": predictions}
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
@@ -226,7 +225,7 @@ class SoapBPNNNet(NeuralNet):
             total = total + step["loss"] * len(batch)
             n_structures += len(batch)
             if not training:
-                self._add_errors(errors, step["y_pred"], batch)
+                _add_errors(errors, step["y_pred"], batch)
             self.notify("on_batch_end", batch=batch, training=training, **step)
         self.history.record(f"{prefix}_loss", float(total) / n_structures)
         for name, sums in errors.items():
@@ -234,3 +233,13 @@ class SoapBPNNNet(NeuralNet):
             count = max(count, 1.0)
             self.history.record(f"{prefix}_{name}_mae", absolute / count)
             self.history.record(f"{prefix}_{name}_rmse", math.sqrt(square / count))
+
+
+def _add_errors(errors, predictions, batch):
+    """Add the number of labels, and the sums of absolute and squared errors, in user units."""
+    for name, (values, weight) in batch.labels.items():
+        error = (predictions[name] - values) * batch.units[name]
+        known = torch.ones_like(error) if weight is None else (weight > 0).expand_as(error)
+        error = torch.where(known > 0, error, 0.0)
+        sums = torch.stack([known.sum(dtype=error.dtype), error.abs().sum(), error.square().sum()])
+        errors[name] = errors.get(name, 0.0) + sums

@@ -1,0 +1,592 @@
+"""SoapBPNNRegressor: the potential as a scikit-learn regressor."""
+
+import inspect
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from ._featurizer import SoapFeaturizer
+from .data import Targets, as_structures, as_targets, check_elements
+from .nn import SoapBPNN, check_volumes, evaluate
+from .preprocessing import CompositionBaseline, TargetScaler
+from .training import SoapBPNNNet, TotalLoss, TrainingData, parse_loss
+
+SOAP_PARAMETERS = ("cutoff_radius", "cutoff_width", "max_radial", "max_angular")
+LEARNT_TARGETS = ("energy", "forces", "stress", "virial")
+# part of the signature from the start; refused, not ignored, until they are built
+NOT_BUILT = (
+    "add_lambda_basis",
+    "zbl",
+    "species_encoding",
+    "n_pseudo_species",
+    "long_range",
+    "use_ewald",
+    "smearing",
+    "kspace_resolution",
+    "interpolation_nodes",
+    "distributed",
+    "distributed_port",
+    "checkpoint_interval",
+    "checkpoint_dir",
+    "num_workers",
+    "log_separate_blocks",
+    "early_stopping",
+    "n_iter_no_change",
+    "warm_start",
+)
+
+
+class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
+    r"""Behler-Parrinello neural network on SOAP power spectra.
+
+    .. math:: E = \sum_Z n_Z e_Z + s \sum_i \mathrm{MLP}_{Z_i}(\mathrm{LayerNorm}_{Z_i}(p_i))
+
+    with the composition baseline :math:`e_Z`, the scale s and the SOAP power spectrum
+    :math:`p_i` [1]_ [2]_. Forces and stress are exact derivatives. On its own the regressor fits
+    baseline and scale and computes the descriptors; in a Pipeline behind
+    :class:`CompositionBaseline`, :class:`TargetScaler` and :class:`SoapFeaturizer` it uses what
+    they attached, with the same result to the bit.
+
+    Parameters
+    ----------
+    cutoff_radius, cutoff_width, max_radial, max_angular
+        See :class:`SoapFeaturizer`. Used when X arrives without features.
+    num_hidden_layers : int, default=2
+        Hidden layers before the head.
+    num_neurons_per_layer : int, default=32
+        Width of the hidden layers.
+    layernorm : bool, default=True
+        Normalise the features of each atom before the network. Without it training converges more
+        slowly, but may extrapolate better.
+    add_lambda_basis : bool, default=True
+        Not implemented yet.
+    heads : dict, default=None
+        ``{"energy": "mlp"}`` (one more hidden layer, the default) or ``{"energy": "linear"}``.
+    zbl, species_encoding, n_pseudo_species : default=False, "orthogonal", 4
+        Not implemented yet.
+    long_range, use_ewald, smearing, kspace_resolution, interpolation_nodes
+        Not implemented yet.
+    distributed, distributed_port : default=False, 39591
+        Not implemented yet.
+    batch_size : int, default=8
+        Structures in a step of the optimiser.
+    num_epochs : int, default=100
+        Passes over the training data.
+    warmup_fraction : float, default=0.01
+        Share of the steps in which the learning rate rises; it then follows a cosine to zero.
+    learning_rate : float, default=1e-3
+        Highest learning rate of Adam.
+    log_interval : int, default=5
+        Epochs between the lines that ``verbose`` prints.
+    checkpoint_interval, checkpoint_dir : default=25, None
+        Not implemented yet.
+    scale_targets : bool, default=True
+        Whether to divide the targets by their scale, see :class:`TargetScaler`.
+    fixed_scaling_weights : dict, default=None
+        Scales that are not to be fitted, e.g. ``{"energy": 0.1}``.
+    remove_composition_contribution : bool, default=True
+        Whether to subtract the composition baseline, see :class:`CompositionBaseline`.
+    fixed_composition_weights : dict, default=None
+        Energies of elements that are not to be fitted, by symbol or atomic number.
+    per_structure_targets : sequence of str, default=()
+        Targets whose loss and errors are of the structure, not per atom.
+    num_workers : int, default=None
+        Not implemented yet.
+    log_mae : bool, default=False
+        Show mean absolute errors as well.
+    log_separate_blocks : bool, default=False
+        Not implemented yet.
+    best_model_metric : {"rmse_prod", "mae_prod", "loss"}, default="rmse_prod"
+        What picks the epoch whose weights are kept: the product of the validation errors of all
+        targets, or the validation loss.
+    loss : str or dict, default="mse"
+        ``"mse"``, ``"mae"`` or ``"huber"``, or ``{"energy": {"type": ..., "weight": ...,
+        "reduction": "mean" or "sum", "delta": ..., "forces": {...}, "stress": {...}}}``.
+    device : str, default="auto"
+        ``"cpu"``, ``"cuda"``, ... ``"auto"`` takes the GPU if there is one.
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the descriptors and the network.
+    random_state : int, RandomState instance or None, default=None
+        Validation split, initial weights and order of the batches. An int gives the same bits in
+        every fit on one machine.
+    validation_fraction : float, default=0.1
+        Share of the structures that is held out to pick the best epoch, if ``X_val`` is not given.
+        With 0, or a single structure, the last epoch is kept.
+    early_stopping, n_iter_no_change : default=False, 20
+        Not implemented yet.
+    warm_start : bool, default=False
+        Not implemented yet.
+    verbose : int, default=0
+        Print a line of errors every ``log_interval`` epochs.
+    callbacks : list of skorch callbacks, default=None
+        Further callbacks of the training loop.
+    net_params : dict, default=None
+        Further arguments of the :class:`skorch.NeuralNet`, e.g.
+        ``{"optimizer": torch.optim.AdamW}``.
+
+    Attributes
+    ----------
+    elements_ : array of shape (n_elements,)
+        Atomic numbers seen in fit, ascending.
+    baseline_ : CompositionBaseline or None
+        The fitted baseline; None if X carried an offset, or none is subtracted.
+    scaler_ : TargetScaler or None
+        The fitted scaler; None if X carried a scale, or none is applied.
+    featurizer_ : SoapFeaturizer or None
+        The descriptor; None if X carried features.
+    targets_ : tuple of str
+        Names of the targets that were learnt.
+    n_features_in_ : int
+        Size of the power spectrum of an atom.
+    net_ : SoapBPNNNet
+        The skorch net.
+    module_ : SoapBPNN
+        The torch module.
+    history_ : skorch.history.History
+        Losses and validation errors of every epoch.
+
+    See Also
+    --------
+    sklearn_soapbpnn.interfaces.ase.SoapBPNNCalculator : ASE calculator of a fitted model.
+
+    Notes
+    -----
+    With one set of weights for each centre element the descriptor has no weights, so it is
+    computed once. Forces are a linear map of the gradient of the small network behind it, and
+    training on them needs that map and its transpose, never a second derivative of SOAP.
+
+    References
+    ----------
+    .. [1] Behler, Parrinello, "Generalized neural-network representation of high-dimensional
+       potential-energy surfaces", Phys. Rev. Lett. 98, 146401 (2007),
+       doi:10.1103/PhysRevLett.98.146401.
+    .. [2] Bartok, Kondor, Csanyi, "On representing chemical environments", Phys. Rev. B 87, 184115
+       (2013), doi:10.1103/PhysRevB.87.184115.
+
+    Examples
+    --------
+    >>> from sklearn_soapbpnn import SoapBPNNRegressor
+    >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+    >>> X, y = load_malonaldehyde(return_X_y=True)
+    >>> model = SoapBPNNRegressor(max_angular=2, num_epochs=2, random_state=0).fit(X[:40], y[:40])
+    >>> model.predict(X[40:42]).shape
+    (2,)
+    >>> model.predict(X[40:42], targets=["energy", "forces"])
+    Targets(2 structures: energy, forces)
+    """
+
+    _parameter_constraints: dict = {
+        **{
+            name: SoapFeaturizer._parameter_constraints[name]
+            for name in (*SOAP_PARAMETERS, "dtype")
+        },
+        "num_hidden_layers": [Interval(Integral, 0, None, closed="left")],
+        "num_neurons_per_layer": [Interval(Integral, 1, None, closed="left")],
+        "layernorm": ["boolean"],
+        "heads": [dict, None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "num_epochs": [Interval(Integral, 1, None, closed="left")],
+        "warmup_fraction": [Interval(Real, 0, 1, closed="both")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "log_interval": [Interval(Integral, 1, None, closed="left")],
+        "scale_targets": ["boolean"],
+        "fixed_scaling_weights": [dict, None],
+        "remove_composition_contribution": ["boolean"],
+        "fixed_composition_weights": [dict, None],
+        "per_structure_targets": ["array-like"],
+        "log_mae": ["boolean"],
+        "best_model_metric": [StrOptions({"rmse_prod", "mae_prod", "loss"})],
+        "loss": [str, dict],
+        "device": [str, torch.device],
+        "random_state": ["random_state"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "verbose": ["verbose"],
+        "callbacks": [list, None],
+        "net_params": [dict, None],
+    }
+
+    def __init__(
+        self,
+        *,
+        cutoff_radius=5.0,
+        cutoff_width=0.5,
+        max_radial=7,
+        max_angular=6,
+        num_hidden_layers=2,
+        num_neurons_per_layer=32,
+        layernorm=True,
+        add_lambda_basis=True,
+        heads=None,
+        zbl=False,
+        species_encoding="orthogonal",
+        n_pseudo_species=4,
+        long_range=False,
+        use_ewald=False,
+        smearing=1.4,
+        kspace_resolution=1.33,
+        interpolation_nodes=5,
+        distributed=False,
+        distributed_port=39591,
+        batch_size=8,
+        num_epochs=100,
+        warmup_fraction=0.01,
+        learning_rate=1e-3,
+        log_interval=5,
+        checkpoint_interval=25,
+        checkpoint_dir=None,
+        scale_targets=True,
+        fixed_scaling_weights=None,
+        remove_composition_contribution=True,
+        fixed_composition_weights=None,
+        per_structure_targets=(),
+        num_workers=None,
+        log_mae=False,
+        log_separate_blocks=False,
+        best_model_metric="rmse_prod",
+        loss="mse",
+        device="auto",
+        dtype="float32",
+        random_state=None,
+        validation_fraction=0.1,
+        early_stopping=False,
+        n_iter_no_change=20,
+        warm_start=False,
+        verbose=0,
+        callbacks=None,
+        net_params=None,
+    ):
+        self.cutoff_radius = cutoff_radius
+        self.cutoff_width = cutoff_width
+        self.max_radial = max_radial
+        self.max_angular = max_angular
+        self.num_hidden_layers = num_hidden_layers
+        self.num_neurons_per_layer = num_neurons_per_layer
+        self.layernorm = layernorm
+        self.add_lambda_basis = add_lambda_basis
+        self.heads = heads
+        self.zbl = zbl
+        self.species_encoding = species_encoding
+        self.n_pseudo_species = n_pseudo_species
+        self.long_range = long_range
+        self.use_ewald = use_ewald
+        self.smearing = smearing
+        self.kspace_resolution = kspace_resolution
+        self.interpolation_nodes = interpolation_nodes
+        self.distributed = distributed
+        self.distributed_port = distributed_port
+        self.batch_size = batch_size
+        self.num_epochs = num_epochs
+        self.warmup_fraction = warmup_fraction
+        self.learning_rate = learning_rate
+        self.log_interval = log_interval
+        self.checkpoint_interval = checkpoint_interval
+        self.checkpoint_dir = checkpoint_dir
+        self.scale_targets = scale_targets
+        self.fixed_scaling_weights = fixed_scaling_weights
+        self.remove_composition_contribution = remove_composition_contribution
+        self.fixed_composition_weights = fixed_composition_weights
+        self.per_structure_targets = per_structure_targets
+        self.num_workers = num_workers
+        self.log_mae = log_mae
+        self.log_separate_blocks = log_separate_blocks
+        self.best_model_metric = best_model_metric
+        self.loss = loss
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.validation_fraction = validation_fraction
+        self.early_stopping = early_stopping
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.callbacks = callbacks
+        self.net_params = net_params
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, X_val=None, y_val=None, sample_weight=None):
+        """Fit the potential.
+
+        Parameters
+        ----------
+        X : sequence of ase.Atoms, or Structures
+            Structures; offset, scale and features that they carry are used.
+        y : array of shape (n_structures,), or Targets
+            Energies, or energies with ``forces`` and ``stress`` or ``virial``.
+        X_val : sequence of ase.Atoms, or Structures, default=None
+            Validation structures; None holds out ``validation_fraction`` of X.
+        y_val : array of shape (n_val,), or Targets, default=None
+            Their labels, of the same names as y.
+        sample_weight : array of shape (n_structures,), default=None
+            Weights of the structures in the loss, the baseline and the scale.
+
+        Returns
+        -------
+        self
+        """
+        self._check_parameters()
+        X = as_structures(X)
+        y = _check_learnt(as_targets(y, X))
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, y["energy"], dtype=np.float64, ensure_non_negative=True
+            )
+        validation = self._check_validation(X, X_val, y_val, y)
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
+        X = self._fit_steps(X, y, sample_weight)
+        self.elements_ = X.features.elements
+        self.targets_ = y.names
+
+        train = (X, y, sample_weight)
+        if validation is not None:
+            validation = (self._transform(validation[0]), validation[1])
+        elif self.validation_fraction > 0 and len(X) > 1:
+            train, validation = self._split(*train, seed=int(seeds[0]))
+        self._fit_network(train, validation, int(seeds[1]), int(seeds[2]))
+        return self
+
+    def predict(self, X, targets=None):
+        """Predict energies, or any targets that derive from them.
+
+        Parameters
+        ----------
+        X : sequence of ase.Atoms, or Structures
+            Structures of elements seen in fit.
+        targets : str or list of str, default=None
+            Some of ``"energy"``, ``"forces"``, ``"stress"``, ``"virial"``.
+
+        Returns
+        -------
+        array of shape (n_structures,), or Targets
+            Energies, or the named targets. All are available, whatever was learnt from.
+        """
+        check_is_fitted(self, "net_")
+        names = ["energy"] if targets is None else list(np.atleast_1d(targets))
+        for name in names:
+            if name not in LEARNT_TARGETS:
+                raise ValueError(f"targets names {name!r}; available are {list(LEARNT_TARGETS)}.")
+        structures = self._transform(as_structures(X))
+        outputs = evaluate(self.module_, structures, derivatives=names != ["energy"])
+        if targets is None:
+            return outputs.energy
+        if {"stress", "virial"} & set(names):
+            check_volumes(structures)
+        return Targets(**{name: getattr(outputs, name) for name in names})
+
+    def calculator(self, **kwargs):
+        """Return an ASE calculator of the fitted model.
+
+        Parameters
+        ----------
+        **kwargs
+            See :class:`~sklearn_soapbpnn.interfaces.ase.SoapBPNNCalculator`.
+
+        Returns
+        -------
+        SoapBPNNCalculator
+        """
+        from .interfaces.ase import SoapBPNNCalculator
+
+        return SoapBPNNCalculator(self, **kwargs)
+
+    @property
+    def module_(self):
+        """The torch module."""
+        return self.net_.module_
+
+    @property
+    def history_(self):
+        """Losses and validation errors of every epoch."""
+        return self.net_.history
+
+    def _check_parameters(self):
+        defaults = inspect.signature(type(self)).parameters
+        for name in NOT_BUILT:
+            value, default = getattr(self, name), defaults[name].default
+            if value != default:
+                raise NotImplementedError(
+                    f"{name}={value!r} is not implemented yet; leave it at {default!r}."
+                )
+        for target, head in (self.heads or {}).items():
+            if target != "energy" or head not in ("mlp", "linear"):
+                raise ValueError(
+                    f"heads={{{target!r}: {head!r}}}: the target must be 'energy', the head 'mlp' "
+                    "or 'linear'."
+                )
+        unknown = sorted(set(self.per_structure_targets) - set(LEARNT_TARGETS))
+        if unknown:
+            raise ValueError(
+                f"per_structure_targets names {unknown}; it may name {list(LEARNT_TARGETS)}."
+            )
+        self._losses = parse_loss(self.loss, ("energy", "forces", "stress"))
+
+    def _fit_steps(self, X, y, sample_weight):
+        """Fit what X does not carry yet, and attach it."""
+        self.baseline_ = self.scaler_ = self.featurizer_ = None
+        self._carried = _list_attached(X)
+        self._check_contradictions(X)
+        if "offset" not in self._carried and self.remove_composition_contribution:
+            baseline = CompositionBaseline(self.fixed_composition_weights)
+            self.baseline_ = baseline.fit(X, y, sample_weight=sample_weight)
+            X = baseline.transform(X)
+        if "scale" not in self._carried and self.scale_targets:
+            scaler = TargetScaler(self.fixed_scaling_weights)
+            self.scaler_ = scaler.fit(X, y, sample_weight=sample_weight)
+            X = scaler.transform(X)
+        if "features" not in self._carried:
+            names = (*SOAP_PARAMETERS, "dtype")
+            featurizer = SoapFeaturizer(**{name: getattr(self, name) for name in names})
+            self.featurizer_ = featurizer.fit(X)
+            X = featurizer.transform(X)
+        return X
+
+    def _check_contradictions(self, X):
+        """Refuse parameters that were set here, but come with X already."""
+        own = {"offset": "fixed_composition_weights", "scale": "fixed_scaling_weights"}
+        for what, name in own.items():
+            if what in self._carried and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} contradicts the {what} that X carries. "
+                    "Set it on the step that attached it."
+                )
+        if X.features is None:
+            return
+        defaults = inspect.signature(type(self)).parameters
+        for name in SOAP_PARAMETERS:
+            value, carried = getattr(self, name), getattr(X.features.parameters, name)
+            if value not in (carried, defaults[name].default):
+                raise ValueError(
+                    f"{name}={value!r} contradicts the features that X carries, which have "
+                    f"{name}={carried!r}. Set it on the SoapFeaturizer only."
+                )
+        if np.dtype(self.dtype).itemsize > X.features.dtype.itemsize:
+            raise ValueError(
+                f"dtype={self.dtype!r} contradicts the features that X carries, which have dtype "
+                f"{X.features.dtype}. Set SoapFeaturizer(dtype={self.dtype!r})."
+            )
+
+    def _check_validation(self, X, X_val, y_val, y):
+        """Return validation structures and labels, or None."""
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val must be given together.")
+        if X_val is None:
+            return None
+        X_val = as_structures(X_val)
+        y_val = _check_learnt(as_targets(y_val, X_val))
+        missing = _list_attached(X) - _list_attached(X_val)
+        if missing:
+            raise ValueError(
+                f"X_val lacks the {' and '.join(sorted(missing))} that X carries. Inside a "
+                "Pipeline, set transform_input=['X_val'] so that X_val goes through its steps."
+            )
+        if set(y_val.names) != set(y.names):
+            raise ValueError(f"y_val has the columns {y_val.names}, but y has {y.names}.")
+        check_elements(X_val.elements, X.elements, "X")
+        return X_val, y_val
+
+    def _split(self, X, y, sample_weight, seed):
+        """Hold out validation structures, at least one."""
+        n_val = int(np.ceil(self.validation_fraction * len(X)))
+        train, val = train_test_split(
+            np.arange(len(X)), test_size=min(n_val, len(X) - 1), random_state=seed
+        )
+        weight = None if sample_weight is None else sample_weight[train]
+        return (X[train], y[train], weight), (X[val], y[val])
+
+    def _attach(self, X):
+        """Attach own baseline and scale."""
+        for step in (self.baseline_, self.scaler_):
+            X = X if step is None else step.transform(X)
+        return X
+
+    def _transform(self, X):
+        """Bring structures to the state that X had in fit."""
+        check_elements(X.elements, self.elements_)
+        attached = _list_attached(X)
+        for what in sorted(attached ^ self._carried):
+            raise ValueError(
+                f"X {'carries' if what in attached else 'lacks'} the {what}, unlike in fit. "
+                "Predict through the Pipeline that the model was fitted in."
+            )
+        X = self._attach(X)
+        return X if self.featurizer_ is None else self.featurizer_.transform(X)
+
+    def _fit_network(self, train, validation, seed, order_seed):
+        """Build network and data on the device, and run the net."""
+        features = train[0].features
+        network = SoapBPNN(
+            self.elements_,
+            features.parameters,
+            num_hidden_layers=self.num_hidden_layers,
+            num_neurons_per_layer=self.num_neurons_per_layer,
+            layernorm=self.layernorm,
+            head=(self.heads or {}).get("energy", "mlp"),
+            generator=torch.Generator().manual_seed(seed),
+        )
+        device = _resolve_device(self.device)
+        network = network.to(device, getattr(torch, self.dtype))
+        self.n_features_in_ = network.spectrum.n_features
+        per_structure = tuple(self.per_structure_targets)
+        train = TrainingData(
+            *train[:2], network, sample_weight=train[2], per_structure=per_structure
+        )
+        if validation is not None:
+            validation = TrainingData(*validation, network, per_structure=per_structure)
+        # the fused step saves most of Adam's overhead; another optimizer may lack it
+        extra = self.net_params or {}
+        fused = {} if "optimizer" in extra else {"optimizer__fused": True}
+        arguments = {"optimizer": torch.optim.Adam, **fused, **extra}
+        self.net_ = SoapBPNNNet(
+            network,
+            TotalLoss(self._losses),
+            lr=self.learning_rate,
+            max_epochs=self.num_epochs,
+            batch_size=self.batch_size,
+            device=device,
+            order_seed=order_seed,
+            warmup_fraction=self.warmup_fraction,
+            best_model_metric=self.best_model_metric,
+            log_interval=self.log_interval,
+            log_mae=self.log_mae,
+            verbose=self.verbose,
+            callbacks=self.callbacks,
+            **arguments,
+        ).fit(train, validation)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.non_deterministic = self.random_state is None
+        return tags
+
+
+def _list_attached(X):
+    """Return what structures carry for the energy."""
+    found = {"offset": "energy" in X.offset, "scale": "energy" in X.scale}
+    found["features"] = X.features is not None
+    return {what for what, there in found.items() if there}
+
+
+def _check_learnt(targets):
+    """Return targets that can be learnt from."""
+    for name in targets.names:
+        if name not in LEARNT_TARGETS:
+            raise NotImplementedError(
+                f"Target {name!r} is not implemented yet; y may hold {list(LEARNT_TARGETS)}."
+            )
+    if "energy" not in targets:
+        raise ValueError(f"y needs a column 'energy', it has {list(targets.names)}.")
+    if "stress" in targets and "virial" in targets:
+        raise ValueError("y holds both 'stress' and 'virial', which say the same. Pass one.")
+    return targets
+
+
+def _resolve_device(device):
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

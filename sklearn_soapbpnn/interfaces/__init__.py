@@ -1,0 +1,1 @@
+"""Leaves: other programs that use fitted models."""

@@ -1,0 +1,97 @@
+"""ASE calculator of a fitted model."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from .._featurizer import SoapFeaturizer
+from .._regressor import SoapBPNNRegressor
+from ..data import as_structures, check_elements
+from ..nn import evaluate
+
+
+class SoapBPNNCalculator(Calculator):
+    """ASE calculator of a fitted regressor, Pipeline or search.
+
+    Parameters
+    ----------
+    model : SoapBPNNRegressor, Pipeline, or search with ``best_estimator_``
+        Fitted model; the last step of a Pipeline is the regressor.
+    **kwargs
+        See :class:`ase.calculators.calculator.Calculator`.
+
+    Notes
+    -----
+    Gives ``energy``, ``free_energy`` (the same), ``energies`` of the atoms (which share out the
+    baseline by element), ``forces``, and ``stress`` where the cell has a volume: eV, eV/Angstrom and
+    eV/Angstrom^3 if the model was fitted in these, tensile stress positive, in Voigt order.
+
+    Examples
+    --------
+    >>> from sklearn_soapbpnn import SoapBPNNRegressor
+    >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+    >>> from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
+    >>> X, y = load_malonaldehyde(return_X_y=True)
+    >>> model = SoapBPNNRegressor(max_angular=2, num_epochs=1).fit(X[:20], y[:20])
+    >>> atoms = X[0].copy()
+    >>> atoms.calc = SoapBPNNCalculator(model)
+    >>> atoms.get_forces().shape
+    (9, 3)
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
+    ignored_changes = {"initial_charges", "initial_magmoms"}
+
+    def __init__(self, model, **kwargs):
+        super().__init__(**kwargs)
+        *steps, self.regressor = _flatten(model)
+        if not isinstance(self.regressor, SoapBPNNRegressor):
+            raise TypeError(
+                "model must be, or end in, a SoapBPNNRegressor; it ends in a "
+                f"{type(self.regressor).__name__}."
+            )
+        check_is_fitted(self.regressor, "net_")
+        # descriptors are computed together with their gradients, not by the step
+        self._steps = [step for step in steps if not isinstance(step, SoapFeaturizer)]
+        elements = self.regressor.elements_
+        isolated = self._attach(as_structures([Atoms([number]) for number in elements]))
+        self._atomic_offset = np.zeros(max(elements) + 1)
+        self._atomic_offset[elements] = isolated.offset.get("energy", 0.0)
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        """Compute the properties, forces and stress only where they are asked for."""
+        super().calculate(atoms, properties, system_changes)
+        structures = as_structures([self.atoms])
+        check_elements(structures.elements, self.regressor.elements_)
+        derivatives = bool({"forces", "stress"} & set(properties))
+        structures = self._attach(structures)
+        prediction = evaluate(self.regressor.module_, structures, derivatives)
+        energy = float(prediction.energy[0])
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": prediction.energies[0] + self._atomic_offset[self.atoms.numbers],
+        }
+        if derivatives:
+            self.results["forces"] = prediction.forces[0]
+            if prediction.volumes[0] > 0:
+                self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0])
+
+    def _attach(self, structures):
+        for step in self._steps:
+            structures = step.transform(structures)
+        return self.regressor._attach(structures)
+
+
+def _flatten(model):
+    """Steps of nested Pipelines, in order; a search stands for its best estimator."""
+    model = getattr(model, "best_estimator_", model)
+    if not isinstance(model, Pipeline):
+        return [model]
+    steps = [step for _, step in model.steps if step not in (None, "passthrough")]
+    return [flat for step in steps for flat in _flatten(step)]
