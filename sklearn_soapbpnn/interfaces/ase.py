@@ -28,8 +28,8 @@ class SoapBPNNCalculator(Calculator):
     Notes
     -----
     Gives ``energy``, ``free_energy`` (the same), ``energies`` of the atoms (which share out the
-    baseline by element), ``forces``, and ``stress`` where the cell has a volume: eV, eV/Angstrom and
-    eV/Angstrom^3 if the model was fitted in these, tensile stress positive, in Voigt order.
+    baseline by element), ``forces``, and ``stress`` where the cell has a volume, tensile positive
+    and in Voigt order: eV, eV/Angstrom and eV/Angstrom^3 if the model was fitted in these.
 
     Examples
     --------

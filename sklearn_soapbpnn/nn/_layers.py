@@ -84,9 +84,33 @@ class PackedLayerNorm(nn.Module):
 
     def fold(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return A of shape (n_elements, n_outputs, n_features) and b (n_elements, n_outputs)."""
-        shift = (weight @ self.bias[:, :, None])[:, :, 0]
-        weight = weight * self.gain[:, None, :]
-        return weight - (weight @ self.ones)[:, :, None] * (self.ones / self.n_full), shift
+        return _Fold.apply(weight, self.gain, self.bias, self.ones, self.n_full)
+
+
+class _Fold(torch.autograd.Function):
+    """A = (W * gain) (1 - w w' / n) and b = W bias, in few passes over the weights."""
+
+    @staticmethod
+    def forward(ctx, weight, gain, bias, ones, n_full):
+        ctx.save_for_backward(weight, gain, bias, ones)
+        ctx.n_full = n_full
+        folded = weight * gain[:, None]
+        return _project(folded, ones, n_full), (weight * bias[:, None]).sum(2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, folded, shift):
+        weight, gain, bias, ones = ctx.saved_tensors
+        folded = _project(folded.clone(), ones, ctx.n_full)
+        weight_gradient = (folded * gain[:, None]).addcmul_(shift[:, :, None], bias[:, None])
+        gain_gradient = folded.mul_(weight).sum(1)
+        bias_gradient = torch.bmm(shift[:, None], weight)[:, 0]
+        return weight_gradient, gain_gradient, bias_gradient, None, None
+
+
+def _project(weight, ones, n_full):
+    """Make the weights orthogonal to the vector of ones, in place."""
+    return weight.addcmul_((weight @ ones)[:, :, None], ones / n_full, value=-1)
 
 
 class NoNorm(nn.Module):

@@ -1,0 +1,100 @@
+"""Small structures of every kind, and models to try on them."""
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.build import molecule as build_molecule
+
+from sklearn_soapbpnn import SoapBPNNRegressor
+from sklearn_soapbpnn.data import as_structures, plan_batches
+from sklearn_soapbpnn.descriptors import SoapParameters
+from sklearn_soapbpnn.nn import Environments, SoapBPNN
+
+ELEMENTS = (1, 6, 8)
+
+
+def _rattled(atoms, seed=0):
+    atoms = atoms.copy()
+    atoms.rattle(0.1, seed=seed)
+    return atoms
+
+
+def _in_cell(atoms, cell, pbc=True):
+    atoms = atoms.copy()
+    atoms.set_cell(cell)
+    atoms.pbc = pbc
+    return atoms
+
+
+ETHANOL = _rattled(build_molecule("CH3CH2OH"))
+SKEWED = [[4.0, 0.0, 0.0], [1.5, 4.2, 0.0], [-0.8, 0.9, 4.5]]
+STRUCTURES = {
+    "molecule": ETHANOL,
+    "skewed cell smaller than the cutoff": _in_cell(ETHANOL, SKEWED),
+    "tiny cell": Atoms("C", cell=[[2.0, 0.1, 0.0], [0.3, 2.1, 0.2], [0.1, 0.0, 2.2]], pbc=True),
+    "slab": _in_cell(ETHANOL, SKEWED, pbc=[True, True, False]),
+    "wire": _in_cell(ETHANOL, [[0, 0, 0], [0, 0, 0], [0.5, 0.4, 4.8]], pbc=[False, False, True]),
+    "crystal": _rattled(bulk("C", "diamond", a=3.6, cubic=True)),
+    "single atom": Atoms("O"),
+    "atoms without neighbours": Atoms("HO", [[0, 0, 0], [0, 0, 9.0]]),
+}
+
+
+@pytest.fixture(params=list(STRUCTURES))
+def structure(request):
+    return STRUCTURES[request.param].copy()
+
+
+@pytest.fixture
+def structures():
+    return [atoms.copy() for atoms in STRUCTURES.values()]
+
+
+@pytest.fixture
+def molecule():
+    return ETHANOL.copy()
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Fitted in float64 on meaningless energies: a smooth function with nothing special in it."""
+    rng = np.random.default_rng(0)
+    frames = [_rattled(atoms, seed) for seed in range(2) for atoms in STRUCTURES.values()]
+    energies = [rng.normal(len(atoms)) for atoms in frames]
+    return SoapBPNNRegressor(dtype="float64", num_epochs=3, random_state=0).fit(frames, energies)
+
+
+@pytest.fixture(params=[True, False], ids=["layernorm", "no layernorm"])
+def network(request):
+    """A float64 network with random weights everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    network = SoapBPNN(
+        ELEMENTS,
+        SoapParameters(max_radial=4, max_angular=3),
+        num_hidden_layers=2,
+        num_neurons_per_layer=8,
+        layernorm=request.param,
+        head="mlp",
+        generator=generator,
+    ).double()
+    if request.param:
+        with torch.no_grad():
+            network.norm.gain.uniform_(0.5, 1.5, generator=generator)
+            network.norm.bias.uniform_(-1.0, 1.0, generator=generator)
+    return network
+
+
+@pytest.fixture
+def select_batch():
+    """Return a function that puts structures into one batch of environments."""
+
+    def select(network, frames, memory=0, derivatives=True):
+        structures = as_structures(frames)
+        environments = Environments(structures, network, derivatives=derivatives, memory=memory)
+        order = torch.arange(len(structures))
+        (index,) = plan_batches(environments.graph, order, len(order), len(network.elements))
+        return environments.select(index)
+
+    return select

@@ -1,0 +1,155 @@
+"""The packed network against the full one, and the hand-written derivatives against autograd."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from sklearn_soapbpnn.data import as_structures, build_graph
+from sklearn_soapbpnn.descriptors import PairBasis, PowerSpectrum, SoapParameters, expand_density
+from sklearn_soapbpnn.nn._layers import PackedLayerNorm
+
+
+def full_from_packed(spectrum, packed):
+    """Repeat the off-diagonal entries, without their weight."""
+    return (packed / spectrum.weight)[:, spectrum.packed]
+
+
+def test_packed_layernorm_and_first_layer_equal_the_full_ones():
+    spectrum = PowerSpectrum((4, 3, 2), 3).double()
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    norm = PackedLayerNorm(spectrum.weight, spectrum.n_full, 1).double()
+    features = random(7, spectrum.n_features).square() * spectrum.weight
+    full = full_from_packed(spectrum, features)
+    layernorm = nn.LayerNorm(spectrum.n_full).double()
+    weight = random(1, 5, spectrum.n_features)
+    with torch.no_grad():
+        norm.gain.copy_(random(*norm.gain.shape))
+        norm.bias.copy_(random(*norm.bias.shape))
+        layernorm.weight.copy_(full_from_packed(spectrum, norm.gain * spectrum.weight)[0])
+        layernorm.bias.copy_(full_from_packed(spectrum, norm.bias * spectrum.weight)[0])
+    # a full weight that gives the packed one: both entries of a pair share it
+    full_weight = full_from_packed(spectrum, weight[0])
+    x, _ = norm.standardize(features)
+    folded, shift = norm.fold(weight)
+    # the affine shift is a free vector in either form; packed, its pairs count once
+    shift_full = full_weight @ layernorm.bias
+    expected = layernorm(full) @ full_weight.T - shift_full + shift[0]
+    torch.testing.assert_close(x @ folded[0].T + shift[0], expected, rtol=1e-10, atol=1e-10)
+
+
+def test_fold_agrees_with_autograd():
+    spectrum = PowerSpectrum((2, 1), 2).double()
+    norm = PackedLayerNorm(spectrum.weight, spectrum.n_full, 3).double()
+    shapes = ((3, 4, spectrum.n_features), norm.gain.shape, norm.bias.shape)
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in shapes
+    ]
+
+    def fold(weight, gain, bias):
+        parameters = {"gain": gain, "bias": bias}
+        return torch.func.functional_call(_Fold(norm), parameters_of(parameters), (weight,))
+
+    class _Fold(nn.Module):
+        def __init__(self, norm):
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, weight):
+            return self.norm.fold(weight)
+
+    def parameters_of(parameters):
+        return {f"norm.{name}": value for name, value in parameters.items()}
+
+    assert torch.autograd.gradcheck(fold, inputs)
+    folded, _ = fold(*inputs)
+    np.testing.assert_allclose((folded @ spectrum.weight).detach(), 0, atol=1e-12)
+
+
+def plain_energies(network, structures, pair_vectors, graph):
+    """The formula of the network, differentiable by autograd all the way to the pair vectors."""
+    radial_and_angular = _DifferentiableBasis.apply(pair_vectors, network.basis)
+    expansion = expand_density(radial_and_angular, network.basis.parity, graph, 3)
+    features = network.spectrum(network.spectrum.by_degree(expansion))
+    x, _ = network.norm.standardize(features)
+    weight, shift = network.norm.fold(network.layers[0].weight)
+    energies = []
+    for element, row in zip(graph.element, x):
+        hidden = weight[element] @ row + shift[element]
+        for layer in network.layers[1:]:
+            hidden = layer.weight[element] @ nn.functional.silu(hidden)
+        energies.append(hidden)
+    return torch.cat(energies)
+
+
+class _DifferentiableBasis(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, vectors, basis):
+        values, gradient = basis.with_gradient(vectors)
+        ctx.save_for_backward(gradient)
+        return values
+
+    @staticmethod
+    def backward(ctx, grad):
+        (gradient,) = ctx.saved_tensors
+        return torch.einsum("pc,pac->pa", grad, gradient), None
+
+
+def test_energies_and_forces_agree_with_plain_autograd(network, structures, select_batch):
+    frames = as_structures(structures)
+    graph = build_graph(frames, network.basis.cutoff_radius, network.elements)
+    vectors = graph.pair_vectors.clone().requires_grad_()
+    energies = plain_energies(network, frames, vectors, graph)
+    (pair_forces,) = torch.autograd.grad(energies.sum(), vectors)
+    forces = torch.zeros(graph.n_atoms, 3, dtype=torch.float64)
+    forces.index_add_(0, graph.centers, pair_forces)
+    forces.index_add_(0, graph.neighbors, -pair_forces)
+
+    batch = select_batch(network, structures)
+    with torch.no_grad():
+        outputs = network(batch)
+    torch.testing.assert_close(outputs.energies, energies.detach()[batch.index.atoms])
+    torch.testing.assert_close(outputs.forces, forces[batch.index.atoms])
+
+
+def test_gradients_of_the_weights_agree_with_central_differences(network, structures, select_batch):
+    batch = select_batch(network, structures, memory=10**9)
+    names = [name for name, _ in network.named_parameters()]
+    values = [p.detach().clone().requires_grad_() for p in network.parameters()]
+
+    def outputs(*values):
+        result = torch.func.functional_call(network, dict(zip(names, values)), (batch, True))
+        return result.energy, result.forces, result.strain_gradient
+
+    assert torch.autograd.gradcheck(outputs, values, fast_mode=True)
+
+
+def test_stored_and_recomputed_pair_gradients_give_the_same(network, structures, select_batch):
+    results = []
+    for memory in (0, 10**9):
+        batch = select_batch(network, structures, memory=memory)
+        network.zero_grad()
+        outputs = network(batch, strain=True)
+        (outputs.forces.square().sum() + outputs.strain_gradient.square().sum()).backward()
+        gradients = torch.cat([p.grad.flatten() for p in network.parameters()])
+        results.append((outputs.forces.detach(), gradients))
+    for stored, recomputed in zip(*results):
+        torch.testing.assert_close(stored, recomputed, rtol=1e-12, atol=1e-12)
+
+
+def test_energy_alone_needs_no_pairs(network, structures, select_batch):
+    with torch.no_grad():
+        plain = network(select_batch(network, structures, derivatives=False))
+        full = network(select_batch(network, structures))
+    assert plain.forces is None
+    torch.testing.assert_close(plain.energy, full.energy)
+
+
+def test_radial_basis_is_shared_by_networks_of_one_size():
+    first, second = (PairBasis(SoapParameters()) for _ in range(2))
+    assert torch.equal(first.table, second.table)
