@@ -247,27 +247,31 @@ def compare(target, arguments, files, frames, folder):
     return rows, versions
 
 
-def spread(values):
-    """Return a median with the range about it."""
-    text = f"{np.median(values):.3g}"
-    return text if len(values) == 1 else f"{text} [{min(values):.3g}, {max(values):.3g}]"
+def spread(values, ranged):
+    """Return the median of some numbers, with their range if there are several."""
+    median, low, high = (
+        f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+        for value in (np.median(values), min(values), max(values))
+    )
+    return f"{median} [{low}, {high}]" if ranged and len(values) > 1 else median
 
 
 def print_table(target, rows):
     """Print the summaries of one target set, one line a model and one for the ratios."""
-    keys = list(next(iter(rows.values()))[0])
+    if len(rows) == 2:
+        pairs = zip(rows["metatrain"], rows["ours"])
+        ratios = [{key: theirs[key] / ours[key] for key in ours} for theirs, ours in pairs]
+        rows = rows | {"metatrain / ours": ratios}
+    keys = list(rows["ours"][0])
     table = [[target, *keys]]
     for name, runs in rows.items():
-        table.append([name, *(spread([run[key] for run in runs]) for key in keys)])
-    if len(rows) == 2:
-        pairs = list(zip(rows["metatrain"], rows["ours"]))
-        ratios = (spread([theirs[key] / ours[key] for theirs, ours in pairs]) for key in keys)
-        table.append(["metatrain / ours", *ratios])
+        cells = (spread([run[key] for run in runs], key[-2:] not in ("AE", "SE")) for key in keys)
+        table.append([name, *cells])
     widths = [max(map(len, column)) for column in zip(*table)]
     print()
     for first, *others in table:
         cells = (cell.rjust(width) for cell, width in zip(others, widths[1:]))
-        print(first.ljust(max(16, widths[0])), *cells, sep="  ")
+        print(first.ljust(widths[0]), *cells, sep="  ")
 
 
 def main():
@@ -285,7 +289,7 @@ def main():
     print(f"{arguments.threads} threads on {arguments.device}{busy(arguments.threads)}")
     sizes = " + ".join(f"{len(parts[part])} {part}" for part in PARTS)
     print(f"{sizes} frames, {arguments.epochs} epochs, batches of {arguments.batch_size}")
-    print("median [min, max] of the runs; errors in meV, forces meV/Angstrom, on the test frames")
+    print("median [min, max] of the runs, errors in meV, forces meV/Angstrom, on the test frames")
     for target, rows in results.items():
         print_table(target, rows)
 

@@ -84,7 +84,8 @@ class TrainingData(Dataset):
             memory=_pair_gradient_memory(like.device),
         )
         labels, divisors, units = _scale_labels(structures, targets, self.names, per_structure)
-        self.labels = {name: _to_tensor(labels[name], like) for name in self.names}
+        # a missing label has weight zero, but zero times NaN would still be NaN
+        self.labels = {name: _to_tensor(np.nan_to_num(labels[name]), like) for name in self.names}
         self.weights = {
             name: _label_weights(labels[name], name, structures, sample_weight, like)
             for name in self.names

@@ -36,15 +36,13 @@ class TargetLoss:
     delta: float = 1.0
 
     def __call__(self, prediction: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
-        """Return the loss; ``weight`` is zero where there is no label."""
+        """Return the loss; ``weight`` is zero where there is no label, which must be finite."""
         if weight is None:
             return self.weight * self._function(prediction, label, self.reduction)
-        losses = self._function(prediction, label, "none")
-        # zero times NaN is NaN: select, then weigh
-        losses = torch.where(weight > 0, losses, 0.0) * weight
+        total = self.weight * (self._function(prediction, label, "none") * weight).sum()
         if self.reduction == "sum":
-            return self.weight * losses.sum()
-        return self.weight * losses.sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+            return total
+        return total / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
     def _function(self, prediction, label, reduction):
         if self.type == "mse":

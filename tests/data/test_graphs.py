@@ -275,7 +275,7 @@ def test_batches_of_all_systems(batch_size):
     assert len(batches[-1]) == len(frames) - batch_size * (len(batches) - 1)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     st.lists(st.lists(st.sampled_from([1, 6, 8]), min_size=1, max_size=4), min_size=1, max_size=7),
     st.integers(1, 8),
@@ -308,7 +308,7 @@ def test_chunks_by_hand():
     assert list(iterate_chunks([1, 1], 10)) == [slice(0, 2)]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=12), st.integers(1, 30))
 def test_chunks_cover_everything_once_and_are_as_large_as_they_may(counts, limit):
     chunks = list(iterate_chunks(np.array(counts), limit))

@@ -157,7 +157,7 @@ def test_fit_forgets_earlier_data(estimator, crystals, molecules):
 @both_labels
 def test_input_is_left_alone(estimator, crystals, labels):
     X, y = crystals
-    before, energies = snapshot(X), np.array(y)
+    before, energies = snapshot(X), np.asarray(y).copy()
     columns = {name: copy.deepcopy(y[name]) for name in y.names}
     calculators = [atoms.calc for atoms in X]
     observe(clone(estimator).fit(X, labels), X)
@@ -174,10 +174,10 @@ def test_input_is_left_alone(estimator, crystals, labels):
 def test_read_only_input(estimator, crystals):
     X, y = crystals
     frozen = [atoms.copy() for atoms in X]
-    energies = np.array(y)
+    energies = np.asarray(y).copy()
     for array in [energies, *(atoms.positions for atoms in frozen)]:
         array.setflags(write=False)
-    expected = observe(clone(estimator).fit(X, np.array(y)), X)
+    expected = observe(clone(estimator).fit(X, np.asarray(y).copy()), X)
     assert_same(observe(clone(estimator).fit(frozen, energies), frozen), expected)
 
 
@@ -269,7 +269,11 @@ def test_kind_of_sequence_does_not_matter(estimator, convert, crystals):
     assert_same(observe(clone(estimator).fit(converted, y), converted), expected)
 
 
-@pytest.mark.parametrize("roundtrip", [lambda e: pickle.loads(pickle.dumps(e)), copy.deepcopy], ids=["pickle", "deepcopy"])
+@pytest.mark.parametrize(
+    "roundtrip",
+    [lambda e: pickle.loads(pickle.dumps(e)), copy.deepcopy],
+    ids=["pickle", "deepcopy"],
+)
 @each(ESTIMATORS)
 def test_pickle_and_copy(estimator, roundtrip, crystals):
     X, y = crystals
@@ -397,7 +401,7 @@ def test_integer_energies(estimator, crystals):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_energies_that_are_no_numbers(estimator, bad, crystals):
     X, y = crystals
-    energies = np.array(y)
+    energies = np.asarray(y).copy()
     energies[3] = bad
     with pytest.raises(ValueError, match="3"):
         clone(estimator).fit(X, energies)

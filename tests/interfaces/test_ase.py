@@ -1,0 +1,153 @@
+"""The ASE calculator: values, caching, relaxation, and conservation of energy."""
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from sklearn_soapbpnn import (
+    CompositionBaseline,
+    SoapBPNNRegressor,
+    SoapFeaturizer,
+    TargetScaler,
+)
+from sklearn_soapbpnn.datasets import load_cuau, load_malonaldehyde
+from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
+
+SMALL = {"max_radial": 4, "max_angular": 3}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_malonaldehyde(return_X_y=True)
+
+
+@pytest.fixture(scope="module")
+def molecular(data):
+    X, y = data
+    return SoapBPNNRegressor(**SMALL, num_epochs=30, random_state=0).fit(X[:200:2], y[:200:2])
+
+
+@pytest.fixture(scope="module")
+def metallic():
+    X, y = load_cuau(return_X_y=True)
+    model = SoapBPNNRegressor(**SMALL, num_epochs=3, dtype="float64", random_state=0)
+    return model.fit(X[10:20], y[10:20]), X
+
+
+def test_agrees_with_predict(metallic):
+    model, X = metallic
+    atoms = X[40].copy()
+    atoms.calc = model.calculator()
+    prediction = model.predict([atoms], targets=["energy", "forces", "stress"])
+    np.testing.assert_allclose(atoms.get_potential_energy(), prediction["energy"][0])
+    np.testing.assert_allclose(atoms.get_forces(), prediction["forces"][0], atol=1e-10)
+    np.testing.assert_allclose(
+        atoms.get_stress(voigt=False), prediction["stress"][0], rtol=1e-7, atol=1e-12
+    )
+    np.testing.assert_allclose(atoms.get_potential_energies().sum(), prediction["energy"][0])
+    assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
+
+
+def test_agrees_with_the_numerical_derivatives_of_ase(metallic):
+    model, X = metallic
+    atoms = X[40].copy()
+    atoms.calc = model.calculator()
+    forces, stress = atoms.get_forces(), atoms.get_stress()
+    some = [0, 13]
+    numerical = calculate_numerical_forces(atoms, eps=1e-4, iatoms=some)
+    np.testing.assert_allclose(forces[some], numerical, atol=1e-6 * np.abs(forces).max())
+    numerical = calculate_numerical_stress(atoms, eps=1e-5)
+    np.testing.assert_allclose(stress, numerical, atol=1e-5 * np.abs(stress).max())
+
+
+def test_energies_of_atoms_share_out_the_baseline(metallic):
+    model, _ = metallic
+    pair = Atoms("CuAu", [[0, 0, 0], [0, 0, 20.0]])
+    pair.calc = model.calculator()
+    energies = []
+    for symbol in ("Cu", "Au"):
+        atom = Atoms(symbol)
+        atom.calc = model.calculator()
+        energies.append(atom.get_potential_energy())
+    np.testing.assert_allclose(pair.get_potential_energies(), energies)
+
+
+def test_results_follow_the_atoms(metallic):
+    model, X = metallic
+    atoms = X[40].copy()
+    atoms.calc = calc = model.calculator()
+    energy = atoms.get_potential_energy()
+    assert not calc.calculation_required(atoms, ["energy"])
+    atoms.positions[0] += 0.1
+    assert calc.calculation_required(atoms, ["energy"])
+    assert atoms.get_potential_energy() != energy
+    atoms.positions[0] -= 0.1
+    atoms.set_cell(atoms.cell * 1.01)
+    assert atoms.get_potential_energy() != energy
+
+
+def test_molecules_have_no_stress(molecular, data):
+    atoms = data[0][0].copy()
+    atoms.calc = molecular.calculator()
+    assert np.isfinite(atoms.get_forces()).all()
+    with pytest.raises(NotImplementedError):
+        atoms.get_stress()
+
+
+def test_pipelines_and_searches(data):
+    X, y = data[0][:30], data[1][:30]
+    pipe = make_pipeline(
+        make_pipeline(CompositionBaseline(), TargetScaler()),
+        SoapFeaturizer(**SMALL),
+        SoapBPNNRegressor(num_epochs=2, random_state=0),
+    )
+    search = GridSearchCV(pipe, {"soapbpnnregressor__num_neurons_per_layer": [4, 8]}, cv=2)
+    search.fit(X, y)
+    for model in (search, search.best_estimator_):
+        atoms = X[0].copy()
+        atoms.calc = SoapBPNNCalculator(model)
+        prediction = search.best_estimator_.predict([atoms], targets=["energy", "forces"])
+        np.testing.assert_allclose(atoms.get_potential_energy(), prediction["energy"][0])
+        np.testing.assert_allclose(atoms.get_forces(), prediction["forces"][0], atol=1e-4)
+
+
+def test_other_models_are_refused():
+    with pytest.raises(TypeError, match="ends in a Ridge"):
+        SoapBPNNCalculator(make_pipeline(SoapFeaturizer(), Ridge()))
+
+
+def test_unseen_elements_are_refused(molecular):
+    atoms = Atoms("Cl")
+    atoms.calc = molecular.calculator()
+    with pytest.raises(ValueError, match="Cl"):
+        atoms.get_potential_energy()
+
+
+def test_relaxation(molecular, data):
+    atoms = data[0][0].copy()
+    atoms.calc = molecular.calculator()
+    energy = atoms.get_potential_energy()
+    with BFGS(atoms, logfile=None) as optimizer:
+        assert optimizer.run(fmax=0.02, steps=200)
+    assert atoms.get_potential_energy() < energy
+    assert np.abs(atoms.get_forces()).max() < 0.02
+
+
+def test_molecular_dynamics_conserves_energy(molecular, data):
+    atoms = data[0][0].copy()
+    atoms.calc = molecular.calculator()
+    rng = np.random.default_rng(0)
+    spread = np.sqrt(atoms.get_masses() * 300.0 * units.kB)[:, None]
+    atoms.set_momenta(rng.normal(size=(len(atoms), 3)) * spread)
+    totals, kinetic = [], []
+    with VelocityVerlet(atoms, timestep=0.25 * units.fs) as dynamics:
+        for _ in dynamics.irun(steps=200):
+            totals.append(atoms.get_total_energy())
+            kinetic.append(atoms.get_kinetic_energy())
+    assert np.ptp(totals) < 0.05 * np.ptp(kinetic)

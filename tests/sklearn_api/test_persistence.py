@@ -1,0 +1,99 @@
+"""joblib files, and what a fresh process makes of them."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from soapbpnn_cases import make_pipeline, make_regressor
+
+from sklearn_soapbpnn.descriptors._store import _process_store
+
+N_TRAIN = 6
+CANDIDATES = {"bpnn__num_neurons_per_layer": [4, 8]}
+SCRIPT = """
+import sys, joblib
+folder = sys.argv[1]
+X = joblib.load(f"{folder}/X.joblib")
+predictions = {}
+for name in ("estimator", "pipeline", "search"):
+    model = joblib.load(f"{folder}/{name}.joblib")
+    targets = getattr(model, "best_estimator_", model).predict(X, targets=["energy", "forces"])
+    predictions[name] = (model.predict(X), targets["forces"])
+joblib.dump(predictions, f"{folder}/predictions.joblib")
+"""
+
+
+@pytest.fixture
+def fitted(data):
+    X, y = data
+    X, y = X[:N_TRAIN], y[:N_TRAIN]
+    return {
+        "estimator": make_regressor().fit(X, y),
+        "pipeline": make_pipeline().fit(X, y),
+        "search": GridSearchCV(make_pipeline(), CANDIDATES, cv=2).fit(X, y),
+    }
+
+
+def forces_of(model, X):
+    model = getattr(model, "best_estimator_", model)
+    return model.predict(X, targets=["energy", "forces"])["forces"]
+
+
+def test_joblib(fitted, data, tmp_path):
+    X, y = data
+    for name, model in fitted.items():
+        joblib.dump(model, tmp_path / name)
+        loaded = joblib.load(tmp_path / name)
+        _process_store.clear()
+        assert_array_equal(loaded.predict(X), model.predict(X))
+        for mine, theirs in zip(forces_of(loaded, X), forces_of(model, X)):
+            assert_array_equal(mine, theirs)
+        # and it can be fitted again
+        assert_array_equal(clone(loaded).fit(X, y).predict(X), clone(model).fit(X, y).predict(X))
+
+
+def test_fresh_process(fitted, data, tmp_path):
+    X, _ = data
+    joblib.dump(X, tmp_path / "X.joblib")
+    for name, model in fitted.items():
+        joblib.dump(model, tmp_path / f"{name}.joblib")
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, check=True)
+
+    for name, (energies, forces) in joblib.load(tmp_path / "predictions.joblib").items():
+        assert_array_equal(energies, fitted[name].predict(X), err_msg=name)
+        for theirs, mine in zip(forces, forces_of(fitted[name], X)):
+            assert_array_equal(theirs, mine, err_msg=name)
+
+
+def test_file_does_not_hold_the_training_data(molecules):
+    X, y = molecules
+    sizes = [len(pickle.dumps(make_regressor().fit(X[:n], y[:n]))) for n in (4, 12)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+
+
+def test_attached_structures_survive(crystals):
+    X, y = crystals
+    attached = make_pipeline()[:3].fit_transform(X, y)
+    loaded = pickle.loads(pickle.dumps(attached))
+    assert loaded.scale == attached.scale
+    assert_array_equal(loaded.offset["energy"], attached.offset["energy"])
+    assert_array_equal(np.asarray(loaded), np.asarray(attached))
+    with pytest.raises(TypeError, match="assignment"):
+        loaded.scale["energy"] = 1.0
+
+
+def test_targets_survive(crystals):
+    _, y = crystals
+    loaded = pickle.loads(pickle.dumps(y))
+    assert loaded.names == y.names
+    for name in y.names:
+        np.testing.assert_equal(loaded[name], y[name])

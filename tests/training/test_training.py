@@ -1,0 +1,248 @@
+"""What the training loop does: errors, best epoch, schedule, missing labels, reproducibility."""
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import Callback
+
+from sklearn_soapbpnn import SoapBPNNRegressor, Targets
+from sklearn_soapbpnn.datasets import load_cuau, load_malonaldehyde
+from sklearn_soapbpnn.training._net import WarmupCosine
+
+LEARNING = {"max_radial": 3, "max_angular": 2, "learning_rate": 1e-2, "random_state": 0}
+SMALL = {"max_radial": 3, "max_angular": 2, "num_neurons_per_layer": 8, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def molecules():
+    X, y = load_malonaldehyde(return_X_y=True)
+    return X[:300:5], y[:300:5]
+
+
+@pytest.fixture(scope="module")
+def alloys():
+    X, y = load_cuau(return_X_y=True)
+    return X[10:22], y[10:22]
+
+
+def rmse(a, b):
+    return np.sqrt(np.mean((np.asarray(a) - np.asarray(b)) ** 2))
+
+
+def test_learns_energies_and_forces(molecules):
+    X, y = molecules
+    model = SoapBPNNRegressor(**LEARNING, num_epochs=100).fit(X[:50], y[:50])
+    prediction = model.predict(X[50:], targets=["energy", "forces"])
+    known = y[50:]
+    assert rmse(prediction["energy"], known["energy"]) < 0.5 * np.std(known["energy"])
+    forces = np.concatenate(known["forces"])
+    assert rmse(np.concatenate(prediction["forces"]), forces) < 0.5 * np.std(forces)
+
+
+def test_history_agrees_with_predict_at_the_best_epoch(alloys):
+    X, y = alloys
+    model = SoapBPNNRegressor(**SMALL, dtype="float64", num_epochs=6)
+    model.fit(X[:8], y[:8], X_val=X[8:], y_val=y[8:])
+    prediction, known = model.predict(X[8:], targets=list(y.names)), y[8:]
+    n_atoms = np.array([len(atoms) for atoms in X[8:]])
+    best = min(model.history_, key=lambda epoch: epoch["valid_metric"])
+    assert best["valid_metric_best"]
+    for kind, norm in (("rmse", rmse), ("mae", lambda a, b: np.abs(a - b).mean())):
+        energy = norm(prediction["energy"] / n_atoms, known["energy"] / n_atoms)
+        forces = norm(np.concatenate(prediction["forces"]), np.concatenate(known["forces"]))
+        stress = norm(prediction["stress"], known["stress"])
+        np.testing.assert_allclose(best[f"valid_energy_{kind}"], energy)
+        np.testing.assert_allclose(best[f"valid_forces_{kind}"], forces)
+        np.testing.assert_allclose(best[f"valid_stress_{kind}"], stress)
+    product = best["valid_energy_rmse"] * best["valid_forces_rmse"] * best["valid_stress_rmse"]
+    np.testing.assert_allclose(best["valid_metric"], product)
+
+
+@pytest.mark.parametrize("metric", ["rmse_prod", "mae_prod", "loss"])
+def test_best_model_metric(molecules, metric):
+    X, y = molecules
+    model = SoapBPNNRegressor(**SMALL, num_epochs=4, best_model_metric=metric).fit(X, y)
+    last = model.history_[-1]
+    expected = {
+        "rmse_prod": last["valid_energy_rmse"] * last["valid_forces_rmse"],
+        "mae_prod": last["valid_energy_mae"] * last["valid_forces_mae"],
+        "loss": last["valid_loss"],
+    }
+    assert last["valid_metric"] == expected[metric]
+
+
+def test_stress_and_virial_are_the_same_information(alloys):
+    X, y = alloys
+    volumes = np.array([atoms.get_volume() for atoms in X])[:, None, None]
+    virial = Targets(energy=y["energy"], forces=y["forces"], virial=-y["stress"] * volumes)
+    models = [SoapBPNNRegressor(**SMALL, dtype="float64", num_epochs=3) for _ in range(2)]
+    first, second = (model.fit(X, labels) for model, labels in zip(models, (y, virial)))
+    np.testing.assert_allclose(
+        first.predict(X, targets="stress")["stress"],
+        second.predict(X, targets="stress")["stress"],
+        rtol=1e-9,
+        atol=1e-12,
+    )
+
+
+def test_learns_stress(alloys):
+    X, y = alloys
+    loss = {"energy": {"weight": 0.0, "forces": {"weight": 0.0}, "stress": {"weight": 1.0}}}
+    model = SoapBPNNRegressor(**SMALL, num_epochs=40, learning_rate=1e-2, loss=loss)
+    model.fit(X, y)
+    losses = model.history_[:, "train_loss"]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_labels_that_are_missing_do_not_matter(molecules):
+    """NaN must act as if the entry were not in the loss, whatever the others are."""
+    X, y = molecules
+    energy, forces = y["energy"].copy(), [f.copy() for f in y["forces"]]
+    energy[::3] = np.nan
+    for values in forces[1::3]:
+        values[:4] = np.nan
+    partial = Targets(energy=energy, forces=forces)
+    model = SoapBPNNRegressor(**LEARNING, num_epochs=100).fit(X, partial)
+    assert np.isfinite(model.history_[:, "train_loss"]).all()
+    assert np.isfinite(model.history_[:, "valid_loss"]).all()
+    prediction = model.predict(X, targets=["energy", "forces"])
+    missing = np.isnan(energy)
+    assert rmse(prediction["energy"][missing], y["energy"][missing]) < 0.5 * np.std(y["energy"])
+    entries = np.isnan(np.concatenate(forces))
+    known, predicted = np.concatenate(y["forces"]), np.concatenate(prediction["forces"])
+    assert rmse(predicted[entries], known[entries]) < 0.5 * np.std(known[entries])
+
+
+def test_forces_of_zero_weight_are_as_good_as_no_forces(molecules):
+    X, y = molecules
+    loss = {"energy": {"forces": {"weight": 0.0}}}
+    shared = {**SMALL, "dtype": "float64", "num_epochs": 3, "best_model_metric": "loss"}
+    with_forces = SoapBPNNRegressor(**shared, loss=loss).fit(X, y)
+    without = SoapBPNNRegressor(**shared).fit(X, y["energy"])
+    np.testing.assert_allclose(
+        with_forces.history_[:, "train_loss"], without.history_[:, "train_loss"], rtol=1e-9
+    )
+    np.testing.assert_allclose(with_forces.predict(X), without.predict(X), rtol=1e-9)
+
+
+def test_structures_of_zero_weight_are_not_learnt(molecules):
+    X, y = molecules
+    wrong = y["energy"].copy()
+    wrong[::2] += 100.0
+    weight = np.arange(len(X)) % 2
+    model = SoapBPNNRegressor(**SMALL, num_epochs=5, validation_fraction=0)
+    prediction = model.fit(X, wrong, sample_weight=weight).predict(X)
+    assert np.abs(prediction - y["energy"]).max() < 2.0
+
+
+def test_without_validation_the_last_epoch_is_kept(molecules):
+    X, y = molecules
+    model = SoapBPNNRegressor(**SMALL, num_epochs=2, validation_fraction=0).fit(X, y)
+    assert "valid_loss" not in model.history_[-1]
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_per_structure_targets(molecules):
+    X, y = molecules
+    shared = {**SMALL, "dtype": "float64", "num_epochs": 1, "learning_rate": 1e-12}
+    per_atom = SoapBPNNRegressor(**shared).fit(X, y["energy"])
+    whole = SoapBPNNRegressor(**shared, per_structure_targets=["energy"]).fit(X, y["energy"])
+    n_atoms = len(X[0])
+    np.testing.assert_allclose(
+        whole.history_[-1, "train_loss"], n_atoms**2 * per_atom.history_[-1, "train_loss"]
+    )
+    np.testing.assert_allclose(
+        whole.history_[-1, "valid_energy_rmse"],
+        n_atoms * per_atom.history_[-1, "valid_energy_rmse"],
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"heads": {"energy": "linear"}},
+        {"num_hidden_layers": 0},
+        {"num_hidden_layers": 0, "heads": {"energy": "linear"}},
+        {"layernorm": False},
+        {"scale_targets": False},
+        {"remove_composition_contribution": False, "num_epochs": 1},
+        {"loss": "mae"},
+        {"loss": {"energy": {"type": "huber", "delta": 0.1}}},
+        {"loss": {"energy": {"reduction": "sum"}}},
+        {"batch_size": 3},
+        {"warmup_fraction": 0.5},
+        {"learning_rate": 1e-2},
+        {"cutoff_radius": 3.0},
+        {"cutoff_width": 1.0},
+        {"max_radial": 2},
+        {"max_angular": 1},
+        {"num_neurons_per_layer": 5},
+        {"random_state": 1},
+        {"validation_fraction": 0.5},
+        {"fixed_scaling_weights": {"energy": 3.0}},
+        {"fixed_composition_weights": {"H": -10.0}},
+        {"net_params": {"optimizer": torch.optim.SGD}},
+    ],
+    ids=str,
+)
+def test_no_option_is_ignored(molecules, options):
+    X, y = molecules
+    base = SoapBPNNRegressor(**SMALL, num_epochs=2).fit(X[:20], y[:20])
+    changed = SoapBPNNRegressor(**{**SMALL, "num_epochs": 2, **options}).fit(X[:20], y[:20])
+    prediction = changed.predict(X[:20])
+    assert np.isfinite(prediction).all()
+    assert not np.array_equal(prediction, base.predict(X[:20]))
+
+
+def test_random_state_fixes_the_fit_to_the_bit(molecules):
+    X, y = molecules
+    first, second = (SoapBPNNRegressor(**SMALL, num_epochs=2).fit(X, y) for _ in range(2))
+    assert np.array_equal(first.predict(X), second.predict(X))
+    assert first.history_[:, "train_loss"] == second.history_[:, "train_loss"]
+
+
+def test_nothing_global_changes(molecules, capsys):
+    X, y = molecules
+    torch.manual_seed(5)
+    np.random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    settings = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
+    SoapBPNNRegressor(**{**SMALL, "random_state": None}, num_epochs=1).fit(X[:9], y[:9]).predict(X)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert settings == (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+    )
+    assert capsys.readouterr() == ("", "")
+
+
+def test_verbose_prints_errors_every_few_epochs(molecules, capsys):
+    X, y = molecules
+    model = SoapBPNNRegressor(**SMALL, num_epochs=5, log_interval=2, verbose=1, log_mae=True)
+    model.fit(X[:20], y[:20])
+    header, *lines = capsys.readouterr().out.splitlines()
+    for name in ("epoch", "train loss", "energy rmse", "forces rmse", "energy mae", "forces mae"):
+        assert name in header
+    assert [int(line.split()[0]) for line in lines] == [1, 2, 4, 5]
+    assert f"{model.history_[-1, 'valid_forces_rmse']:.4e}" in lines[-1]
+
+
+def test_interrupting_keeps_the_best_epoch_so_far(molecules):
+    class Interrupt(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            if len(net.history) == 4:
+                raise KeyboardInterrupt
+
+    X, y = molecules
+    model = SoapBPNNRegressor(**SMALL, num_epochs=50, callbacks=[Interrupt()]).fit(X, y)
+    assert len(model.history_) == 4
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_learning_rate_warms_up_and_follows_a_cosine():
+    factor = WarmupCosine(110, 0.1)
+    np.testing.assert_allclose([factor(step) for step in (0, 5, 10)], [0, 5 / 11, 10 / 11])
+    np.testing.assert_allclose(factor(11), 1.0)
+    np.testing.assert_allclose(factor(110), 0.0, atol=1e-12)
+    assert all(factor(step) > factor(step + 1) for step in range(11, 110))
