@@ -147,13 +147,18 @@ class SoapFeaturizer(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         structures = as_structures(X)
-        check_elements(structures.elements, self.elements_)
+        check_elements(structures, self.elements_)
         keys = hash_structures(structures, self._soap_parameters(), self.dtype)
         expansions = open_store(self.memory).fetch(
             keys, lambda missing: self._compute(structures[missing])
         )
         features = SoapFeatures(
-            expansions, structures.numbers, self.elements_, self._soap_parameters(), self.pooling
+            expansions,
+            structures.numbers,
+            self.elements_,
+            self._soap_parameters(),
+            self.pooling,
+            self.dtype,
         )
         return structures.with_features(features)
 

@@ -14,7 +14,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from ._featurizer import SoapFeaturizer
 from .data import Targets, as_structures, as_targets, check_elements
 from .nn import SoapBPNN, check_volumes, evaluate
-from .preprocessing import CompositionBaseline, TargetScaler
+from .preprocessing import (
+    CompositionBaseline,
+    TargetScaler,
+    check_fixed_weights,
+    check_scales,
+)
 from .training import SoapBPNNNet, TotalLoss, TrainingData, parse_loss
 
 SOAP_PARAMETERS = ("cutoff_radius", "cutoff_width", "max_radial", "max_angular")
@@ -331,7 +336,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         """
         self._check_parameters()
         X = as_structures(X)
-        y = _check_learnt(as_targets(y, X))
+        y = _check_learnt(as_targets(y, X), X)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(
                 sample_weight, y["energy"], dtype=np.float64, ensure_non_negative=True
@@ -366,10 +371,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             Energies, or the named targets. All are available, whatever was learnt from.
         """
         check_is_fitted(self, "net_")
-        names = ["energy"] if targets is None else list(np.atleast_1d(targets))
-        for name in names:
-            if name not in LEARNT_TARGETS:
-                raise ValueError(f"targets names {name!r}; available are {list(LEARNT_TARGETS)}.")
+        names = _check_names(["energy"] if targets is None else targets)
         structures = self._transform(as_structures(X))
         outputs = evaluate(self.module_, structures, derivatives=names != ["energy"])
         if targets is None:
@@ -423,6 +425,9 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             raise ValueError(
                 f"per_structure_targets names {unknown}; it may name {list(LEARNT_TARGETS)}."
             )
+        check_fixed_weights(self.fixed_composition_weights, "fixed_composition_weights")
+        check_scales(self.fixed_scaling_weights, "fixed_scaling_weights")
+        _resolve_device(self.device)
         self._losses = parse_loss(self.loss, ("energy", "forces", "stress"))
 
     def _fit_steps(self, X, y, sample_weight):
@@ -476,8 +481,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             raise ValueError("X_val and y_val must be given together.")
         if X_val is None:
             return None
-        X_val = as_structures(X_val)
-        y_val = _check_learnt(as_targets(y_val, X_val))
+        X_val = as_structures(X_val, "X_val")
+        y_val = _check_learnt(as_targets(y_val, X_val, "y_val"), X_val, "y_val")
         missing = _list_attached(X) - _list_attached(X_val)
         if missing:
             raise ValueError(
@@ -486,7 +491,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             )
         if set(y_val.names) != set(y.names):
             raise ValueError(f"y_val has the columns {y_val.names}, but y has {y.names}.")
-        check_elements(X_val.elements, X.elements, "X")
+        check_elements(X_val, X.elements, "X_val", "X")
         return X_val, y_val
 
     def _split(self, X, y, sample_weight, seed):
@@ -506,7 +511,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
 
     def _transform(self, X):
         """Bring structures to the state that X had in fit."""
-        check_elements(X.elements, self.elements_)
+        check_elements(X, self.elements_)
         attached = _list_attached(X)
         for what in sorted(attached ^ self._carried):
             raise ValueError(
@@ -572,21 +577,42 @@ def _list_attached(X):
     return {what for what, there in found.items() if there}
 
 
-def _check_learnt(targets):
+def _check_names(targets):
+    """Return the names of targets that can be predicted."""
+    names = [targets] if isinstance(targets, str) else list(np.ravel(targets).tolist())
+    unknown = [name for name in names if name not in LEARNT_TARGETS]
+    if unknown or not names:
+        what = repr(unknown[0]) if unknown else "nothing"
+        raise ValueError(f"targets names {what}; available are {list(LEARNT_TARGETS)}.")
+    return names
+
+
+def _check_learnt(targets, structures, name="y"):
     """Return targets that can be learnt from."""
-    for name in targets.names:
-        if name not in LEARNT_TARGETS:
+    for column in targets.names:
+        if column not in LEARNT_TARGETS:
             raise NotImplementedError(
-                f"Target {name!r} is not implemented yet; y may hold {list(LEARNT_TARGETS)}."
+                f"Target {column!r} is not implemented yet; {name} may hold {list(LEARNT_TARGETS)}."
             )
     if "energy" not in targets:
-        raise ValueError(f"y needs a column 'energy', it has {list(targets.names)}.")
+        raise ValueError(f"{name} needs a column 'energy', it has {list(targets.names)}.")
     if "stress" in targets and "virial" in targets:
-        raise ValueError("y holds both 'stress' and 'virial', which say the same. Pass one.")
+        raise ValueError(f"{name} holds both 'stress' and 'virial', which say the same. Pass one.")
+    for column in {"stress", "virial"} & set(targets.names):
+        if not targets.labelled(column)[structures.volumes > 0].any():
+            raise ValueError(
+                f"Target {column!r} of {name}: no structure with a label has a cell of finite "
+                "volume. Set the cells, or leave the target out."
+            )
     return targets
 
 
 def _resolve_device(device):
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as err:
+        raise ValueError(
+            f"device={device!r} cannot be used: {err}. Choose 'auto' or 'cpu'."
+        ) from err

@@ -1,7 +1,5 @@
 """Checks of what users pass in: they name the structure, the value and the way out."""
 
-from numbers import Integral
-
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
@@ -12,8 +10,10 @@ def symbols(numbers):
     return [chemical_symbols[int(number)] for number in numbers]
 
 
-def check_atoms(X):
+def check_atoms(X, name="X"):
     """Return ``X`` as a list of :class:`ase.Atoms` whose geometry can be used.
+
+    ``name`` is what messages call it.
 
     Raises
     ------
@@ -24,10 +24,12 @@ def check_atoms(X):
         periodic directions that span no volume.
     """
     if isinstance(X, Atoms):
-        raise TypeError("X must be a sequence of ase.Atoms, got a single Atoms. Pass [atoms].")
+        raise TypeError(
+            f"{name} must be a sequence of ase.Atoms, got a single Atoms. Pass [atoms]."
+        )
     if hasattr(X, "columns"):
         raise TypeError(
-            "X must be a sequence of ase.Atoms, got a data frame. A transformer configured with "
+            f"{name} must be a sequence of ase.Atoms, got a data frame. A transformer with "
             "set_output(transform='pandas') returns pooled features only; use the default output "
             "in front of a step that needs structures."
         )
@@ -35,26 +37,27 @@ def check_atoms(X):
         frames = list(X)
     except TypeError as err:
         raise TypeError(
-            f"X must be a sequence of ase.Atoms, got {type(X).__name__}. Pass a list of Atoms."
+            f"{name} must be a sequence of ase.Atoms, got {type(X).__name__}. Pass a list of Atoms."
         ) from err
     if not frames:
-        raise ValueError("X holds no structures. Pass at least one ase.Atoms.")
+        raise ValueError(f"{name} holds no structures. Pass at least one ase.Atoms.")
     for index, atoms in enumerate(frames):
         if not isinstance(atoms, Atoms):
             raise TypeError(
-                f"X must be a sequence of ase.Atoms, but X[{index}] is a {type(atoms).__name__}."
+                f"{name} must be a sequence of ase.Atoms, but {name}[{index}] is a "
+                f"{type(atoms).__name__}."
             )
-        _check_geometry(index, atoms)
+        _check_geometry(f"{name}[{index}]", atoms)
     return frames
 
 
-def _check_geometry(index, atoms):
+def _check_geometry(name, atoms):
     if len(atoms) == 0:
-        raise ValueError(f"X[{index}] has no atoms. Remove it.")
-    for name, values in (("positions", atoms.positions), ("cell", atoms.cell.array)):
+        raise ValueError(f"{name} has no atoms. Remove it.")
+    for what, values in (("positions", atoms.positions), ("cell", atoms.cell.array)):
         if not np.isfinite(values).all():
             raise ValueError(
-                f"X[{index}].{name} contains NaN or infinity: {values[~np.isfinite(values)][0]}. "
+                f"{name}.{what} contains NaN or infinity: {values[~np.isfinite(values)][0]}. "
                 "Remove or repair the structure."
             )
     periodic = atoms.cell.array[atoms.pbc]
@@ -64,19 +67,26 @@ def _check_geometry(index, atoms):
     volume = np.sqrt(max(np.linalg.det(periodic @ periodic.T), 0.0))
     if lengths.min() == 0 or volume <= 1e-8 * np.prod(lengths):
         raise ValueError(
-            f"X[{index}] is periodic along {atoms.pbc.tolist()}, but its cell spans no volume "
+            f"{name} is periodic along {atoms.pbc.tolist()}, but its cell spans no volume "
             f"there: {atoms.cell.array.tolist()}. Set a cell, or pbc=False."
         )
 
 
-def check_elements(numbers, elements, what="fit"):
-    """Raise if ``numbers`` holds an atomic number that ``elements`` lacks."""
-    unseen = np.setdiff1d(numbers, elements)
-    if len(unseen):
-        raise ValueError(
-            f"X contains elements {symbols(unseen)} absent from {what}, which saw "
-            f"{symbols(elements)}. Refit with structures that contain them."
-        )
+def check_elements(structures, elements, name="X", what="fit"):
+    """Raise if structures contain an element that ``elements`` lacks."""
+    unseen = np.setdiff1d(structures.elements, elements)
+    if len(unseen) == 0:
+        return
+    first = next(
+        index
+        for index, numbers in zip(structures.indices, structures.numbers)
+        if np.isin(numbers, unseen).any()
+    )
+    raise ValueError(
+        f"{name} contains elements {symbols(unseen)} absent from {what}, which saw "
+        f"{symbols(elements)}. Refit with structures that contain them, or leave out "
+        f"{name}[{first}] and its like."
+    )
 
 
 def as_position(key, length):
@@ -88,12 +98,22 @@ def as_position(key, length):
         if len(key) != 2 or key[1] is not Ellipsis:
             raise IndexError(f"one index is allowed along the structures, got {key!r}")
         key = key[0]
-    if isinstance(key, Integral) and not isinstance(key, bool | np.bool_):
+    if isinstance(key, slice):
+        if key.dtype == bool and len(key) != length:
+        raise IndexError(f"the mask has {len(key)} entries, but there are {length} structures")
+    return np.arange(length)[key]
+    key = np.asarray(key)
+    if key.shape == (0,) and key.dtype != bool:
+        key = key.astype(int)
+    if key.ndim > 1 or (key.ndim == 0 and key.dtype.kind not in "iu"):
+        raise IndexError(
+            f"structures are indexed by an integer, a slice, an array of integers or a mask, "
+            f"got {key!r}"
+        )
+    if key.ndim == 0:
         if not -length <= key < length:
             raise IndexError(f"index {key} is out of range for {length} structures")
         return int(key)
-    if not isinstance(key, slice):
-        key = np.asarray(key)
-        if key.size == 0:
-            key = key.astype(int)
+    if key.dtype == bool and len(key) != length:
+        raise IndexError(f"the mask has {len(key)} entries, but there are {length} structures")
     return np.arange(length)[key]

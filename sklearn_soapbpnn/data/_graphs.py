@@ -62,8 +62,8 @@ def build_graph(structures, cutoff_radius, elements) -> Graph:
     """
     pairs = [
         _find_pairs(index, positions, cell, pbc, cutoff_radius)
-        for index, (positions, cell, pbc) in enumerate(
-            zip(structures.positions, structures.cells, structures.pbc)
+        for index, positions, cell, pbc in zip(
+            structures.indices, structures.positions, structures.cells, structures.pbc
         )
     ]
     first_atom = np.concatenate([[0], np.cumsum(structures.n_atoms)])

@@ -29,6 +29,8 @@ class Structures:
         Cell vectors as rows.
     pbc : sequence of arrays of shape (3,)
         Periodic directions.
+    indices : array of shape (n_structures,), default=None
+        What messages call the structures: their positions in the X that the user passed.
     offset : mapping of str to array of shape (n_structures,), default=None
         Baseline of each target, to be subtracted before learning.
     scale : mapping of str to float, default=None
@@ -51,12 +53,25 @@ class Structures:
     'CH4'
     """
 
-    def __init__(self, numbers, positions, cells, pbc, *, offset=None, scale=None, features=None):
-        self.numbers = tuple(numbers)
-        self.positions = tuple(positions)
-        self.cells = tuple(cells)
-        self.pbc = tuple(pbc)
-        self.offset = MappingProxyType(dict(offset or {}))
+    def __init__(
+        self,
+        numbers,
+        positions,
+        cells,
+        pbc,
+        *,
+        indices=None,
+        offset=None,
+        scale=None,
+        features=None,
+    ):
+        self.numbers = tuple(_freeze(values, np.int64) for values in numbers)
+        self.positions = tuple(_freeze(values, np.float64) for values in positions)
+        self.cells = tuple(_freeze(values, np.float64) for values in cells)
+        self.pbc = tuple(_freeze(values, bool) for values in pbc)
+        self.indices = np.arange(len(self.numbers)) if indices is None else np.asarray(indices)
+        offset = {name: _freeze(values, np.float64) for name, values in (offset or {}).items()}
+        self.offset = MappingProxyType(offset)
         self.scale = MappingProxyType(dict(scale or {}))
         self.features = features
 
@@ -84,7 +99,13 @@ class Structures:
 
     def with_offset(self, name, offset):
         """Return a copy with an offset of one target, added to what is there already."""
-        total = self.offset.get(name, 0.0) + np.asarray(offset, dtype=np.float64)
+        offset = np.asarray(offset, dtype=np.float64)
+        if offset.shape != (len(self),):
+            raise ValueError(
+                f"offset must have shape ({len(self)},), one value for each structure, got "
+                f"{offset.shape}."
+            )
+        total = self.offset.get(name, 0.0) + offset
         return self._replace(offset={**self.offset, name: total})
 
     def with_scale(self, name, scale):
@@ -113,6 +134,7 @@ class Structures:
             )
         return Structures(
             *([values[i] for i in key] for values in self._geometry()),
+            indices=self.indices[key],
             offset={name: values[key] for name, values in self.offset.items()},
             scale=self.scale,
             features=None if self.features is None else self.features[key],
@@ -131,22 +153,18 @@ class Structures:
             f"{' '.join(elements)}{attached})"
         )
 
-    def __getstate__(self):
-        # a mappingproxy cannot be pickled
-        return {**vars(self), "offset": dict(self.offset), "scale": dict(self.scale)}
-
-    def __setstate__(self, state):
-        vars(self).update(
-            state,
-            offset=MappingProxyType(state["offset"]),
-            scale=MappingProxyType(state["scale"]),
-        )
+    def __reduce__(self):
+        # mappings that cannot be written to cannot be pickled, and pickled arrays can be written to
+        attached = {"offset": dict(self.offset), "scale": dict(self.scale)}
+        state = {**attached, "features": self.features, "indices": self.indices}
+        return _rebuild, (self._geometry(), state)
 
     def _geometry(self):
         return self.numbers, self.positions, self.cells, self.pbc
 
     def _replace(self, **attached):
         current = {"offset": self.offset, "scale": self.scale, "features": self.features}
+        current["indices"] = self.indices
         return Structures(*self._geometry(), **{**current, **attached})
 
     def _require_features(self):
@@ -158,13 +176,15 @@ class Structures:
         return self.features
 
 
-def as_structures(X):
+def as_structures(X, name="X"):
     """Return ``X`` as :class:`Structures`; Structures are returned as they are.
 
     Parameters
     ----------
     X : sequence of ase.Atoms, or Structures
         The structures; they are copied, and later changes to them are not seen.
+    name : str, default="X"
+        What messages call it.
 
     Returns
     -------
@@ -177,18 +197,25 @@ def as_structures(X):
     """
     if isinstance(X, Structures):
         if len(X) == 0:
-            raise ValueError("X holds no structures. Pass at least one.")
+            raise ValueError(f"{name} holds no structures. Pass at least one.")
         return X
-    frames = check_atoms(X)
+    frames = check_atoms(X, name)
     return Structures(
-        [_frozen(atoms.numbers, np.int64) for atoms in frames],
-        [_frozen(atoms.positions, np.float64) for atoms in frames],
-        [_frozen(atoms.cell.array, np.float64) for atoms in frames],
-        [_frozen(atoms.pbc, bool) for atoms in frames],
+        [atoms.numbers for atoms in frames],
+        [atoms.positions for atoms in frames],
+        [atoms.cell.array for atoms in frames],
+        [atoms.pbc for atoms in frames],
     )
 
 
-def _frozen(values, dtype):
+def _freeze(values, dtype):
+    """Return an array that cannot be written to; one that is frozen already is not copied."""
+    if isinstance(values, np.ndarray) and values.dtype == dtype and not values.flags.writeable:
+        return values
     values = np.array(values, dtype=dtype)
     values.flags.writeable = False
     return values
+
+
+def _rebuild(geometry, state):
+    return Structures(*geometry, **state)

@@ -141,7 +141,7 @@ class Targets:
 
     def labelled(self, name):
         """Which entries have a label: booleans, in the shape of the column."""
-        column = self._columns[name]
+        column = self[name]
         if self.kinds[name].per_atom:
             return [~np.isnan(values) for values in column]
         return ~np.isnan(column)
@@ -170,7 +170,7 @@ class Targets:
     def __array__(self, dtype=None, copy=None):
         for name, kind in self.kinds.items():
             if kind == TargetKind(()):
-                return np.asarray(self._columns[name], dtype=dtype)
+                return np.array(self._columns[name], dtype=dtype, copy=copy)
         raise ValueError(f"Targets with the columns {list(self.names)} has no scalar column.")
 
     def __repr__(self):
@@ -185,8 +185,10 @@ class Targets:
         return targets
 
 
-def as_targets(y, structures):
+def as_targets(y, structures, name="y"):
     """Return ``y`` as :class:`Targets` that fit ``structures``; an array is the energy.
+
+    ``name`` is what messages call it.
 
     Raises
     ------
@@ -195,25 +197,40 @@ def as_targets(y, structures):
         energies contains NaN, or nothing is labelled at all.
     """
     if y is None:
-        raise ValueError("y is missing: pass an array of energies or Targets.")
+        raise ValueError(f"{name} is missing: pass an array of energies or Targets.")
     if not isinstance(y, Targets):
-        energy = np.asarray(y, dtype=np.float64)
-        if energy.ndim != 1:
-            raise ValueError(
-                f"y must be one energy for each structure, got an array of shape {energy.shape}. "
-                "Pass y.ravel() for a single column, or Targets for anything else."
-            )
-        if np.isnan(energy).any():
-            raise ValueError(
-                f"y[{np.flatnonzero(np.isnan(energy))[0]}] is NaN. Remove the structure, or pass "
-                "Targets(energy=y), where NaN means not labelled."
-            )
-        y = Targets(energy=energy)
+        y = Targets(energy=_check_energies(y, name))
     if len(y) != len(structures):
-        raise ValueError(f"X has {len(structures)} structures, but y has {len(y)} labels.")
-    for name in y.names:
-        _check_fits(y, name, structures)
+        raise ValueError(
+            f"{name.replace('y', 'X')} has {len(structures)} structures, but {name} has {len(y)} "
+            "labels."
+        )
+    for column in y.names:
+        _check_fits(y, column, structures)
     return y
+
+
+def _check_energies(y, name):
+    try:
+        energy = np.asarray(y, dtype=np.float64)
+    except (TypeError, ValueError) as err:
+        raise ValueError(
+            f"{name} must be one energy for each structure, or Targets; it is no array of numbers: "
+            f"{err}."
+        ) from err
+    if energy.ndim != 1:
+        raise ValueError(
+            f"{name} must be one energy for each structure, got an array of shape {energy.shape}. "
+            f"Pass {name}.ravel() for a single column, or Targets for anything else."
+        )
+    if not np.isfinite(energy).all():
+        index = np.flatnonzero(~np.isfinite(energy))[0]
+        value = "NaN" if np.isnan(energy[index]) else energy[index]
+        raise ValueError(
+            f"{name}[{index}] is {value}. Remove the structure, or pass "
+            f"Targets(energy={name}), where NaN means not labelled."
+        )
+    return energy
 
 
 def _check_fits(y, name, structures):
@@ -236,12 +253,18 @@ def _find_kind(name, known):
             f"The kind of target {name!r} is not known (known: {sorted(known)}). Declare it, e.g. "
             f"kinds={{{name!r}: TargetKind(shape=(), per_atom=False)}}."
         )
+    if not isinstance(known[name], TargetKind):
+        raise TypeError(f"kinds[{name!r}] must be a TargetKind, got {known[name]!r}.")
     return known[name]
 
 
 def _check_column(name, values, kind):
     if not kind.per_atom:
         return _check_values(name, values, (None, *kind.shape))
+    if not np.iterable(values):
+        raise ValueError(
+            f"Target {name} must be a list of arrays, one for each structure, got {values!r}."
+        )
     return [
         _check_values(f"{name}[{i}]", entry, (None, *kind.shape)) for i, entry in enumerate(values)
     ]
@@ -273,7 +296,7 @@ def _read_label(index, atoms, name, key, kind, missing):
     results = {} if atoms.calc is None else getattr(atoms.calc, "results", {})
     for source in (results, atoms.info, atoms.arrays):
         if source.get(key) is not None:
-            return _reshape_label(np.asarray(source[key], dtype=np.float64), name, kind)
+            return _reshape_label(index, source[key], name, key, kind)
     if missing == "nan":
         return np.full(((len(atoms),) if kind.per_atom else ()) + kind.shape, np.nan)
     raise KeyError(
@@ -283,12 +306,23 @@ def _read_label(index, atoms, name, key, kind, missing):
     )
 
 
-def _reshape_label(values, name, kind):
+def _reshape_label(index, values, name, key, kind):
     """Undo what file formats do to tensors: Voigt vectors and flattened 3x3 matrices."""
-    if kind.shape == (3, 3) and not kind.per_atom:
-        if values.shape == (6,):
-            return voigt_6_to_full_3x3_stress(values)
-        return values.reshape(3, 3) if values.size == 9 else values
-    if kind.shape == () and not kind.per_atom and values.size == 1:
-        return values.reshape(())
+    try:
+        values = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as err:
+        raise ValueError(
+            f"{key!r} of structure {index} is no array of numbers, as target {name!r} needs: {err}."
+        ) from err
+    if not kind.per_atom:
+        if kind.shape == (3, 3) and values.shape == (6,):
+            values = voigt_6_to_full_3x3_stress(values)
+        if values.size == np.prod(kind.shape, dtype=int):
+            values = values.reshape(kind.shape)
+    expected = (("n_atoms",) if kind.per_atom else ()) + kind.shape
+    if values.ndim != len(expected) or values.shape[kind.per_atom :] != kind.shape:
+        raise ValueError(
+            f"{key!r} of structure {index} has shape {_format(values.shape)}, but target {name!r} "
+            f"needs {_format(expected)}."
+        )
     return values

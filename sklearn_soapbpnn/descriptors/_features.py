@@ -35,19 +35,17 @@ class SoapFeatures:
         Hyperparameters they were computed with.
     pooling : {"mean", "sum"}
         How the atoms of a structure are joined in the array view.
+    dtype : str or numpy.dtype
+        Precision of the expansions.
     """
 
-    def __init__(self, expansions, numbers, elements, parameters: SoapParameters, pooling):
+    def __init__(self, expansions, numbers, elements, parameters: SoapParameters, pooling, dtype):
         self.expansions = list(expansions)
+        self.dtype = np.dtype(dtype)
         self.numbers = list(numbers)
         self.elements = np.asarray(elements)
         self.parameters = parameters
         self.pooling = pooling
-
-    @property
-    def dtype(self):
-        """Precision of the expansions."""
-        return self.expansions[0].dtype
 
     @property
     def n_features(self):
@@ -64,13 +62,14 @@ class SoapFeatures:
             self.elements,
             self.parameters,
             self.pooling,
+            self.dtype,
         )
 
     def expansion(self) -> Tensor:
         """Expansions of all atoms over all elements: (n_atoms, n_elements, n_channels)."""
-        first = self.expansions[0]
         n_atoms = sum(len(numbers) for numbers in self.numbers)
-        dense = np.zeros((n_atoms, len(self.elements), first.shape[2]), dtype=first.dtype)
+        n_channels = sum(self._spectrum().channels_per_l)
+        dense = np.zeros((n_atoms, len(self.elements), n_channels), dtype=self.dtype)
         start = 0
         for numbers, block in zip(self.numbers, self.expansions):
             present = np.searchsorted(self.elements, np.unique(numbers))
@@ -87,11 +86,13 @@ class SoapFeatures:
         """Mean or sum over the atoms of each structure, array (n_structures, n_features)."""
         counts = np.array([len(numbers) for numbers in self.numbers])
         pooled = np.empty((len(self), self.n_features), dtype=self.dtype)
-        for part in iterate_chunks(counts, ATOMS_PER_CHUNK):
+        for part in iterate_chunks(counts, ATOMS_PER_CHUNK) if len(self) else ():
             starts = np.cumsum(counts[part]) - counts[part]
             spectra = self[range(part.start, part.stop)].per_atom()
             pooled[part] = np.add.reduceat(spectra, starts)
-        return pooled / counts[:, None] if self.pooling == "mean" else pooled
+        if self.pooling == "mean":
+            pooled /= counts[:, None]
+        return pooled
 
     def _spectrum(self):
         return load_power_spectrum(self.parameters, len(self.elements), str(self.dtype))

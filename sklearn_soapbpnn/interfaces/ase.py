@@ -67,7 +67,7 @@ class SoapBPNNCalculator(Calculator):
         """Compute the properties, forces and stress only where they are asked for."""
         super().calculate(atoms, properties, system_changes)
         structures = as_structures([self.atoms])
-        check_elements(structures.elements, self.regressor.elements_)
+        check_elements(structures, self.regressor.elements_)
         derivatives = bool({"forces", "stress"} & set(properties))
         structures = self._attach(structures)
         prediction = evaluate(self.regressor.module_, structures, derivatives)

@@ -1,6 +1,6 @@
 """Composition baseline and scaling, as pipeline steps."""
 
-from ._composition import CompositionBaseline
-from ._scaler import TargetScaler
+from ._composition import CompositionBaseline, check_fixed_weights
+from ._scaler import TargetScaler, check_scales
 
-__all__ = ["CompositionBaseline", "TargetScaler"]
+__all__ = ["CompositionBaseline", "TargetScaler", "check_fixed_weights", "check_scales"]

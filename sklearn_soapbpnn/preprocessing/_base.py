@@ -22,7 +22,7 @@ class TargetStep(TransformerMixin, BaseEstimator):
 
 
 def check_residual(X, y, sample_weight):
-    """Return structures with a known energy, ``y - offset`` there, and their weights."""
+    """Return structures with a known energy, it, ``y - offset``, and their weights."""
     structures = as_structures(X)
     targets = as_targets(y, structures)
     if "energy" not in targets:
@@ -30,4 +30,6 @@ def check_residual(X, y, sample_weight):
     weights = _check_sample_weight(sample_weight, targets["energy"], ensure_non_negative=True)
     residual = targets["energy"] - structures.offset.get("energy", 0.0)
     known = np.flatnonzero(np.isfinite(residual))
-    return structures[known], residual[known], weights[known]
+    if not weights[known].any():
+        raise ValueError("sample_weight is zero for every structure whose energy is known.")
+    return structures[known], targets["energy"][known], residual[known], weights[known]

@@ -76,8 +76,9 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         -------
         self
         """
-        structures, residual, weights = check_residual(X, y, sample_weight)
-        self.elements_ = as_structures(X).elements
+        X = as_structures(X)
+        structures, _, residual, weights = check_residual(X, y, sample_weight)
+        self.elements_ = X.elements
         known = check_fixed_weights(self.fixed_weights)
         fixed = np.array([known.get(int(number), np.nan) for number in self.elements_])
         counts = count_elements(structures, self.elements_)
@@ -98,7 +99,7 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         """
         check_is_fitted(self)
         structures = as_structures(X)
-        check_elements(structures.elements, self.elements_)
+        check_elements(structures, self.elements_)
         return count_elements(structures, self.elements_) @ self.coef_
 
     def transform(self, X):
@@ -113,8 +114,8 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         -------
         Structures
         """
-        energies = self.predict(X)
-        return as_structures(X).with_offset("energy", energies)
+        structures = as_structures(X)
+        return structures.with_offset("energy", self.predict(structures))
 
 
 def count_elements(structures, elements):
@@ -125,15 +126,15 @@ def count_elements(structures, elements):
     return counts
 
 
-def check_fixed_weights(weights):
-    """Return weights by atomic number, from symbols or numbers."""
+def check_fixed_weights(weights, name="fixed_weights"):
+    """Return weights by atomic number, from symbols or numbers; messages call them ``name``."""
     checked = {}
     for element, weight in (weights or {}).items():
         number = atomic_numbers.get(element, element)
         if isinstance(number, str) or number not in atomic_numbers.values():
-            raise ValueError(f"fixed_weights names {element!r}, which is no chemical element.")
+            raise ValueError(f"{name} names {element!r}, which is no chemical element.")
         if not isinstance(weight, Real) or not np.isfinite(weight):
-            raise ValueError(f"fixed_weights[{element!r}] must be a finite number, got {weight!r}.")
+            raise ValueError(f"{name}[{element!r}] must be a finite number, got {weight!r}.")
         checked[int(number)] = float(weight)
     return checked
 

@@ -10,6 +10,9 @@ from sklearn.utils.validation import check_is_fitted
 from ..data import as_structures
 from ._base import TargetStep, check_residual
 
+# relative size of what least squares leaves of energies that it can explain
+ROUNDING = 1e-12
+
 
 class TargetScaler(TargetStep):
     r"""Scale of the energies: the uncentred RMS of the residual energy per atom.
@@ -63,9 +66,13 @@ class TargetScaler(TargetStep):
         -------
         self
         """
-        structures, residual, weights = check_residual(X, y, sample_weight)
-        fixed = check_scales(self.fixed_weights)
-        scale = fixed.get("energy", _compute_scale(residual / structures.n_atoms, weights))
+        structures, energy, residual, weights = check_residual(X, y, sample_weight)
+        scale = check_scales(self.fixed_weights).get("energy")
+        if scale is None:
+            scale = _compute_rms(residual / structures.n_atoms, weights)
+            # a residual that is rounding has no scale
+            if scale <= ROUNDING * _compute_rms(energy / structures.n_atoms, weights):
+                scale = 1.0
         self.scale_ = {"energy": scale}
         return self
 
@@ -88,17 +95,15 @@ class TargetScaler(TargetStep):
         return structures
 
 
-def check_scales(scales):
+def check_scales(scales, name="fixed_weights"):
     """Return fixed scales, which must be positive and belong to a known target."""
-    for name, scale in (scales or {}).items():
-        if name != "energy":
-            raise ValueError(f"fixed_weights names {name!r}; the scaled targets are ['energy'].")
+    for target, scale in (scales or {}).items():
+        if target != "energy":
+            raise ValueError(f"{name} names {target!r}; the scaled targets are ['energy'].")
         if not isinstance(scale, Real) or not 0 < scale < np.inf:
-            raise ValueError(f"fixed_weights[{name!r}] must be a positive number, got {scale!r}.")
-    return {name: float(scale) for name, scale in (scales or {}).items()}
+            raise ValueError(f"{name}[{target!r}] must be a positive number, got {scale!r}.")
+    return {target: float(scale) for target, scale in (scales or {}).items()}
 
 
-def _compute_scale(residual, weights):
-    """Weighted RMS; 1 where there is nothing to scale."""
-    scale = float(np.sqrt(np.average(residual**2, weights=weights)))
-    return scale if scale > 0 else 1.0
+def _compute_rms(values, weights):
+    return float(np.sqrt(np.average(values**2, weights=weights)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from numbers import Real
 
@@ -88,18 +89,25 @@ def parse_loss(loss, names) -> dict[str, TargetLoss]:
     """
     if isinstance(loss, str):
         loss = {"energy": loss}
-    unknown = sorted(set(loss) - {"energy"})
+    unknown = sorted(set(loss) - {"energy"}, key=str)
     if unknown:
         raise ValueError(f"loss names the targets {unknown}; it may name ['energy'].")
     entry = loss.get("energy", "mse")
-    entry = {"type": entry} if isinstance(entry, str) else dict(entry)
+    entry = _as_specification("energy", entry)
     derivatives = {name: entry.pop(name, {}) for name in DERIVATIVES}
     losses = {"energy": _make_loss("energy", entry)}
     shared = {key: value for key, value in entry.items() if key != "weight"}
     for name, part in derivatives.items():
-        part = {"type": part} if isinstance(part, str) else part
-        losses[name] = _make_loss(name, {**shared, **part})
+        losses[name] = _make_loss(name, {**shared, **_as_specification(name, part)})
     return {name: losses[name] for name in names}
+
+
+def _as_specification(name, entry):
+    if isinstance(entry, str):
+        return {"type": entry}
+    if not isinstance(entry, dict):
+        raise ValueError(f"loss of {name!r} must be a name or a dict, got {entry!r}.")
+    return dict(entry)
 
 
 def _make_loss(name, entry):
@@ -111,6 +119,8 @@ def _make_loss(name, entry):
         allowed = {"type": TYPES, "reduction": REDUCTIONS}.get(key)
         if allowed and value not in allowed:
             raise ValueError(f"loss of {name!r}: {key} must be one of {allowed}, got {value!r}.")
-        if not allowed and not (isinstance(value, Real) and value >= 0):
-            raise ValueError(f"loss of {name!r}: {key} must be non-negative, got {value!r}.")
+        if not allowed and not (isinstance(value, Real) and 0 <= value < math.inf):
+            raise ValueError(f"loss of {name!r}: {key} must be finite, >= 0, got {value!r}.")
+        if key == "delta" and value == 0:
+            raise ValueError(f"loss of {name!r}: delta must be positive, got {value!r}.")
     return TargetLoss(**entry)

@@ -58,7 +58,9 @@ class BestEpoch(Callback):
             value = epoch["valid_loss"]
         else:
             kind = self.metric.removesuffix("_prod")
-            value = math.prod(epoch[f"valid_{name}_{kind}"] for name in dataset_valid.names)
+            errors = [epoch[f"valid_{name}_{kind}"] for name in dataset_valid.names]
+            # a target without labels in the validation set says nothing
+            value = math.prod(error for error in errors if not math.isnan(error))
         is_best = value < self.best_
         net.history.record("valid_metric", value)
         net.history.record("valid_metric_best", is_best)
@@ -230,7 +232,7 @@ class SoapBPNNNet(NeuralNet):
         self.history.record(f"{prefix}_loss", float(total) / n_structures)
         for name, sums in errors.items():
             count, absolute, square = (float(value) for value in sums)
-            count = max(count, 1.0)
+            count = count or math.nan
             self.history.record(f"{prefix}_{name}_mae", absolute / count)
             self.history.record(f"{prefix}_{name}_rmse", math.sqrt(square / count))
 

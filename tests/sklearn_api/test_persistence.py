@@ -59,6 +59,7 @@ def test_joblib(fitted, data, tmp_path):
         assert_array_equal(clone(loaded).fit(X, y).predict(X), clone(model).fit(X, y).predict(X))
 
 
+@pytest.mark.parametrize("data", ["crystals"], indirect=True)
 def test_fresh_process(fitted, data, tmp_path):
     X, _ = data
     joblib.dump(X, tmp_path / "X.joblib")

@@ -75,6 +75,12 @@ def test_pipeline_is_the_bare_regressor(split):
     assert pipe[-1].baseline_ is pipe[-1].scaler_ is None
 
 
+def test_pipeline_is_the_bare_regressor_on_larger_crystals(alloys):
+    X, y = alloys
+    bare, pipe = fit_cold(make_regressor(), X, y), fit_cold(make_pipeline(), X, y)
+    assert_same_model(bare, pipe, X)
+
+
 def test_nested_pipeline(split):
     X, X_new, y, _ = split
     front = make_pipeline()[:3]
@@ -251,7 +257,9 @@ def test_last_step_wants_what_the_steps_attach(crystals):
         make_regressor().fit(X, y).predict(pipe[:-1].transform(X))
 
 
-@pytest.mark.parametrize("targets", ["forces", ["forces"], ("stress", "energy"), np.array(["virial"])])
+@pytest.mark.parametrize(
+    "targets", ["forces", ["forces"], ("stress", "energy"), np.array(["virial"])]
+)
 def test_targets_are_returned_as_asked(crystals, targets):
     X, y = crystals
     for model in (make_regressor().fit(X, y), make_pipeline().fit(X, np.asarray(y))):

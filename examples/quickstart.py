@@ -1,0 +1,99 @@
+"""Train a potential on shipped data, tune it, look at its errors, and keep it.
+
+Malonaldehyde in molecular dynamics at 300 K and 600 K, energies and forces from GFN2-xTB. Takes
+about a minute on two cores and writes its pictures and the model into the folder of this file.
+"""
+
+# %%
+# Load and split
+# --------------
+from pathlib import Path
+
+import joblib
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import Pipeline
+
+from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor, SoapFeaturizer, TargetScaler
+from sklearn_soapbpnn.datasets import load_malonaldehyde
+from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
+from sklearn_soapbpnn.metrics import make_target_scorer, summarize_errors
+
+here = Path(__file__).parent
+X, y = load_malonaldehyde(return_X_y=True)
+X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=100, random_state=0)
+
+# %%
+# A pipeline, and a search for the width of the network
+# -----------------------------------------------------
+# Each structure is featurised once, however many candidates and folds there are.
+pipe = Pipeline(
+    [
+        ("baseline", CompositionBaseline()),
+        ("scaler", TargetScaler()),
+        ("soap", SoapFeaturizer(cutoff_radius=5.0)),
+        ("bpnn", SoapBPNNRegressor(num_epochs=15, learning_rate=3e-3, random_state=0)),
+    ]
+)
+search = GridSearchCV(
+    pipe,
+    {"bpnn__num_neurons_per_layer": [16, 32, 64]},
+    scoring=make_target_scorer("forces", "mae"),
+    cv=3,
+    refit=False,
+)
+search.fit(X_train, y_train)
+
+print("Mean absolute force error in cross-validation, eV/Angstrom")
+for parameters, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"]):
+    print(f"  {parameters['bpnn__num_neurons_per_layer']:3d} neurons: {-score:.4f}")
+
+# %%
+# Train the best one for longer
+# -----------------------------
+pipe.set_params(**search.best_params_, bpnn__num_epochs=80, bpnn__verbose=1, bpnn__log_interval=20)
+pipe.fit(X_train, y_train)
+prediction = pipe.predict(X_test, targets=["energy", "forces"])
+
+print("\nErrors on the test set           MAE      RMSE")
+units = {"energy": "meV", "energy per atom": "meV", "forces": "meV/Angstrom"}
+for name, errors in summarize_errors(X_test, y_test, prediction).items():
+    mae, rmse = 1e3 * errors["mae"], 1e3 * errors["rmse"]
+    print(f"  {name:<16}{units[name]:<13}{mae:6.2f}    {rmse:6.2f}")
+
+# %%
+# Look at it
+# ----------
+history = pipe["bpnn"].history_
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+reference = y_test["energy"].mean()
+panels = {
+    left: ("energy, eV", y_test["energy"] - reference, prediction["energy"] - reference),
+    middle: (
+        "force component, eV/Å",
+        np.concatenate(y_test["forces"]).ravel(),
+        np.concatenate(prediction["forces"]).ravel(),
+    ),
+}
+for axes, (label, known, predicted) in panels.items():
+    axes.plot([known.min(), known.max()], [known.min(), known.max()], color="0.7", lw=1)
+    axes.plot(known, predicted, ".", ms=4, alpha=0.6)
+    axes.set(xlabel=f"GFN2-xTB {label}", ylabel=f"predicted {label}")
+for name, label in (("energy", "energy, eV/atom"), ("forces", "forces, eV/Å")):
+    right.semilogy(history[:, "epoch"], history[:, f"valid_{name}_rmse"], label=label)
+right.set(xlabel="epoch", ylabel="validation RMSE")
+right.legend()
+figure.savefig(here / "quickstart.png", dpi=120)
+
+# %%
+# Keep it, and use it in ASE
+# --------------------------
+joblib.dump(pipe, here / "quickstart.joblib")
+loaded = joblib.load(here / "quickstart.joblib")
+same = np.array_equal(loaded.predict(X_test), prediction["energy"])
+atoms = X_test[0].copy()
+atoms.calc = SoapBPNNCalculator(loaded)
+print(f"\nThe loaded model predicts the same bits: {same}")
+print(f"Largest force by its ASE calculator: {np.abs(atoms.get_forces()).max():.3f} eV/Angstrom")
+print(f"Wrote {here.name}/quickstart.png and {here.name}/quickstart.joblib")

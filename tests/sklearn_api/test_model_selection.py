@@ -1,0 +1,336 @@
+"""Splitting, scoring and searching with lists of Atoms, energies and Targets."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import StackingRegressor, VotingRegressor
+from sklearn.metrics import (
+    mean_absolute_error,
+    r2_score,
+    root_mean_squared_error,
+)
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    LeaveOneGroupOut,
+    LeaveOneOut,
+    RandomizedSearchCV,
+    cross_val_predict,
+    cross_val_score,
+    cross_validate,
+    learning_curve,
+    train_test_split,
+)
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from soapbpnn_cases import NETWORK, make_pipeline, make_regressor
+
+from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor, Targets, TargetScaler
+from sklearn_soapbpnn.data import as_structures
+
+MODELS = {"bare": make_regressor, "pipeline": make_pipeline}
+SCORERS = {
+    "r2": r2_score,
+    "neg_mean_absolute_error": lambda y, p: -mean_absolute_error(y, p),
+    "neg_root_mean_squared_error": lambda y, p: -root_mean_squared_error(y, p),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    return MODELS[request.param]()
+
+
+@pytest.fixture(params=["array", "targets"])
+def labelled(data, request):
+    """Structures of both kinds, with both kinds of labels."""
+    X, y = data
+    return X, np.asarray(y) if request.param == "array" else y
+
+
+def fit_by_hand(model, X, y, train, **fit_params):
+    return clone(model).fit([X[i] for i in train], y[train], **fit_params)
+
+
+def predict_by_hand(model, X, y, cv):
+    """Predictions for each fold, without any of scikit-learn's indexing."""
+    return [
+        (test, fit_by_hand(model, X, y, train).predict([X[i] for i in test]))
+        for train, test in cv.split(range(len(X)))
+    ]
+
+
+@pytest.mark.parametrize("scoring", SCORERS)
+def test_cross_val_score(labelled, scoring):
+    X, y = labelled
+    cv = KFold(3, shuffle=True, random_state=0)
+    scores = cross_val_score(make_pipeline(), X, y, cv=cv, scoring=scoring)
+    folds = predict_by_hand(make_pipeline(), X, y, cv)
+    truth = np.asarray(y)
+    assert_array_equal(scores, [SCORERS[scoring](truth[test], p) for test, p in folds])
+
+
+def test_cross_val_predict(model, labelled):
+    X, y = labelled
+    predictions = cross_val_predict(model, X, y, cv=KFold(3))
+    for test, expected in predict_by_hand(model, X, y, KFold(3)):
+        assert_array_equal(predictions[test], expected)
+
+
+def test_cross_validate(model, labelled):
+    X, y = labelled
+    result = cross_validate(
+        model, X, y, cv=3, scoring=list(SCORERS), return_estimator=True, return_indices=True
+    )
+    truth = np.asarray(y)
+    for i, (fitted, test) in enumerate(zip(result["estimator"], result["indices"]["test"])):
+        predictions = fitted.predict([X[j] for j in test])
+        for name, score in SCORERS.items():
+            assert result[f"test_{name}"][i] == score(truth[test], predictions)
+
+
+def test_energies_alone_are_targets_with_energies(model, data):
+    X, y = data
+    energies = np.asarray(y)
+    scrambled = pd.Series(energies, index=np.arange(len(X))[::-1])
+    expected = cross_val_score(model, X, energies, cv=3)
+    for other in (list(energies), scrambled, Targets(energy=energies)):
+        assert_array_equal(cross_val_score(model, X, other, cv=3), expected)
+
+
+def test_forces_change_what_is_learnt(model, data):
+    X, y = data
+    assert not np.array_equal(
+        cross_val_score(model, X, np.asarray(y), cv=3), cross_val_score(model, X, y, cv=3)
+    )
+
+
+def test_leave_one_out(molecules):
+    X, y = molecules[0][:4], molecules[1][:4]
+    scoring = "neg_mean_absolute_error"
+    scores = cross_val_score(make_pipeline(), X, y, cv=LeaveOneOut(), scoring=scoring)
+    folds = predict_by_hand(make_pipeline(), X, y, LeaveOneOut())
+    expected = [-abs(np.asarray(y)[test[0]] - p[0]) for test, p in folds]
+    assert_allclose(scores, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("cv", [LeaveOneGroupOut(), GroupKFold(2)], ids=["logo", "kfold"])
+def test_groups(labelled, cv):
+    X, y = labelled
+    groups = [f"group {i % 3}" for i in range(len(X))]
+    result = cross_validate(make_pipeline(), X, y, groups=groups, cv=cv, return_indices=True)
+    n_folds = cv.get_n_splits(X, groups=groups)
+    assert len(result["test_score"]) == n_folds
+    for train, test in zip(result["indices"]["train"], result["indices"]["test"]):
+        assert not {groups[i] for i in train} & {groups[i] for i in test}
+
+
+@pytest.mark.parametrize("convert", [list, tuple, as_structures], ids=lambda f: f.__name__)
+def test_train_test_split(data, convert):
+    X, y = data
+    numbered = [atoms.copy() for atoms in X]
+    energy_of = {atoms.positions.tobytes(): energy for atoms, energy in zip(X, np.asarray(y))}
+    parts = train_test_split(convert(numbered), y, np.asarray(y), test_size=3, random_state=0)
+    X_train, X_test, y_train, y_test, e_train, e_test = parts
+    assert [len(part) for part in parts] == [len(X) - 3, 3] * 3
+    for structures, targets, energies in ((X_train, y_train, e_train), (X_test, y_test, e_test)):
+        assert isinstance(targets, Targets)
+        assert targets.names == y.names
+        assert_array_equal(np.asarray(targets), energies)
+        for atoms, energy, forces in zip(structures, energies, targets["forces"]):
+            assert energy_of[atoms.positions.tobytes()] == energy
+            assert forces.shape == atoms.positions.shape
+
+
+def test_split_of_attached_structures_keeps_what_is_attached(crystals):
+    """Slices carry what the whole carries, so that a fit on them is the fit on a slice."""
+    X, y = crystals
+    attached = make_pipeline()[:3].fit_transform(X, y)
+    train, test, y_train, _ = train_test_split(attached, y, test_size=3, random_state=1)
+    _, chosen = train_test_split(np.arange(len(X)), test_size=3, random_state=1)
+    assert test.scale == attached.scale
+    assert_array_equal(test.offset["energy"], attached.offset["energy"][chosen])
+    assert_array_equal(np.asarray(test), np.asarray(attached)[chosen])
+    model = SoapBPNNRegressor(**NETWORK).fit(train, y_train)
+    assert_allclose(model.predict(test), model.predict(attached)[chosen], rtol=1e-6)
+
+
+def test_learning_curve(model, labelled):
+    X, y = labelled
+    sizes, train_scores, test_scores = learning_curve(model, X, y, cv=2, train_sizes=[0.5, 1.0])
+    assert_array_equal(sizes, [len(X) // 4, len(X) // 2])
+    assert_array_equal(test_scores[-1], cross_val_score(model, X, y, cv=2))
+    train, _ = next(KFold(2).split(X))
+    train = train[: sizes[0]]
+    fitted = fit_by_hand(model, X, y, train)
+    assert train_scores[0, 0] == fitted.score([X[i] for i in train], y[train])
+
+
+@pytest.mark.parametrize("scoring", ["neg_mean_absolute_error", None])
+def test_grid_search(labelled, scoring):
+    X, y = labelled
+    grid = {"bpnn__num_neurons_per_layer": [4, 8, 12]}
+    search = GridSearchCV(make_pipeline(), grid, cv=2, scoring=scoring).fit(X, y)
+    candidates = [make_pipeline().set_params(**p) for p in search.cv_results_["params"]]
+    expected = [cross_val_score(pipe, X, y, cv=2, scoring=scoring).mean() for pipe in candidates]
+    assert_array_equal(search.cv_results_["mean_test_score"], expected)
+    assert len(set(expected)) == len(candidates)
+    best = candidates[int(np.argmax(expected))].fit(X, y)
+    assert search.best_params_ == {
+        "bpnn__num_neurons_per_layer": best["bpnn"].num_neurons_per_layer
+    }
+    assert_array_equal(search.predict(X), best.predict(X))
+    assert search.score(X, y) == (
+        best.score(X, y) if scoring is None else -mean_absolute_error(y, best.predict(X))
+    )
+
+
+def test_search_over_steps(crystals):
+    """Whether the Pipeline scales or the regressor does: the same score."""
+    X, y = crystals
+    grid = {"scaler": ["passthrough", TargetScaler()], "soap__max_angular": [1, 2]}
+    results = GridSearchCV(make_pipeline(), grid, cv=2).fit(X, y).cv_results_
+    scores = results["mean_test_score"].reshape(2, 2)
+    assert_array_equal(scores[0], scores[1])
+    assert scores[0, 0] != scores[0, 1]
+
+
+def test_search_of_the_bare_regressor(labelled):
+    X, y = labelled
+    grid = {"max_radial": [2, 3], "learning_rate": [1e-2]}
+    bare = GridSearchCV(make_regressor(), grid, cv=2).fit(X, y)
+    grid = {"soap__max_radial": [2, 3], "bpnn__learning_rate": [1e-2]}
+    pipe = GridSearchCV(make_pipeline(), grid, cv=2).fit(X, y)
+    for name in ("mean_test_score", "split0_test_score"):
+        assert_array_equal(bare.cv_results_[name], pipe.cv_results_[name])
+
+
+def test_randomized_search_of_a_nested_pipeline(molecules):
+    X, y = molecules
+    nested = Pipeline([("front", make_pipeline()[:3]), ("bpnn", SoapBPNNRegressor(**NETWORK))])
+    space = {"front__soap__max_angular": [1, 2], "bpnn__learning_rate": [1e-3, 1e-2]}
+    search = RandomizedSearchCV(nested, space, n_iter=2, cv=2, random_state=0).fit(X, y)
+    for parameters, score in zip(
+        search.cv_results_["params"], search.cv_results_["mean_test_score"]
+    ):
+        flat = {name.removeprefix("front__"): value for name, value in parameters.items()}
+        pipe = make_pipeline().set_params(**flat)
+        assert score == cross_val_score(pipe, X, y, cv=2).mean()
+
+
+def test_routed_sample_weight(labelled):
+    X, y = labelled
+    weights = np.linspace(0.1, 2.0, len(X))
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipe = make_pipeline()
+        for step in ("baseline", "scaler", "bpnn"):
+            pipe.named_steps[step].set_fit_request(sample_weight=True)
+        pipe["bpnn"].set_score_request(sample_weight=True)
+        grid = {"bpnn__num_neurons_per_layer": [4, 8]}
+        search = GridSearchCV(pipe, grid, cv=2).fit(X, y, sample_weight=weights)
+    parameters = search.best_params_
+    bare = make_regressor(num_neurons_per_layer=parameters["bpnn__num_neurons_per_layer"])
+    expected = clone(bare).fit(X, y, sample_weight=weights)
+    assert_array_equal(search.predict(X), expected.predict(X))
+    for fold, (train, test) in enumerate(KFold(2).split(X)):
+        fitted = fit_by_hand(bare, X, y, train, sample_weight=weights[train])
+        predictions = fitted.predict([X[i] for i in test])
+        expected = r2_score(np.asarray(y)[test], predictions, sample_weight=weights[test])
+        assert search.cv_results_[f"split{fold}_test_score"][search.best_index_] == expected
+
+
+def test_meta_estimators(molecules):
+    X, energies = molecules[0], np.asarray(molecules[1])
+    bare = make_regressor()
+    members = [("bare", bare), ("pipe", make_pipeline(bpnn={"random_state": 1}))]
+    each = [clone(model).fit(X, energies).predict(X) for _, model in members]
+    voting = VotingRegressor(members).fit(X, energies)
+    assert_allclose(voting.predict(X), np.mean(each, axis=0), rtol=1e-12)
+
+    stacked = StackingRegressor(members, cv=2).fit(X, energies)
+    columns = [cross_val_predict(model, X, energies, cv=2) for _, model in members]
+    expected = clone(stacked.final_estimator_).fit(np.column_stack(columns), energies)
+    assert_allclose(stacked.final_estimator_.coef_, expected.coef_)
+
+    shifted = TransformedTargetRegressor(bare, transformer=StandardScaler(with_std=False))
+    by_hand = clone(bare).fit(X, energies - energies.mean()).predict(X) + energies.mean()
+    assert_allclose(shifted.fit(X, energies).predict(X), by_hand, rtol=1e-9)
+
+
+@pytest.mark.parametrize("step", [CompositionBaseline(), TargetScaler()], ids=["base", "scale"])
+def test_repeated_structures_are_weights(crystals, step):
+    X, y = crystals
+    energies = np.asarray(y)
+    repeats = np.random.RandomState(0).randint(0, 4, size=len(X))
+    assert {0, 1} < set(repeats)
+    index = np.repeat(np.arange(len(X)), repeats)
+    weighted = clone(step).fit(X, energies, sample_weight=repeats)
+    repeated = clone(step).fit([X[i] for i in index], energies[index])
+    if isinstance(step, TargetScaler):
+        assert_allclose(weighted.scale_["energy"], repeated.scale_["energy"], rtol=1e-13)
+    else:
+        assert_array_equal(weighted.elements_, repeated.elements_)
+        assert_allclose(weighted.coef_, repeated.coef_, rtol=1e-11)
+
+
+def test_weight_zero_leaves_a_structure_out(crystals):
+    X, y = crystals
+    left_out = np.array([1, 4])
+    weights = np.ones(len(X))
+    weights[left_out] = 0.0
+    rest = np.setdiff1d(np.arange(len(X)), left_out)
+    garbage = np.asarray(y).copy()
+    garbage[left_out] = 1e6
+    weighted = CompositionBaseline().fit(X, garbage, sample_weight=weights)
+    expected = CompositionBaseline().fit([X[i] for i in rest], garbage[rest])
+    assert_allclose(weighted.coef_, expected.coef_, rtol=1e-11)
+    everything = CompositionBaseline().fit(X, garbage)
+    assert not np.allclose(everything.coef_, expected.coef_)
+    attached = expected.transform(X)
+    scaler = TargetScaler().fit(attached, garbage, sample_weight=weights)
+    assert_allclose(
+        scaler.scale_["energy"], TargetScaler().fit(attached[rest], garbage[rest]).scale_["energy"]
+    )
+
+
+def test_weights_on_unlabelled_structures_only(crystals):
+    """All of the weight on energies that are not known leaves nothing to fit: an error says so."""
+    X, _ = crystals
+    y = Targets(energy=[np.nan, 1.0])
+    for step in (CompositionBaseline(), TargetScaler()):
+        with pytest.raises(ValueError, match="weight"):
+            step.fit(X[:2], y, sample_weight=[1.0, 0.0])
+
+
+@pytest.mark.parametrize(("fraction", "n_val"), [(0.25, 3), (0.01, 1), (0.0, 0)])
+def test_labels_that_are_held_out_are_not_learnt(molecules, fraction, n_val):
+    """With one epoch, the labels that do not change the network are those of the hold-out."""
+    X, y = molecules
+    energies = np.asarray(y)
+    model = make_regressor(
+        validation_fraction=fraction,
+        num_epochs=1,
+        remove_composition_contribution=False,
+        scale_targets=False,
+    )
+    expected = clone(model).fit(X, energies).predict(X)
+    unchanged = 0
+    for i in range(len(X)):
+        other = energies.copy()
+        other[i] += 50.0
+        unchanged += np.array_equal(clone(model).fit(X, other).predict(X), expected)
+    assert unchanged == n_val
+
+
+def test_array_of_targets_is_a_copy_where_one_is_asked_for(crystals):
+    """np.array copies, so that changing the copy leaves the targets alone."""
+    y = crystals[1][:]
+    before = np.asarray(y).tolist()
+    energies = np.array(y)
+    energies += 1.0
+    assert np.asarray(y).tolist() == before
