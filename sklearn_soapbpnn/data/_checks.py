@@ -99,9 +99,7 @@ def as_position(key, length):
             raise IndexError(f"one index is allowed along the structures, got {key!r}")
         key = key[0]
     if isinstance(key, slice):
-        if key.dtype == bool and len(key) != length:
-        raise IndexError(f"the mask has {len(key)} entries, but there are {length} structures")
-    return np.arange(length)[key]
+        return np.arange(length)[key]
     key = np.asarray(key)
     if key.shape == (0,) and key.dtype != bool:
         key = key.astype(int)
