@@ -112,6 +112,7 @@ class BatchIndex:
     pairs: Tensor  # (n_pairs,) into the graph
     centers: Tensor  # (n_pairs,) into the batch
     neighbors: Tensor
+    channel_rows: Tensor  # (2, n_pairs) see channel_rows
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -142,20 +143,29 @@ def plan_batches(graph: Graph, order: Tensor, batch_size: int, n_elements: int) 
 
     n_pairs = graph.pair_counts[order]
     pairs = _ranges(_starts(graph.pair_counts)[order], n_pairs)
+    centers, neighbors = graph.centers[pairs], graph.neighbors[pairs]
+    ends = local[centers], local[neighbors]
+    channels = channel_rows(*ends, graph.element[centers], graph.element[neighbors], n_elements)
     pairs_per_batch = torch.bincount(
         (place // batch_size).repeat_interleave(n_pairs), minlength=n_batches
     )
 
     per_atom = (atoms, place_of_atom % batch_size, element, rows)
-    per_pair = (pairs, local[graph.centers[pairs]], local[graph.neighbors[pairs]])
+    per_pair = (pairs, *ends, channels)
     split_atoms = zip(*(t.split(atoms_per_batch.tolist()) for t in per_atom))
-    split_pairs = zip(*(t.split(pairs_per_batch.tolist()) for t in per_pair))
+    split_pairs = zip(*(t.split(pairs_per_batch.tolist(), dim=-1) for t in per_pair))
     return [
         BatchIndex(structures, *of_atoms[:3], element_counts, of_atoms[3], rows_max, *of_pairs)
         for structures, of_atoms, element_counts, rows_max, of_pairs in zip(
             order.split(batch_size), split_atoms, counts.tolist(), n_rows.tolist(), split_pairs
         )
     ]
+
+
+def channel_rows(centers, neighbors, center_element, neighbor_element, n_elements) -> Tensor:
+    """Rows (atom, neighbour element) that both directions of a pair add to: (2, n_pairs)."""
+    forward = centers * n_elements + neighbor_element
+    return torch.stack([forward, neighbors * n_elements + center_element])
 
 
 def iterate_chunks(counts, limit) -> Iterator[slice]:

@@ -1,6 +1,6 @@
 """SOAP: pair basis, density expansion, power spectrum, and the store that shares them."""
 
-from ._expansion import channel_rows, compute_expansions, expand_density
+from ._expansion import compute_expansions, expand_density
 from ._features import SoapFeatures, load_power_spectrum, name_features
 from ._pair_basis import PairBasis, SoapParameters, count_radial_channels
 from ._power_spectrum import PowerSpectrum
@@ -13,7 +13,6 @@ __all__ = [
     "PowerSpectrum",
     "SoapFeatures",
     "SoapParameters",
-    "channel_rows",
     "compute_expansions",
     "count_radial_channels",
     "expand_density",

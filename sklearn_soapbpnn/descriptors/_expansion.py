@@ -5,18 +5,11 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from ..data import Graph, build_graph, iterate_chunks
+from ..data import Graph, build_graph, channel_rows, iterate_chunks
 from ._pair_basis import PairBasis
 
 # pairs whose basis is held at once while expansions are computed: about 60 MB in float32
 PAIRS_PER_CHUNK = 50_000
-
-
-def channel_rows(centers, neighbors, element, n_elements) -> tuple[Tensor, Tensor]:
-    """Rows (atom, neighbour element) that both directions of a pair add to."""
-    forward = centers * n_elements + element[neighbors]
-    backward = neighbors * n_elements + element[centers]
-    return forward, backward
 
 
 def expand_density(basis: Tensor, parity: Tensor, graph: Graph, n_elements: int) -> Tensor:
@@ -39,7 +32,8 @@ def expand_density(basis: Tensor, parity: Tensor, graph: Graph, n_elements: int)
     -------
     Tensor of shape (n_atoms, n_elements, n_channels)
     """
-    forward, backward = channel_rows(graph.centers, graph.neighbors, graph.element, n_elements)
+    i, j = graph.centers, graph.neighbors
+    forward, backward = channel_rows(i, j, graph.element[i], graph.element[j], n_elements)
     expansion = basis.new_zeros(graph.n_atoms * n_elements, basis.shape[1])
     expansion.index_add_(0, forward, basis)
     expansion.index_add_(0, backward, basis * parity)

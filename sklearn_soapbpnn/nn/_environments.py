@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data import BatchIndex, build_graph
-from ..descriptors import PairBasis, PowerSpectrum, channel_rows, expand_density
+from ..descriptors import PairBasis, PowerSpectrum, expand_density
 
 # atoms whose full power spectrum is held at once
 ATOMS_PER_CHUNK = 4096
@@ -52,14 +52,10 @@ class EnvironmentBatch:
 
     def pair_chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield basis gradients of some pairs, and the rows that both directions add to."""
-        index = self.index
-        forward, backward = channel_rows(
-            index.centers, index.neighbors, index.element, self.spectrum.n_elements
-        )
         start = 0
         for gradients in self.pair_gradients:
             stop = start + len(gradients)
-            yield gradients, forward[start:stop], backward[start:stop]
+            yield gradients, *self.index.channel_rows[:, start:stop]
             start = stop
 
 

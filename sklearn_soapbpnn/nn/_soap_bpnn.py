@@ -114,7 +114,7 @@ class SoapBPNN(nn.Module):
             hidden = hidden if training else hidden.requires_grad_()
             energies = self._perceptron(hidden, index)
             (gradient,) = torch.autograd.grad(energies.sum(), hidden, create_graph=training)
-        overlap = (gradient * projected).sum(2).flatten()[index.rows]
+        overlap = (gradient * projected).sum(2).flatten().index_select(0, index.rows)
         gradient = gradient.flatten(0, 1).index_select(0, index.rows)
         pair_forces = map_forces(weight, gradient, overlap, batch)
         outputs = self._sum_atoms(energies, index)

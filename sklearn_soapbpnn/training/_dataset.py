@@ -102,21 +102,29 @@ class TrainingData(Dataset):
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[Batch]:
         """Yield the structures ``order`` in batches."""
-        for index in plan_batches(self.environments.graph, order, batch_size, self.n_elements):
-            labels = {}
-            for name in self.names:
-                rows = index.atoms if name == "forces" else index.structures
-                weights = self.weights[name]
-                labels[name] = (
-                    self.labels[name].index_select(0, rows),
-                    None if weights is None else weights.index_select(0, rows),
-                )
-            divisors = {k: v.index_select(0, index.structures) for k, v in self.divisors.items()}
-            units = {
-                name: unit.index_select(0, index.structures) if unit.ndim else unit
-                for name, unit in self.units.items()
-            }
-            yield Batch(self.environments.select(index), labels, divisors, units)
+        plan = plan_batches(self.environments.graph, order, batch_size, self.n_elements)
+        atoms = torch.cat([index.atoms for index in plan])
+        n_structures, n_atoms = [len(index) for index in plan], [len(i.atoms) for i in plan]
+
+        def split(values, name=None):
+            # gathered for the whole epoch, so that a batch is a view
+            if values is None or values.ndim == 0:
+                return [values] * len(plan)
+            if name == "forces":
+                return values.index_select(0, atoms).split(n_atoms)
+            return values.index_select(0, order).split(n_structures)
+
+        labels = {name: split(self.labels[name], name) for name in self.names}
+        weights = {name: split(self.weights[name], name) for name in self.names}
+        divisors = {name: split(values) for name, values in self.divisors.items()}
+        units = {name: split(values) for name, values in self.units.items()}
+        for k, index in enumerate(plan):
+            yield Batch(
+                self.environments.select(index),
+                {name: (labels[name][k], weights[name][k]) for name in self.names},
+                {name: parts[k] for name, parts in divisors.items()},
+                {name: parts[k] for name, parts in units.items()},
+            )
 
 
 class TrainingIterator:
