@@ -214,6 +214,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         "verbose": ["verbose"],
         "callbacks": [list, None],
         "net_params": [dict, None],
+        # checked against their defaults
+        **dict.fromkeys(NOT_BUILT, "no_validation"),
     }
 
     def __init__(
@@ -446,7 +448,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         if "features" not in self._carried:
             names = (*SOAP_PARAMETERS, "dtype")
             featurizer = SoapFeaturizer(**{name: getattr(self, name) for name in names})
-            self.featurizer_ = featurizer.fit(X)
+            # structures are wanted, whatever the global configuration says of tables
+            self.featurizer_ = featurizer.set_output(transform="default").fit(X)
             X = featurizer.transform(X)
         return X
 

@@ -79,10 +79,9 @@ def network(request):
         head="mlp",
         generator=generator,
     ).double()
-    if request.param:
+    if network.bias is not None:
         with torch.no_grad():
-            network.norm.gain.uniform_(0.5, 1.5, generator=generator)
-            network.norm.bias.uniform_(-1.0, 1.0, generator=generator)
+            network.bias.uniform_(-1.0, 1.0, generator=generator)
     return network
 
 

@@ -58,6 +58,7 @@ class PowerSpectrum(nn.Module):
             "packed": torch.cat(packed),
             "weight": weight,
             "inverse_weight": 1 / weight,
+            "half_weight": weight / 2,
         }.items():
             self.register_buffer(name, buffer, persistent=False)
         self.n_features, self.n_full = len(upper), len(self.packed)
@@ -100,6 +101,6 @@ class PowerSpectrum(nn.Module):
     def pack(self, matrices: list[Tensor]) -> Tensor:
         """Transpose of :meth:`unpack`, for matrices that need not be symmetric."""
         full = torch.cat([matrix.flatten(1) for matrix in matrices], dim=1)
-        both = full.index_select(1, self.upper) + full.index_select(1, self.lower)
+        both = full.index_select(1, self.upper).add_(full.index_select(1, self.lower))
         # the diagonal stands in both terms: 1/2 there, 1 / sqrt 2 off it
-        return both * (self.weight / 2)
+        return both.mul_(self.half_weight)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from hashlib import blake2b
@@ -40,6 +39,7 @@ class MemoryStore:
             for key in arrays:
                 self._arrays.move_to_end(key)
             for key, array in _compute_missing(keys, arrays, compute):
+                array.flags.writeable = False
                 arrays[key] = self._arrays[key] = array
                 self._n_bytes += array.nbytes
             while self._n_bytes > self.limit:
@@ -81,15 +81,17 @@ class DiskStore:
         return self.folder / key[:2] / f"{key}.npy"
 
     def _load(self, keys):
-        paths = {key: self._path(key) for key in keys}
-        return {key: np.load(path) for key, path in paths.items() if path.exists()}
+        arrays = {key: _read(self._path(key)) for key in keys}
+        return {key: array for key, array in arrays.items() if array is not None}
 
     def _save(self, key, array):
         path = self._path(key)
         path.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        # not tempfile, whose files other users of the folder cannot read
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
             np.save(file, array)
-        os.replace(file.name, path)
+        os.replace(part, path)
 
 
 _process_store = MemoryStore(MEMORY_LIMIT)
@@ -113,6 +115,14 @@ def hash_structures(structures, parameters, dtype):
             digest.update(array.tobytes())
         keys.append(digest.hexdigest())
     return keys
+
+
+def _read(path):
+    """Return a stored array; None if there is none, or its file is damaged."""
+    try:
+        return np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def _compute_missing(keys, arrays, compute):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data import BatchIndex, build_graph
 from ..descriptors import PairBasis, PowerSpectrum, expand_density
+from ._layers import NoNorm, PackedLayerNorm
 
 # atoms whose full power spectrum is held at once
 ATOMS_PER_CHUNK = 4096
@@ -27,6 +28,8 @@ class EnvironmentBatch:
         Where the atoms and pairs come from.
     spectrum : PowerSpectrum
         Layout of the features.
+    norm : PackedLayerNorm or NoNorm
+        How they are normalised.
     features : Tensor of shape (n_atoms, n_features)
         Standardised packed power spectrum x.
     slope : Tensor of shape (n_atoms, n_elements * n_channels), or None
@@ -43,6 +46,7 @@ class EnvironmentBatch:
 
     index: BatchIndex
     spectrum: PowerSpectrum
+    norm: PackedLayerNorm | NoNorm
     features: Tensor
     slope: Tensor | None
     curvature: Tensor | None
@@ -119,7 +123,7 @@ class Environments:
     """
 
     def __init__(self, structures, network, *, derivatives, memory=0):
-        self.spectrum, self.basis = network.spectrum, network.basis
+        self.spectrum, self.norm, self.basis = network.spectrum, network.norm, network.basis
         like = network.spectrum.weight
         needs_pairs = derivatives or structures.features is None
         cutoff_radius = self.basis.cutoff_radius if needs_pairs else None
@@ -144,10 +148,12 @@ class Environments:
         """Gather the environments of one batch."""
         if self.pair_gradients is None:
             features = self.features.index_select(0, index.atoms)
-            return EnvironmentBatch(index, self.spectrum, features, None, None, None, None, None)
+            nothing = (None,) * 5
+            return EnvironmentBatch(index, self.spectrum, self.norm, features, *nothing)
         return EnvironmentBatch(
             index,
             self.spectrum,
+            self.norm,
             *(
                 None if constants is None else constants.index_select(0, index.atoms)
                 for constants in (self.features, self.slope, self.curvature)

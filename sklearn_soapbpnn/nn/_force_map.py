@@ -6,13 +6,14 @@ with :math:`y_i = A x_i` and x the standardised packed spectrum, so that with :m
 
 .. math::
 
-    \frac{\partial E}{\partial c_i} = \frac{2}{\sigma_i} \left[ \mathrm{unpack}(A^T v_i)
+    \frac{\partial E}{\partial c_i} = \frac{2}{\sigma_i} \left[ \mathrm{unpack}(A_\perp^T v_i)
         - \frac{v_i \cdot y_i}{n} \mathrm{unpack}(x_i) \right] c_i, \qquad
     \frac{\partial E}{\partial r_{ij}} = \sum_{nlm} \left[
         \frac{\partial E}{\partial c_i^{Z_j}} + (-1)^l \frac{\partial E}{\partial c_j^{Z_i}}
         \right]_{nlm} \nabla B_{nlm}(r_{ij}).
 
-Training on forces needs the transpose of this map, and never a second derivative of SOAP.
+where :math:`A_\perp` is A without its component along the vector of ones, which LayerNorm takes
+away. Training on forces needs the transpose of this map, and never a second derivative of SOAP.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 class _ForceMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight, gradient, overlap, batch):
+        weight = batch.norm.project(weight)
         ctx.save_for_backward(weight, gradient)
         ctx.batch = batch
         spectrum = batch.spectrum
@@ -36,7 +38,7 @@ class _ForceMap(torch.autograd.Function):
         rows = by_element.flatten(0, 1)
         return torch.cat(
             [
-                (gradients * (rows[forward] + rows[backward] * batch.parity)[:, None]).sum(2)
+                _contract(gradients, rows, forward, backward, batch.parity)
                 for gradients, forward, backward in batch.pair_chunks()
             ]
         )
@@ -68,11 +70,18 @@ class _ForceMap(torch.autograd.Function):
         for element, (v, g) in enumerate(parts):
             torch.mm(v.T, g, out=weight_gradient[element])
         return (
-            weight_gradient,
+            batch.norm.project(weight_gradient),
             _multiply_by_element(packed, weight.transpose(1, 2), counts),
             overlap,
             None,
         )
+
+
+def _contract(gradients, rows, forward, backward, parity):
+    """Contract the basis gradients of pairs with dE/dc as seen from both ends."""
+    channels = rows.index_select(0, forward)
+    channels.addcmul_(rows.index_select(0, backward), parity)
+    return (gradients * channels[:, None]).sum(2)
 
 
 def map_forces(weight: Tensor, gradient: Tensor, overlap: Tensor, batch) -> Tensor:

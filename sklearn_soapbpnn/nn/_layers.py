@@ -31,13 +31,9 @@ class ElementLinear(nn.Module):
         bound = (n_scale or n_inputs) ** -0.5
         nn.init.uniform_(self.weight, -bound, bound, generator=generator)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map a table of shape (n_elements, n_rows, n_inputs)."""
-        return torch.bmm(x, self.weight.transpose(1, 2))
-
 
 class PackedLayerNorm(nn.Module):
-    r"""LayerNorm of the full power spectrum, evaluated on the packed one, one for each element.
+    r"""LayerNorm of the full power spectrum without its affine part, evaluated on the packed one.
 
     With packed features u, :math:`\omega` the packed vector of ones and n the full length,
 
@@ -46,10 +42,9 @@ class PackedLayerNorm(nn.Module):
         \mu = \omega \cdot u / n, \quad \sigma^2 = |u - \mu \omega|^2 / n + \epsilon, \quad
         x = (u - \mu \omega) / \sigma
 
-    are constants of the data. The affine part folds into the layer that follows, and so does the
-    projection that the gradient of :math:`\mu` asks for:
-    :math:`W (\gamma x + \beta) = A x + b` with :math:`A \omega = 0` without loss, as
-    :math:`\omega \cdot x = 0`.
+    are constants of the data. The affine part :math:`\gamma x + \beta` that usually follows, one
+    for each element, is not lost: in front of a layer W of the same element it is the weight
+    :math:`W \gamma` and the bias :math:`W \beta`, which that layer learns directly.
 
     Parameters
     ----------
@@ -57,17 +52,13 @@ class PackedLayerNorm(nn.Module):
         :math:`\omega`.
     n_full : int
         n.
-    n_elements : int
-        Number of elements.
     """
 
     eps = 1e-5  # as torch.nn.LayerNorm
 
-    def __init__(self, weight: Tensor, n_full: int, n_elements: int) -> None:
+    def __init__(self, weight: Tensor, n_full: int) -> None:
         super().__init__()
         self.n_full = n_full
-        self.gain = nn.Parameter(torch.ones(n_elements, len(weight)))
-        self.bias = nn.Parameter(torch.zeros(n_elements, len(weight)))
         self.register_buffer("ones", weight.clone(), persistent=False)
 
     def standardize(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,35 +73,10 @@ class PackedLayerNorm(nn.Module):
         blocks = zip(spectrum.unpack(features), spectrum.blocks(slope))
         return spectrum.by_element([torch.bmm(x, c) for x, c in blocks]) / self.n_full
 
-    def fold(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return A of shape (n_elements, n_outputs, n_features) and b (n_elements, n_outputs)."""
-        return _Fold.apply(weight, self.gain, self.bias, self.ones, self.n_full)
-
-
-class _Fold(torch.autograd.Function):
-    """A = (W * gain) (1 - w w' / n) and b = W bias, in few passes over the weights."""
-
-    @staticmethod
-    def forward(ctx, weight, gain, bias, ones, n_full):
-        ctx.save_for_backward(weight, gain, bias, ones)
-        ctx.n_full = n_full
-        folded = weight * gain[:, None]
-        return _project(folded, ones, n_full), (weight * bias[:, None]).sum(2)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, folded, shift):
-        weight, gain, bias, ones = ctx.saved_tensors
-        folded = _project(folded.clone(), ones, ctx.n_full)
-        weight_gradient = (folded * gain[:, None]).addcmul_(shift[:, :, None], bias[:, None])
-        gain_gradient = folded.mul_(weight).sum(1)
-        bias_gradient = torch.bmm(shift[:, None], weight)[:, 0]
-        return weight_gradient, gain_gradient, bias_gradient, None, None
-
-
-def _project(weight, ones, n_full):
-    """Make the weights orthogonal to the vector of ones, in place."""
-    return weight.addcmul_((weight @ ones)[:, :, None], ones / n_full, value=-1)
+    def project(self, weight: Tensor) -> Tensor:
+        r"""Return :math:`A (1 - \omega \omega^T / n)`, which the gradient of the mean asks for."""
+        mean = (weight @ self.ones)[:, :, None]
+        return torch.addcmul(weight, mean, self.ones / self.n_full, value=-1)
 
 
 class NoNorm(nn.Module):
@@ -123,9 +89,9 @@ class NoNorm(nn.Module):
     def curvature(self, features: Tensor, slope: Tensor, spectrum) -> None:
         """Return None: nothing bends the features."""
 
-    def fold(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights and no shift."""
-        return weight, weight.new_zeros(weight.shape[:2])
+    def project(self, weight: Tensor) -> Tensor:
+        """Return the weights."""
+        return weight
 
 
 class _FeatureMap(torch.autograd.Function):

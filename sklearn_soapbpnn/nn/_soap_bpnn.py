@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..descriptors import PairBasis, PowerSpectrum, SoapParameters
 from ._environments import EnvironmentBatch
 from ._force_map import map_forces
 from ._layers import ElementLinear, NoNorm, PackedLayerNorm, map_features
+from ._perceptron import run_perceptron
 
 
 @dataclass
@@ -85,9 +85,7 @@ class SoapBPNN(nn.Module):
         self.basis = PairBasis(parameters)
         self.spectrum = PowerSpectrum(self.basis.n_per_l, n_elements)
         n_features, n_full = self.spectrum.n_features, self.spectrum.n_full
-        self.norm = (
-            PackedLayerNorm(self.spectrum.weight, n_full, n_elements) if layernorm else NoNorm()
-        )
+        self.norm = PackedLayerNorm(self.spectrum.weight, n_full) if layernorm else NoNorm()
         hidden = num_hidden_layers + (head == "mlp")
         widths = [n_features] + [num_neurons_per_layer] * hidden + [1]
         self.layers = nn.ModuleList(
@@ -95,45 +93,34 @@ class SoapBPNN(nn.Module):
             ElementLinear(n_elements, n_inputs, n_outputs, generator, n_full if k == 0 else None)
             for k, (n_inputs, n_outputs) in enumerate(zip(widths, widths[1:]))
         )
+        # what the shift of LayerNorm's affine part becomes behind the first layer
+        bias = torch.zeros(n_elements, widths[1], dtype=torch.float64)
+        self.bias = nn.Parameter(bias) if layernorm else None
 
     def forward(self, batch: EnvironmentBatch, strain: bool = False) -> Outputs:
-        """Evaluate a batch; forces where it holds pair gradients, the strain gradient on request.
-
-        Without gradients of the weights (validation, prediction) only the small network behind the
-        first layer is differentiated, once.
-        """
+        """Evaluate a batch; with forces if it holds pair gradients, and on request strain."""
         index = batch.index
-        weight, shift = self.norm.fold(self.layers[0].weight)
+        weight = self.layers[0].weight
         projected = map_features(weight, batch.features, index.element_counts, index.n_rows)
-        hidden = projected + shift[:, None]
-        if batch.pair_gradients is None:
-            return self._sum_atoms(self._perceptron(hidden, index), index)
+        hidden = projected if self.bias is None else projected + self.bias[:, None]
+        weights = [layer.weight for layer in self.layers[1:]]
+        derivatives = batch.pair_gradients is not None
+        table, gradient = run_perceptron(hidden, weights, derivatives)
+        energies = table.flatten().index_select(0, index.rows)
+        energy = energies.new_zeros(len(index)).index_add(0, index.structure_of_atom, energies)
+        outputs = Outputs(energies, energy)
+        if not derivatives:
+            return outputs
 
-        training = torch.is_grad_enabled()
-        with torch.enable_grad():
-            hidden = hidden if training else hidden.requires_grad_()
-            energies = self._perceptron(hidden, index)
-            (gradient,) = torch.autograd.grad(energies.sum(), hidden, create_graph=training)
         overlap = (gradient * projected).sum(2).flatten().index_select(0, index.rows)
         gradient = gradient.flatten(0, 1).index_select(0, index.rows)
         pair_forces = map_forces(weight, gradient, overlap, batch)
-        outputs = self._sum_atoms(energies, index)
-        outputs.forces = pair_forces.new_zeros(len(gradient), 3)
-        outputs.forces = outputs.forces.index_add(0, index.centers, pair_forces)
-        outputs.forces = outputs.forces.index_add(0, index.neighbors, pair_forces, alpha=-1)
+        forces = pair_forces.new_zeros(len(gradient), 3)
+        forces = forces.index_add(0, index.centers, pair_forces)
+        outputs.forces = forces.index_add(0, index.neighbors, pair_forces, alpha=-1)
         if strain:
             outputs.strain_gradient = _sum_virial(batch, pair_forces)
         return outputs
-
-    def _perceptron(self, hidden: Tensor, index) -> Tensor:
-        """Layers behind the first, on a table (n_elements, n_rows, n): one energy for each atom."""
-        for layer in self.layers[1:]:
-            hidden = layer(F.silu(hidden))
-        return hidden.flatten().index_select(0, index.rows)
-
-    def _sum_atoms(self, energies: Tensor, index) -> Outputs:
-        energy = energies.new_zeros(len(index)).index_add(0, index.structure_of_atom, energies)
-        return Outputs(energies, energy)
 
 
 def _sum_virial(batch: EnvironmentBatch, pair_forces: Tensor) -> Tensor:

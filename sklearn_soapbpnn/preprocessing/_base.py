@@ -2,13 +2,22 @@
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ..data import as_structures, as_targets
 
 
 class TargetStep(TransformerMixin, BaseEstimator):
     """Pipeline step that learns about the energies and attaches what it learnt to X."""
+
+    def __init_subclass__(cls, **kwargs):
+        # structures are no table: never wrap them, whatever set_output says
+        super().__init_subclass__(auto_wrap_output_keys=None, **kwargs)
+
+    def get_feature_names_out(self, input_features=None):
+        """Return the names that come in: no features are made here."""
+        check_is_fitted(self)
+        return np.asarray([] if input_features is None else input_features, dtype=object)
 
     def set_output(self, *, transform=None):
         """Return self: structures pass through, and a later step makes the table."""

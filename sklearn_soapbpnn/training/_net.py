@@ -202,7 +202,7 @@ class SoapBPNNNet(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         """Make one step of the optimiser and of the schedule."""
-        self.optimizer_.zero_grad(set_to_none=True)
+        self.module_.zero_grad(set_to_none=True)
         step = self.train_step_single(batch, **fit_params)
         named = self.get_all_learnable_params()
         self.notify("on_grad_computed", named_parameters=named, batch=batch)

@@ -1,6 +1,5 @@
 """The packed network against the full one, and the hand-written derivatives against autograd."""
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,60 +14,27 @@ def full_from_packed(spectrum, packed):
 
 
 def test_packed_layernorm_and_first_layer_equal_the_full_ones():
+    """One weight per pair in the packed layer is the sum of two in the full one."""
     spectrum = PowerSpectrum((4, 3, 2), 3).double()
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    norm = PackedLayerNorm(spectrum.weight, spectrum.n_full, 1).double()
-    features = random(7, spectrum.n_features).square() * spectrum.weight
-    full = full_from_packed(spectrum, features)
     layernorm = nn.LayerNorm(spectrum.n_full).double()
-    weight = random(1, 5, spectrum.n_features)
+    layer = nn.Linear(spectrum.n_full, 5, bias=False).double()
     with torch.no_grad():
-        norm.gain.copy_(random(*norm.gain.shape))
-        norm.bias.copy_(random(*norm.bias.shape))
-        layernorm.weight.copy_(full_from_packed(spectrum, norm.gain * spectrum.weight)[0])
-        layernorm.bias.copy_(full_from_packed(spectrum, norm.bias * spectrum.weight)[0])
-    # a full weight that gives the packed one: both entries of a pair share it
-    full_weight = full_from_packed(spectrum, weight[0])
-    x, _ = norm.standardize(features)
-    folded, shift = norm.fold(weight)
-    # the affine shift is a free vector in either form; packed, its pairs count once
-    shift_full = full_weight @ layernorm.bias
-    expected = layernorm(full) @ full_weight.T - shift_full + shift[0]
-    torch.testing.assert_close(x @ folded[0].T + shift[0], expected, rtol=1e-10, atol=1e-10)
+        layernorm.weight.copy_(random(spectrum.n_full))
+        layernorm.bias.copy_(random(spectrum.n_full))
+    full_weight = (layer.weight * layernorm.weight).detach()
+    pairs = torch.zeros(5, spectrum.n_features, dtype=torch.float64)
+    pairs.index_add_(1, spectrum.packed, full_weight)
+    weight, bias = pairs / spectrum.weight, (layer.weight @ layernorm.bias).detach()
 
-
-def test_fold_agrees_with_autograd():
-    spectrum = PowerSpectrum((2, 1), 2).double()
-    norm = PackedLayerNorm(spectrum.weight, spectrum.n_full, 3).double()
-    shapes = ((3, 4, spectrum.n_features), norm.gain.shape, norm.bias.shape)
-    generator = torch.Generator().manual_seed(0)
-    inputs = [
-        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
-        for shape in shapes
-    ]
-
-    def fold(weight, gain, bias):
-        parameters = {"gain": gain, "bias": bias}
-        return torch.func.functional_call(_Fold(norm), parameters_of(parameters), (weight,))
-
-    class _Fold(nn.Module):
-        def __init__(self, norm):
-            super().__init__()
-            self.norm = norm
-
-        def forward(self, weight):
-            return self.norm.fold(weight)
-
-    def parameters_of(parameters):
-        return {f"norm.{name}": value for name, value in parameters.items()}
-
-    assert torch.autograd.gradcheck(fold, inputs)
-    folded, _ = fold(*inputs)
-    np.testing.assert_allclose((folded @ spectrum.weight).detach(), 0, atol=1e-12)
+    packed = random(7, spectrum.n_features).square() * spectrum.weight
+    x, _ = PackedLayerNorm(spectrum.weight, spectrum.n_full).double().standardize(packed)
+    expected = layer(layernorm(full_from_packed(spectrum, packed))).detach()
+    torch.testing.assert_close(x @ weight.T + bias, expected, rtol=1e-10, atol=1e-10)
 
 
 def plain_energies(network, structures, pair_vectors, graph):
@@ -77,10 +43,12 @@ def plain_energies(network, structures, pair_vectors, graph):
     expansion = expand_density(radial_and_angular, network.basis.parity, graph, 3)
     features = network.spectrum(network.spectrum.by_degree(expansion))
     x, _ = network.norm.standardize(features)
-    weight, shift = network.norm.fold(network.layers[0].weight)
+    weight = network.layers[0].weight
     energies = []
     for element, row in zip(graph.element, x):
-        hidden = weight[element] @ row + shift[element]
+        hidden = weight[element] @ row
+        if network.bias is not None:
+            hidden = hidden + network.bias[element]
         for layer in network.layers[1:]:
             hidden = layer.weight[element] @ nn.functional.silu(hidden)
         energies.append(hidden)
