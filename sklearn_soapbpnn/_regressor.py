@@ -1,50 +1,33 @@
 """SoapBPNNRegressor: the potential as a scikit-learn regressor."""
 
-import inspect
+import warnings
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from ._checks import (
+    NOT_BUILT,
+    SOAP_PARAMETERS,
+    check_contradictions,
+    check_learnt,
+    check_names,
+    check_parameters,
+    check_validation,
+    list_attached,
+    resolve_device,
+)
 from ._featurizer import SoapFeaturizer
 from .data import Targets, as_structures, as_targets, check_elements
 from .nn import SoapBPNN, check_volumes, evaluate
-from .preprocessing import (
-    CompositionBaseline,
-    TargetScaler,
-    check_fixed_weights,
-    check_scales,
-)
-from .training import SoapBPNNNet, TotalLoss, TrainingData, parse_loss
-
-SOAP_PARAMETERS = ("cutoff_radius", "cutoff_width", "max_radial", "max_angular")
-LEARNT_TARGETS = ("energy", "forces", "stress", "virial")
-# part of the signature from the start; refused, not ignored, until they are built
-NOT_BUILT = (
-    "add_lambda_basis",
-    "zbl",
-    "species_encoding",
-    "n_pseudo_species",
-    "long_range",
-    "use_ewald",
-    "smearing",
-    "kspace_resolution",
-    "interpolation_nodes",
-    "distributed",
-    "distributed_port",
-    "checkpoint_interval",
-    "checkpoint_dir",
-    "num_workers",
-    "log_separate_blocks",
-    "early_stopping",
-    "n_iter_no_change",
-    "warm_start",
-)
+from .preprocessing import CompositionBaseline, TargetScaler
+from .training import SoapBPNNNet, TotalLoss, TrainingData
 
 
 class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
@@ -336,14 +319,14 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         -------
         self
         """
-        self._check_parameters()
+        losses = check_parameters(self)
         X = as_structures(X)
-        y = _check_learnt(as_targets(y, X), X)
+        y = check_learnt(as_targets(y, X), X)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(
                 sample_weight, y["energy"], dtype=np.float64, ensure_non_negative=True
             )
-        validation = self._check_validation(X, X_val, y_val, y)
+        validation = check_validation(X, y, X_val, y_val)
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
         X = self._fit_steps(X, y, sample_weight)
         self.elements_ = X.features.elements
@@ -354,7 +337,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             validation = (self._transform(validation[0]), validation[1])
         elif self.validation_fraction > 0 and len(X) > 1:
             train, validation = self._split(*train, seed=int(seeds[0]))
-        self._fit_network(train, validation, int(seeds[1]), int(seeds[2]))
+        self._fit_network(train, validation, losses, int(seeds[1]), int(seeds[2]))
         return self
 
     def predict(self, X, targets=None):
@@ -373,7 +356,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             Energies, or the named targets. All are available, whatever was learnt from.
         """
         check_is_fitted(self, "net_")
-        names = _check_names(["energy"] if targets is None else targets)
+        names = check_names(["energy"] if targets is None else targets)
         structures = self._transform(as_structures(X))
         outputs = evaluate(self.module_, structures, derivatives=names != ["energy"])
         if targets is None:
@@ -408,35 +391,11 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         """Losses and validation errors of every epoch."""
         return self.net_.history
 
-    def _check_parameters(self):
-        defaults = inspect.signature(type(self)).parameters
-        for name in NOT_BUILT:
-            value, default = getattr(self, name), defaults[name].default
-            if value != default:
-                raise NotImplementedError(
-                    f"{name}={value!r} is not implemented yet; leave it at {default!r}."
-                )
-        for target, head in (self.heads or {}).items():
-            if target != "energy" or head not in ("mlp", "linear"):
-                raise ValueError(
-                    f"heads={{{target!r}: {head!r}}}: the target must be 'energy', the head 'mlp' "
-                    "or 'linear'."
-                )
-        unknown = sorted(set(self.per_structure_targets) - set(LEARNT_TARGETS))
-        if unknown:
-            raise ValueError(
-                f"per_structure_targets names {unknown}; it may name {list(LEARNT_TARGETS)}."
-            )
-        check_fixed_weights(self.fixed_composition_weights, "fixed_composition_weights")
-        check_scales(self.fixed_scaling_weights, "fixed_scaling_weights")
-        _resolve_device(self.device)
-        self._losses = parse_loss(self.loss, ("energy", "forces", "stress"))
-
     def _fit_steps(self, X, y, sample_weight):
         """Fit what X does not carry yet, and attach it."""
         self.baseline_ = self.scaler_ = self.featurizer_ = None
-        self._carried = _list_attached(X)
-        self._check_contradictions(X)
+        self._carried = list_attached(X)
+        check_contradictions(self, X)
         if "offset" not in self._carried and self.remove_composition_contribution:
             baseline = CompositionBaseline(self.fixed_composition_weights)
             self.baseline_ = baseline.fit(X, y, sample_weight=sample_weight)
@@ -452,50 +411,6 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             self.featurizer_ = featurizer.set_output(transform="default").fit(X)
             X = featurizer.transform(X)
         return X
-
-    def _check_contradictions(self, X):
-        """Refuse parameters that were set here, but come with X already."""
-        own = {"offset": "fixed_composition_weights", "scale": "fixed_scaling_weights"}
-        for what, name in own.items():
-            if what in self._carried and getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} contradicts the {what} that X carries. "
-                    "Set it on the step that attached it."
-                )
-        if X.features is None:
-            return
-        defaults = inspect.signature(type(self)).parameters
-        for name in SOAP_PARAMETERS:
-            value, carried = getattr(self, name), getattr(X.features.parameters, name)
-            if value not in (carried, defaults[name].default):
-                raise ValueError(
-                    f"{name}={value!r} contradicts the features that X carries, which have "
-                    f"{name}={carried!r}. Set it on the SoapFeaturizer only."
-                )
-        if np.dtype(self.dtype).itemsize > X.features.dtype.itemsize:
-            raise ValueError(
-                f"dtype={self.dtype!r} contradicts the features that X carries, which have dtype "
-                f"{X.features.dtype}. Set SoapFeaturizer(dtype={self.dtype!r})."
-            )
-
-    def _check_validation(self, X, X_val, y_val, y):
-        """Return validation structures and labels, or None."""
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val must be given together.")
-        if X_val is None:
-            return None
-        X_val = as_structures(X_val, "X_val")
-        y_val = _check_learnt(as_targets(y_val, X_val, "y_val"), X_val, "y_val")
-        missing = _list_attached(X) - _list_attached(X_val)
-        if missing:
-            raise ValueError(
-                f"X_val lacks the {' and '.join(sorted(missing))} that X carries. Inside a "
-                "Pipeline, set transform_input=['X_val'] so that X_val goes through its steps."
-            )
-        if set(y_val.names) != set(y.names):
-            raise ValueError(f"y_val has the columns {y_val.names}, but y has {y.names}.")
-        check_elements(X_val, X.elements, "X_val", "X")
-        return X_val, y_val
 
     def _split(self, X, y, sample_weight, seed):
         """Hold out validation structures, at least one."""
@@ -515,7 +430,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
     def _transform(self, X):
         """Bring structures to the state that X had in fit."""
         check_elements(X, self.elements_)
-        attached = _list_attached(X)
+        attached = list_attached(X)
         for what in sorted(attached ^ self._carried):
             raise ValueError(
                 f"X {'carries' if what in attached else 'lacks'} the {what}, unlike in fit. "
@@ -524,7 +439,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         X = self._attach(X)
         return X if self.featurizer_ is None else self.featurizer_.transform(X)
 
-    def _fit_network(self, train, validation, seed, order_seed):
+    def _fit_network(self, train, validation, losses, seed, order_seed):
         """Build network and data on the device, and run the net."""
         features = train[0].features
         network = SoapBPNN(
@@ -536,10 +451,12 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             head=(self.heads or {}).get("energy", "mlp"),
             generator=torch.Generator().manual_seed(seed),
         )
-        device = _resolve_device(self.device)
+        device = resolve_device(self.device)
         network = network.to(device, getattr(torch, self.dtype))
         self.n_features_in_ = network.spectrum.n_features
-        per_structure = tuple(self.per_structure_targets)
+        # the virial per atom is what the loss of the stress acts on
+        names = {"virial": "stress"}
+        per_structure = {names.get(name, name) for name in self.per_structure_targets}
         train = TrainingData(
             *train[:2], network, sample_weight=train[2], per_structure=per_structure
         )
@@ -551,7 +468,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         arguments = {"optimizer": torch.optim.Adam, **fused, **extra}
         self.net_ = SoapBPNNNet(
             network,
-            TotalLoss(self._losses),
+            TotalLoss(losses),
             lr=self.learning_rate,
             max_epochs=self.num_epochs,
             batch_size=self.batch_size,
@@ -565,57 +482,18 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             callbacks=self.callbacks,
             **arguments,
         ).fit(train, validation)
+        # an epoch that was interrupted has no loss
+        loss = self.history_[-1].get("train_loss", 0.0)
+        if not np.isfinite(loss):
+            warnings.warn(
+                f"The loss is {loss} after {len(self.history_)} epochs. Lower "
+                f"learning_rate={self.learning_rate}, or look for labels that are off.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.non_deterministic = self.random_state is None
         return tags
-
-
-def _list_attached(X):
-    """Return what structures carry for the energy."""
-    found = {"offset": "energy" in X.offset, "scale": "energy" in X.scale}
-    found["features"] = X.features is not None
-    return {what for what, there in found.items() if there}
-
-
-def _check_names(targets):
-    """Return the names of targets that can be predicted."""
-    names = [targets] if isinstance(targets, str) else list(np.ravel(targets).tolist())
-    unknown = [name for name in names if name not in LEARNT_TARGETS]
-    if unknown or not names:
-        what = repr(unknown[0]) if unknown else "nothing"
-        raise ValueError(f"targets names {what}; available are {list(LEARNT_TARGETS)}.")
-    return names
-
-
-def _check_learnt(targets, structures, name="y"):
-    """Return targets that can be learnt from."""
-    for column in targets.names:
-        if column not in LEARNT_TARGETS:
-            raise NotImplementedError(
-                f"Target {column!r} is not implemented yet; {name} may hold {list(LEARNT_TARGETS)}."
-            )
-    if "energy" not in targets:
-        raise ValueError(f"{name} needs a column 'energy', it has {list(targets.names)}.")
-    if "stress" in targets and "virial" in targets:
-        raise ValueError(f"{name} holds both 'stress' and 'virial', which say the same. Pass one.")
-    for column in {"stress", "virial"} & set(targets.names):
-        if not targets.labelled(column)[structures.volumes > 0].any():
-            raise ValueError(
-                f"Target {column!r} of {name}: no structure with a label has a cell of finite "
-                "volume. Set the cells, or leave the target out."
-            )
-    return targets
-
-
-def _resolve_device(device):
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as err:
-        raise ValueError(
-            f"device={device!r} cannot be used: {err}. Choose 'auto' or 'cpu'."
-        ) from err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,8 +15,9 @@ from ..nn import EnvironmentBatch, Environments
 
 # atoms in a batch that is only evaluated: enough to amortise Python, few enough for the cache
 ATOMS_PER_EVALUATION = 512
-# share of the device's memory that may hold pair gradients
-MEMORY_SHARE = 0.25
+# bytes that the pair gradients of a data set may take; beyond, they are recomputed in every step
+CPU_MEMORY = 4 * 1024**3
+GPU_MEMORY_SHARE = 0.4  # of what is free
 
 
 @dataclass
@@ -153,7 +153,7 @@ class TrainingIterator:
 
 
 class EvaluationIterator:
-    """Batches in order, of a size that suits evaluation; they are made once.
+    """Batches in order, of a size that suits evaluation.
 
     Parameters
     ----------
@@ -163,12 +163,12 @@ class EvaluationIterator:
 
     def __init__(self, dataset: TrainingData) -> None:
         counts = dataset.environments.graph.atom_counts
-        batch_size = max(1, ATOMS_PER_EVALUATION // int(counts.float().mean().ceil()))
-        order = torch.arange(len(dataset), device=counts.device)
-        self._batches = list(dataset.batches(order, batch_size))
+        self.dataset = dataset
+        self.batch_size = max(1, ATOMS_PER_EVALUATION // int(counts.float().mean().ceil()))
+        self.order = torch.arange(len(dataset), device=counts.device)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._batches)
+        return self.dataset.batches(self.order, self.batch_size)
 
 
 def _scale_labels(structures, targets, names, per_structure):
@@ -211,5 +211,5 @@ def _to_tensor(values, like):
 
 def _pair_gradient_memory(device):
     if device.type == "cuda":
-        return MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-    return MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return GPU_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+    return CPU_MEMORY

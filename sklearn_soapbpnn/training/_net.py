@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import torch
 from skorch import NeuralNet
@@ -100,13 +101,14 @@ class Progress(Callback):
         number, total = epoch["epoch"], net.max_epochs
         if number % self.interval and number not in (1, total):
             return
-        columns = self._columns(epoch, dataset_valid)
+        seconds_left = (total - number) * statistics.mean(net.history[:, "dur"])
+        columns = self._columns(epoch, dataset_valid, seconds_left)
         if not self.started_:
             self.sink("".join(f"{name:>17}" for name in columns))
             self.started_ = True
         self.sink("".join(f"{value:>17}" for value in columns.values()))
 
-    def _columns(self, epoch, dataset_valid):
+    def _columns(self, epoch, dataset_valid, seconds_left):
         columns = {"epoch": epoch["epoch"], "train loss": f"{epoch['train_loss']:.4e}"}
         if dataset_valid is not None:
             columns["valid loss"] = f"{epoch['valid_loss']:.4e}"
@@ -115,6 +117,7 @@ class Progress(Callback):
                     columns[f"{name} {kind}"] = f"{epoch[f'valid_{name}_{kind}']:.4e}"
             columns["best"] = "*" if epoch["valid_metric_best"] else ""
         columns["seconds"] = f"{epoch['dur']:.2f}"
+        columns["seconds left"] = f"{seconds_left:.0f}"
         return columns
 
 
@@ -202,7 +205,9 @@ class SoapBPNNNet(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         """Make one step of the optimiser and of the schedule."""
-        self.module_.zero_grad(set_to_none=True)
+        for group in self.optimizer_.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
         step = self.train_step_single(batch, **fit_params)
         named = self.get_all_learnable_params()
         self.notify("on_grad_computed", named_parameters=named, batch=batch)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 
 from sklearn_soapbpnn import SoapBPNNRegressor, Targets
@@ -246,3 +247,10 @@ def test_learning_rate_warms_up_and_follows_a_cosine():
     np.testing.assert_allclose(factor(11), 1.0)
     np.testing.assert_allclose(factor(110), 0.0, atol=1e-12)
     assert all(factor(step) > factor(step + 1) for step in range(11, 110))
+
+
+def test_divergence_is_reported(molecules):
+    X, y = molecules
+    model = SoapBPNNRegressor(**{**SMALL, "learning_rate": 1e30}, num_epochs=3)
+    with pytest.warns(ConvergenceWarning, match="learning_rate"):
+        model.fit(X[:20], y[:20])

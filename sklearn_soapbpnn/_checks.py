@@ -1,0 +1,154 @@
+"""Checks of the regressor's parameters and data, before any work starts."""
+
+import inspect
+
+import numpy as np
+import torch
+
+from .data import as_structures, as_targets, check_elements
+from .preprocessing import check_fixed_weights, check_scales
+from .training import parse_loss
+
+SOAP_PARAMETERS = ("cutoff_radius", "cutoff_width", "max_radial", "max_angular")
+TARGETS = ("energy", "forces", "stress", "virial")
+# part of the signature from the start; refused, not ignored, until they are built
+NOT_BUILT = (
+    "add_lambda_basis",
+    "zbl",
+    "species_encoding",
+    "n_pseudo_species",
+    "long_range",
+    "use_ewald",
+    "smearing",
+    "kspace_resolution",
+    "interpolation_nodes",
+    "distributed",
+    "distributed_port",
+    "checkpoint_interval",
+    "checkpoint_dir",
+    "num_workers",
+    "log_separate_blocks",
+    "early_stopping",
+    "n_iter_no_change",
+    "warm_start",
+)
+
+
+def check_parameters(model):
+    """Check what constraints on single parameters cannot; return the loss of each target."""
+    defaults = inspect.signature(type(model)).parameters
+    for name in NOT_BUILT:
+        value, default = getattr(model, name), defaults[name].default
+        if value != default:
+            raise NotImplementedError(
+                f"{name}={value!r} is not implemented yet; leave it at {default!r}."
+            )
+    for target, head in (model.heads or {}).items():
+        if target != "energy" or head not in ("mlp", "linear"):
+            raise ValueError(
+                f"heads={{{target!r}: {head!r}}}: the target must be 'energy', the head 'mlp' "
+                "or 'linear'."
+            )
+    unknown = sorted(set(model.per_structure_targets) - set(TARGETS))
+    if unknown:
+        raise ValueError(f"per_structure_targets names {unknown}; it may name {list(TARGETS)}.")
+    check_fixed_weights(model.fixed_composition_weights, "fixed_composition_weights")
+    check_scales(model.fixed_scaling_weights, "fixed_scaling_weights")
+    resolve_device(model.device)
+    return parse_loss(model.loss, ("energy", "forces", "stress"))
+
+
+def resolve_device(device):
+    """Return the torch device that a ``device`` argument stands for."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as err:
+        raise ValueError(
+            f"device={device!r} cannot be used: {err}. Choose 'auto' or 'cpu'."
+        ) from err
+
+
+def check_learnt(targets, structures, name="y"):
+    """Return targets that can be learnt from; ``name`` is what messages call them."""
+    for column in targets.names:
+        if column not in TARGETS:
+            raise NotImplementedError(
+                f"Target {column!r} is not implemented yet; {name} may hold {list(TARGETS)}."
+            )
+    if "energy" not in targets:
+        raise ValueError(f"{name} needs a column 'energy', it has {list(targets.names)}.")
+    if "stress" in targets and "virial" in targets:
+        raise ValueError(f"{name} holds both 'stress' and 'virial', which say the same. Pass one.")
+    for column in {"stress", "virial"} & set(targets.names):
+        if not targets.labelled(column)[structures.volumes > 0].any():
+            raise ValueError(
+                f"Target {column!r} of {name}: no structure with a label has a cell of finite "
+                "volume. Set the cells, or leave the target out."
+            )
+    return targets
+
+
+def check_names(targets):
+    """Return the names of targets that can be predicted."""
+    names = [targets] if isinstance(targets, str) else list(np.ravel(targets).tolist())
+    unknown = [name for name in names if name not in TARGETS]
+    if unknown or not names:
+        what = repr(unknown[0]) if unknown else "nothing"
+        raise ValueError(f"targets names {what}; available are {list(TARGETS)}.")
+    return names
+
+
+def check_validation(X, y, X_val, y_val):
+    """Return validation structures and labels that fit the training data, or None."""
+    if (X_val is None) != (y_val is None):
+        raise ValueError("X_val and y_val must be given together.")
+    if X_val is None:
+        return None
+    X_val = as_structures(X_val, "X_val")
+    y_val = check_learnt(as_targets(y_val, X_val, "y_val"), X_val, "y_val")
+    missing = list_attached(X) - list_attached(X_val)
+    if missing:
+        raise ValueError(
+            f"X_val lacks the {' and '.join(sorted(missing))} that X carries. Inside a Pipeline, "
+            "set transform_input=['X_val'] so that X_val goes through its steps."
+        )
+    if set(y_val.names) != set(y.names):
+        raise ValueError(f"y_val has the columns {y_val.names}, but y has {y.names}.")
+    check_elements(X_val, X.elements, "X_val", "X")
+    return X_val, y_val
+
+
+def list_attached(X):
+    """Return what structures carry for the energy."""
+    found = {"offset": "energy" in X.offset, "scale": "energy" in X.scale}
+    found["features"] = X.features is not None
+    return {what for what, there in found.items() if there}
+
+
+def check_contradictions(model, X):
+    """Refuse parameters that were set on the regressor, but come with X already."""
+    attached = list_attached(X)
+    own = {"offset": "fixed_composition_weights", "scale": "fixed_scaling_weights"}
+    for what, name in own.items():
+        if what in attached and getattr(model, name) is not None:
+            raise ValueError(
+                f"{name}={getattr(model, name)!r} contradicts the {what} that X carries. Set it "
+                "on the step that attached it."
+            )
+    if "features" not in attached:
+        return
+    defaults = inspect.signature(type(model)).parameters
+    for name in SOAP_PARAMETERS:
+        value, carried = getattr(model, name), getattr(X.features.parameters, name)
+        if value not in (carried, defaults[name].default):
+            raise ValueError(
+                f"{name}={value!r} contradicts the features that X carries, which have "
+                f"{name}={carried!r}. Set it on the SoapFeaturizer only."
+            )
+    if np.dtype(model.dtype).itemsize > X.features.dtype.itemsize:
+        raise ValueError(
+            f"dtype={model.dtype!r} contradicts the features that X carries, which have dtype "
+            f"{X.features.dtype}. Set SoapFeaturizer(dtype={model.dtype!r})."
+        )
