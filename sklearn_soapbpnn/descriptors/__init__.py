@@ -2,7 +2,7 @@
 
 from ._expansion import compute_expansions, expand_density
 from ._features import SoapFeatures, load_power_spectrum, name_features
-from ._pair_basis import PairBasis, SoapParameters, count_radial_channels
+from ._pair_basis import PairBasis, PairFactors, SoapParameters, count_radial_channels
 from ._power_spectrum import PowerSpectrum
 from ._store import DiskStore, MemoryStore, hash_structures, open_store
 
@@ -10,6 +10,7 @@ __all__ = [
     "DiskStore",
     "MemoryStore",
     "PairBasis",
+    "PairFactors",
     "PowerSpectrum",
     "SoapFeatures",
     "SoapParameters",

@@ -8,25 +8,27 @@ from torch import Tensor
 from ..data import Graph, build_graph, channel_rows, iterate_chunks
 from ._pair_basis import PairBasis
 
-# pairs whose basis is held at once while expansions are computed: about 60 MB in float32
-PAIRS_PER_CHUNK = 50_000
+# pairs whose basis is held at once: few enough for the processor's cache
+PAIRS_PER_CHUNK = 1024
+# pairs of the structures that are expanded at once
+PAIRS_PER_GRAPH = 50_000
 
 
-def expand_density(basis: Tensor, parity: Tensor, graph: Graph, n_elements: int) -> Tensor:
+def expand_density(basis: PairBasis, graph: Graph, n_elements: int, factors=None) -> Tensor:
     r"""Sum the pair basis over neighbours, one block for each neighbour element.
 
     .. math:: c_i^{a,nlm} = \sum_{j \text{ of element } a} B_{nlm}(\mathbf r_{ij})
 
     Parameters
     ----------
-    basis : Tensor of shape (n_pairs, n_channels)
-        Pair basis at r_ij; the pair as seen from j has the sign ``parity``.
-    parity : Tensor of shape (n_channels,)
-        :math:`(-1)^l`.
+    basis : PairBasis
+        The basis; the pair as seen from j has the sign :math:`(-1)^l`.
     graph : Graph
         Who is the neighbour of whom.
     n_elements : int
         Number of elements.
+    factors : PairFactors, default=None
+        Those of the pairs, if they are known already.
 
     Returns
     -------
@@ -34,9 +36,15 @@ def expand_density(basis: Tensor, parity: Tensor, graph: Graph, n_elements: int)
     """
     i, j = graph.centers, graph.neighbors
     forward, backward = channel_rows(i, j, graph.element[i], graph.element[j], n_elements)
-    expansion = basis.new_zeros(graph.n_atoms * n_elements, basis.shape[1])
-    expansion.index_add_(0, forward, basis)
-    expansion.index_add_(0, backward, basis * parity)
+    expansion = graph.pair_vectors.new_zeros(graph.n_atoms * n_elements, basis.n_channels)
+    pieces = (graph.pair_vectors if factors is None else factors).split(PAIRS_PER_CHUNK)
+    evaluate = basis if factors is None else basis.values
+    for piece, *rows in zip(
+        pieces, forward.split(PAIRS_PER_CHUNK), backward.split(PAIRS_PER_CHUNK)
+    ):
+        values = evaluate(piece)
+        expansion.index_add_(0, rows[0], values)
+        expansion.index_add_(0, rows[1], values.mul_(basis.parity))
     return expansion.view(graph.n_atoms, n_elements, -1)
 
 
@@ -52,9 +60,8 @@ def compute_expansions(structures, parameters, dtype) -> list[np.ndarray]:
     elements = structures.elements
     graph = build_graph(structures, parameters.cutoff_radius, elements)
     expansions = []
-    for part, chunk in _split_graph(graph, PAIRS_PER_CHUNK):
-        chunk = chunk.to("cpu", dtype)
-        expansion = expand_density(basis(chunk.pair_vectors), basis.parity, chunk, len(elements))
+    for part, chunk in _split_graph(graph, PAIRS_PER_GRAPH):
+        expansion = expand_density(basis, chunk.to("cpu", dtype), len(elements))
         blocks = expansion.split(chunk.atom_counts.tolist())
         for numbers, block in zip(structures.numbers[part], blocks):
             expansions.append(block.numpy()[:, np.isin(elements, numbers)])

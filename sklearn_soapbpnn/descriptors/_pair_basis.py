@@ -34,6 +34,42 @@ class SoapParameters:
     max_angular: int = 6
 
 
+@dataclass
+class PairFactors:
+    r"""Radial and angular factors of the pair basis, from which it and its gradient follow.
+
+    A third of the size of the gradient itself.
+
+    Parameters
+    ----------
+    radial : Tensor of shape (n_pairs, 2, n_radial)
+        :math:`R_{nl} f_c` and its derivative.
+    angular : Tensor of shape (n_pairs, n_angular)
+        :math:`Y_{lm}`.
+    angular_gradient : Tensor of shape (n_pairs, 3, n_angular)
+        :math:`\nabla Y_{lm}`.
+    direction : Tensor of shape (n_pairs, 3)
+        :math:`\hat{\mathbf r}`.
+    """
+
+    radial: Tensor
+    angular: Tensor
+    angular_gradient: Tensor
+    direction: Tensor
+
+    def __len__(self) -> int:
+        return len(self.angular)
+
+    def select(self, pairs: Tensor) -> PairFactors:
+        """Return those of some pairs."""
+        return PairFactors(*(factor.index_select(0, pairs) for factor in vars(self).values()))
+
+    def split(self, size: int) -> list[PairFactors]:
+        """Cut into runs of ``size`` pairs."""
+        parts = (factor.split(size) for factor in vars(self).values())
+        return [PairFactors(*part) for part in zip(*parts)]
+
+
 class PairBasis(nn.Module):
     r"""Basis functions :math:`B_{nlm}(\mathbf r) = R_{nl}(r) f_c(r) Y_{lm}(\hat{\mathbf r})`.
 
@@ -80,22 +116,52 @@ class PairBasis(nn.Module):
     def forward(self, pair_vectors: Tensor) -> Tensor:
         """Evaluate the basis at vectors of shape (n_pairs, 3): (n_pairs, n_channels)."""
         radial, _ = self._radial(pair_vectors.norm(dim=1))
-        angular = self.angular.sph.compute(pair_vectors)
-        return radial[:, self.radial_index] * angular[:, self.angular_index]
+        return self._multiply(radial, self.angular.sph.compute(pair_vectors))
 
-    def with_gradient(self, pair_vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluate the basis and its gradient: (n_pairs, n_channels), (n_pairs, 3, n_channels)."""
+    def factors(self, pair_vectors: Tensor) -> PairFactors:
+        """Evaluate what the basis and its gradient are made of."""
         distances = pair_vectors.norm(dim=1)
-        radial, slope = self._radial(distances)
         # the forward-mode derivative of sphericart is silently zero, so ask for gradients
         angular, angular_gradient = self.angular.sph.compute_with_gradients(pair_vectors)
-        radial = radial[:, self.radial_index]
-        angular = angular[:, self.angular_index]
-        direction = (pair_vectors / distances[:, None])[:, :, None]
-        gradient = angular_gradient[:, :, self.angular_index]
-        gradient *= radial[:, None, :]
-        gradient += direction * (slope[:, self.radial_index] * angular)[:, None, :]
-        return radial * angular, gradient
+        radial = torch.stack(self._radial(distances), dim=1)
+        return PairFactors(radial, angular, angular_gradient, pair_vectors / distances[:, None])
+
+    def values(self, factors: PairFactors) -> Tensor:
+        """Return the basis, (n_pairs, n_channels)."""
+        return self._multiply(factors.radial[:, 0], factors.angular)
+
+    def gradient(self, factors: PairFactors) -> Tensor:
+        """Return the gradient of the basis, (n_pairs, 3, n_channels)."""
+        radial, slope = factors.radial.index_select(2, self.radial_index).unbind(1)
+        slope = slope * factors.angular.index_select(1, self.angular_index)
+        gradient = factors.angular_gradient.index_select(2, self.angular_index)
+        gradient *= radial[:, None]
+        return gradient.addcmul_(factors.direction[:, :, None], slope[:, None])
+
+    def contract(self, factors: PairFactors, channels: Tensor) -> Tensor:
+        r"""Return :math:`\sum_{nlm} d_{nlm} \nabla B_{nlm}` for d of shape (n_pairs, n_channels).
+
+        The sum over n comes first, so that the gradient is never formed: (n_pairs, 3).
+        """
+        n_pairs, sizes = len(channels), [n * (2 * l + 1) for l, n in enumerate(self.n_per_l)]
+        blocks = zip(factors.radial.split(self.n_per_l, dim=2), channels.split(sizes, dim=1))
+        summed = torch.cat([torch.bmm(r, d.reshape(n_pairs, r.shape[2], -1)) for r, d in blocks], 2)
+        value, slope = summed.unbind(1)  # (n_pairs, n_angular)
+        along = (slope * factors.angular).sum(1, keepdim=True)
+        across = (factors.angular_gradient * value[:, None]).sum(2)
+        return across.addcmul_(factors.direction, along)
+
+    def spread(self, factors: PairFactors, vectors: Tensor) -> Tensor:
+        """Return the transpose of :meth:`contract`: vectors (n_pairs, 3) times the gradient."""
+        across = torch.bmm(vectors[:, None], factors.angular_gradient)[:, 0]
+        along = factors.angular * (vectors * factors.direction).sum(1, keepdim=True)
+        radial, slope = factors.radial.unbind(1)
+        return self._multiply(radial, across).add_(self._multiply(slope, along))
+
+    def _multiply(self, radial: Tensor, angular: Tensor) -> Tensor:
+        """Multiply factors of shape (n_pairs, n_radial) and (n_pairs, n_angular) by channel."""
+        product = radial.index_select(1, self.radial_index)
+        return product.mul_(angular.index_select(1, self.angular_index))
 
     def _radial(self, distances: Tensor) -> tuple[Tensor, Tensor]:
         """Cubic Hermite interpolation of the table, times the cutoff; and its derivative."""
@@ -104,7 +170,7 @@ class PairBasis(nn.Module):
         place = distances.clamp(max=self.cutoff_radius) / spacing
         knot = place.floor().long()
         t = (place - knot)[:, None]
-        left, right = self.table[knot], self.table[knot + 1]
+        left, right = self.table.index_select(0, knot), self.table.index_select(0, knot + 1)
         p0, m0 = left[:, :n_radial], left[:, n_radial:] * spacing
         p1, m1 = right[:, :n_radial], right[:, n_radial:] * spacing
         # p(t) = p0 + m0 t + a t^2 + b t^3

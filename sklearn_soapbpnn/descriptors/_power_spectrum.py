@@ -66,7 +66,7 @@ class PowerSpectrum(nn.Module):
     def forward(self, expansion: Tensor) -> Tensor:
         """Contract :meth:`by_degree` expansions of shape (n_atoms, ...): (n_atoms, n_features)."""
         gram = [torch.bmm(c, c.transpose(1, 2)).flatten(1) for c in self.blocks(expansion)]
-        return torch.cat(gram, dim=1)[:, self.upper] * self.weight
+        return torch.cat(gram, dim=1).index_select(1, self.upper) * self.weight
 
     def by_degree(self, expansion: Tensor) -> Tensor:
         """Order an expansion (n_atoms, n_elements, n_channels) by degree, flat for each atom.

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ..data import BatchIndex, build_graph
-from ..descriptors import PairBasis, PowerSpectrum, expand_density
+from ..descriptors import PairBasis, PairFactors, PowerSpectrum, expand_density
 from ._layers import NoNorm, PackedLayerNorm
 
 # atoms whose full power spectrum is held at once
 ATOMS_PER_CHUNK = 4096
-# pairs whose basis gradient is recomputed at once: small enough for the processor's cache
-PAIRS_PER_CHUNK = 2048
+# pairs whose gradients are contracted at once: few enough for the processor's cache
+PAIRS_PER_CHUNK = 1024
 
 
 @dataclass
@@ -40,7 +40,7 @@ class EnvironmentBatch:
         Sign of the pair basis under inversion.
     pair_vectors : Tensor of shape (n_pairs, 3)
         r_ij.
-    pair_gradients : PairGradients
+    pair_gradients : StoredPairGradients, FactoredPairGradients or None
         Gradients of the pair basis.
     """
 
@@ -52,19 +52,19 @@ class EnvironmentBatch:
     curvature: Tensor | None
     parity: Tensor | None
     pair_vectors: Tensor
-    pair_gradients: StoredPairGradients | RecomputedPairGradients | None
+    pair_gradients: StoredPairGradients | FactoredPairGradients | None
 
-    def pair_chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield basis gradients of some pairs, and the rows that both directions add to."""
+    def pair_pieces(self) -> Iterator[tuple]:
+        """Yield the gradients of some pairs, and the rows that both directions add to."""
         start = 0
-        for gradients in self.pair_gradients:
-            stop = start + len(gradients)
-            yield gradients, *self.index.channel_rows[:, start:stop]
+        for piece in self.pair_gradients.split():
+            stop = start + len(piece)
+            yield piece, *self.index.channel_rows[:, start:stop]
             start = stop
 
 
 class StoredPairGradients:
-    """Gradients of the pair basis, kept for all pairs of the data.
+    """Gradients of the pair basis, kept as they are: fastest while they fit the cache.
 
     Parameters
     ----------
@@ -75,36 +75,59 @@ class StoredPairGradients:
     def __init__(self, gradients: Tensor) -> None:
         self.gradients = gradients
 
+    def __len__(self) -> int:
+        return len(self.gradients)
+
     def select(self, pairs: Tensor) -> StoredPairGradients:
         """Return those of some pairs."""
         return StoredPairGradients(self.gradients.index_select(0, pairs))
 
-    def __iter__(self) -> Iterator[Tensor]:
-        yield self.gradients
+    def split(self) -> list[StoredPairGradients]:
+        """Return pieces that are worked on at once."""
+        return [self]
+
+    def contract(self, channels: Tensor) -> Tensor:
+        """Sum over the channels: (n_pairs, n_channels) to (n_pairs, 3)."""
+        return (self.gradients * channels[:, None]).sum(2)
+
+    def spread(self, vectors: Tensor) -> Tensor:
+        """Transpose of :meth:`contract`: (n_pairs, 3) to (n_pairs, n_channels)."""
+        return torch.bmm(vectors[:, None], self.gradients)[:, 0]
 
 
-class RecomputedPairGradients:
-    """Gradients of the pair basis, computed whenever they are needed, a chunk at a time.
+class FactoredPairGradients:
+    """Gradients of the pair basis as their factors: a third of the size, and of the traffic.
 
     Parameters
     ----------
     basis : PairBasis
         The basis.
-    pair_vectors : Tensor of shape (n_pairs, 3)
-        r_ij.
+    factors : PairFactors
+        Its factors.
     """
 
-    def __init__(self, basis: PairBasis, pair_vectors: Tensor) -> None:
-        self.basis = basis
-        self.pair_vectors = pair_vectors
+    def __init__(self, basis: PairBasis, factors: PairFactors) -> None:
+        self.basis, self.factors = basis, factors
 
-    def select(self, pairs: Tensor) -> RecomputedPairGradients:
+    def __len__(self) -> int:
+        return len(self.factors)
+
+    def select(self, pairs: Tensor) -> FactoredPairGradients:
         """Return those of some pairs."""
-        return RecomputedPairGradients(self.basis, self.pair_vectors.index_select(0, pairs))
+        return FactoredPairGradients(self.basis, self.factors.select(pairs))
 
-    def __iter__(self) -> Iterator[Tensor]:
-        for vectors in self.pair_vectors.split(PAIRS_PER_CHUNK):
-            yield self.basis.with_gradient(vectors)[1]
+    def split(self) -> list[FactoredPairGradients]:
+        """Return pieces that are worked on at once, in the processor's cache."""
+        pieces = self.factors.split(PAIRS_PER_CHUNK)
+        return [FactoredPairGradients(self.basis, piece) for piece in pieces]
+
+    def contract(self, channels: Tensor) -> Tensor:
+        """Sum over the channels: (n_pairs, n_channels) to (n_pairs, 3)."""
+        return self.basis.contract(self.factors, channels)
+
+    def spread(self, vectors: Tensor) -> Tensor:
+        """Transpose of :meth:`contract`: (n_pairs, 3) to (n_pairs, n_channels)."""
+        return self.basis.spread(self.factors, vectors)
 
 
 class Environments:
@@ -119,7 +142,7 @@ class Environments:
     derivatives : bool
         Whether forces or stresses are wanted.
     memory : int, default=0
-        Bytes that the pair gradients may take to be stored rather than recomputed.
+        Bytes that the pair gradients may take to be stored as they are, not as factors.
     """
 
     def __init__(self, structures, network, *, derivatives, memory=0):
@@ -129,10 +152,10 @@ class Environments:
         cutoff_radius = self.basis.cutoff_radius if needs_pairs else None
         graph = build_graph(structures, cutoff_radius, network.elements)
         self.graph = graph.to(like.device, like.dtype)
+        factors = self.basis.factors(self.graph.pair_vectors) if derivatives else None
         if structures.features is None:
-            basis = self.basis(self.graph.pair_vectors)
             n_elements = self.spectrum.n_elements
-            expansion = expand_density(basis, self.basis.parity, self.graph, n_elements)
+            expansion = expand_density(self.basis, self.graph, n_elements, factors)
         else:
             expansion = structures.features.expansion().to(like.device, like.dtype)
         constants = [
@@ -142,7 +165,7 @@ class Environments:
         self.features, self.slope, self.curvature = (
             None if parts[0] is None else torch.cat(parts) for parts in zip(*constants)
         )
-        self.pair_gradients = self._open_pair_gradients(memory) if derivatives else None
+        self.pair_gradients = self._keep_gradients(factors, memory) if derivatives else None
 
     def select(self, index: BatchIndex) -> EnvironmentBatch:
         """Gather the environments of one batch."""
@@ -163,16 +186,12 @@ class Environments:
             self.pair_gradients.select(index.pairs),
         )
 
-    def _open_pair_gradients(self, memory):
-        vectors = self.graph.pair_vectors
-        recomputed = RecomputedPairGradients(self.basis, vectors)
-        if len(vectors) * 3 * self.basis.n_channels * vectors.element_size() > memory:
-            return recomputed
-        gradients, start = vectors.new_empty(len(vectors), 3, self.basis.n_channels), 0
-        for chunk in recomputed:
-            gradients[start : start + len(chunk)] = chunk
-            start += len(chunk)
-        return StoredPairGradients(gradients)
+    def _keep_gradients(self, factors, memory):
+        size = 3 * self.basis.n_channels * len(factors) * factors.angular.element_size()
+        if size > memory:
+            return FactoredPairGradients(self.basis, factors)
+        pieces = [self.basis.gradient(piece) for piece in factors.split(PAIRS_PER_CHUNK)]
+        return StoredPairGradients(torch.cat(pieces))
 
 
 def _compute_constants(expansion, spectrum, norm, derivatives):

@@ -38,8 +38,8 @@ class _ForceMap(torch.autograd.Function):
         rows = by_element.flatten(0, 1)
         return torch.cat(
             [
-                _contract(gradients, rows, forward, backward, batch.parity)
-                for gradients, forward, backward in batch.pair_chunks()
+                piece.contract(_combine(rows, forward, backward, batch.parity))
+                for piece, forward, backward in batch.pair_pieces()
             ]
         )
 
@@ -51,12 +51,11 @@ class _ForceMap(torch.autograd.Function):
         n_elements, n_channels = spectrum.n_elements, len(batch.parity)
         rows = batch.slope.new_zeros(len(gradient) * n_elements, n_channels)
         start = 0
-        for gradients, forward, backward in batch.pair_chunks():
-            chunk = pair_forces[start : start + len(gradients), None]
-            channels = torch.bmm(chunk, gradients)[:, 0]
+        for piece, forward, backward in batch.pair_pieces():
+            channels = piece.spread(pair_forces[start : start + len(piece)])
             rows.index_add_(0, forward, channels)
-            rows.index_add_(0, backward, channels * batch.parity)
-            start += len(gradients)
+            rows.index_add_(0, backward, channels.mul_(batch.parity))
+            start += len(piece)
         by_element = rows.view(-1, n_elements, n_channels)
         overlap = None
         if batch.curvature is not None:
@@ -77,11 +76,10 @@ class _ForceMap(torch.autograd.Function):
         )
 
 
-def _contract(gradients, rows, forward, backward, parity):
-    """Contract the basis gradients of pairs with dE/dc as seen from both ends."""
+def _combine(rows, forward, backward, parity):
+    """Add dE/dc as seen from both ends of each pair."""
     channels = rows.index_select(0, forward)
-    channels.addcmul_(rows.index_select(0, backward), parity)
-    return (gradients * channels[:, None]).sum(2)
+    return channels.addcmul_(rows.index_select(0, backward), parity)
 
 
 def map_forces(weight: Tensor, gradient: Tensor, overlap: Tensor, batch) -> Tensor:

@@ -15,9 +15,8 @@ from ..nn import EnvironmentBatch, Environments
 
 # atoms in a batch that is only evaluated: enough to amortise Python, few enough for the cache
 ATOMS_PER_EVALUATION = 512
-# bytes that the pair gradients of a data set may take; beyond, they are recomputed in every step
-CPU_MEMORY = 4 * 1024**3
-GPU_MEMORY_SHARE = 0.4  # of what is free
+# bytes that the pair gradients of a data set may take; beyond, their factors are kept
+PAIR_GRADIENT_MEMORY = 256 * 1024**2
 
 
 @dataclass
@@ -81,7 +80,7 @@ class TrainingData(Dataset):
             structures,
             network,
             derivatives=len(self.names) > 1,
-            memory=_pair_gradient_memory(like.device),
+            memory=PAIR_GRADIENT_MEMORY,
         )
         labels, divisors, units = _scale_labels(structures, targets, self.names, per_structure)
         # a missing label has weight zero, but zero times NaN would still be NaN
@@ -207,9 +206,3 @@ def _label_weights(values, name, structures, sample_weight, like):
 
 def _to_tensor(values, like):
     return torch.as_tensor(values).to(like.device, like.dtype)
-
-
-def _pair_gradient_memory(device):
-    if device.type == "cuda":
-        return GPU_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-    return CPU_MEMORY

@@ -47,14 +47,30 @@ def test_splines_agree_with_spherical_bessel_functions():
 
 def test_gradient_agrees_with_central_differences(vectors):
     basis = PairBasis(PARAMETERS).double()
-    values, gradient = basis.with_gradient(vectors)
-    torch.testing.assert_close(values, basis(vectors))
+    factors = basis.factors(vectors)
+    gradient = basis.gradient(factors)
+    torch.testing.assert_close(basis.values(factors), basis(vectors))
     step = 1e-5
     for axis in range(3):
         shift = torch.zeros(3, dtype=torch.float64)
         shift[axis] = step
         numerical = (basis(vectors + shift) - basis(vectors - shift)) / (2 * step)
         torch.testing.assert_close(gradient[:, axis], numerical, rtol=0, atol=1e-6)
+
+
+def test_contractions_never_need_the_gradient_itself(vectors):
+    basis = PairBasis(PARAMETERS).double()
+    factors = basis.factors(vectors)
+    gradient = basis.gradient(factors)
+    generator = torch.Generator().manual_seed(0)
+    channels = torch.randn(len(vectors), basis.n_channels, generator=generator).double()
+    forces = torch.randn(len(vectors), 3, generator=generator).double()
+    torch.testing.assert_close(
+        basis.contract(factors, channels), torch.einsum("pac,pc->pa", gradient, channels)
+    )
+    torch.testing.assert_close(
+        basis.spread(factors, forces), torch.einsum("pac,pa->pc", gradient, forces)
+    )
 
 
 def test_parity(vectors):
@@ -65,7 +81,8 @@ def test_parity(vectors):
 def test_vanishes_smoothly_at_the_cutoff():
     basis = PairBasis(PARAMETERS).double()
     vectors = torch.tensor([[0.0, 0.0, 4.0 - 1e-7], [0.0, 0.0, 4.0], [0.0, 0.0, 4.5]])
-    values, gradient = basis.with_gradient(vectors.double())
+    factors = basis.factors(vectors.double())
+    values, gradient = basis.values(factors), basis.gradient(factors)
     assert values.abs().max() < 1e-12
     assert gradient.abs().max() < 1e-5
 
