@@ -2,7 +2,13 @@
 
 from ._expansion import compute_expansions, expand_density
 from ._features import SoapFeatures, load_power_spectrum, name_features
-from ._pair_basis import PairBasis, PairFactors, SoapParameters, count_radial_channels
+from ._pair_basis import (
+    PairBasis,
+    PairFactors,
+    SoapParameters,
+    count_radial_channels,
+    pairs_per_chunk,
+)
 from ._power_spectrum import PowerSpectrum
 from ._store import DiskStore, MemoryStore, hash_structures, open_store
 
@@ -21,4 +27,5 @@ __all__ = [
     "load_power_spectrum",
     "name_features",
     "open_store",
+    "pairs_per_chunk",
 ]

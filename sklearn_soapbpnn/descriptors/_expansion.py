@@ -6,10 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from ..data import Graph, build_graph, channel_rows, iterate_chunks
-from ._pair_basis import PairBasis
+from ._pair_basis import PairBasis, pairs_per_chunk
 
-# pairs whose basis is held at once: few enough for the processor's cache
-PAIRS_PER_CHUNK = 1024
 # pairs of the structures that are expanded at once
 PAIRS_PER_GRAPH = 50_000
 
@@ -37,11 +35,10 @@ def expand_density(basis: PairBasis, graph: Graph, n_elements: int, factors=None
     i, j = graph.centers, graph.neighbors
     forward, backward = channel_rows(i, j, graph.element[i], graph.element[j], n_elements)
     expansion = graph.pair_vectors.new_zeros(graph.n_atoms * n_elements, basis.n_channels)
-    pieces = (graph.pair_vectors if factors is None else factors).split(PAIRS_PER_CHUNK)
+    size = pairs_per_chunk(expansion.device)
+    pieces = (graph.pair_vectors if factors is None else factors).split(size)
     evaluate = basis if factors is None else basis.values
-    for piece, *rows in zip(
-        pieces, forward.split(PAIRS_PER_CHUNK), backward.split(PAIRS_PER_CHUNK)
-    ):
+    for piece, *rows in zip(pieces, forward.split(size), backward.split(size)):
         values = evaluate(piece)
         expansion.index_add_(0, rows[0], values)
         expansion.index_add_(0, rows[1], values.mul_(basis.parity))

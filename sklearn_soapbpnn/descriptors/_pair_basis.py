@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from spex.angular import SphericalHarmonics
 from spex.cutoff.shifted_cosine import shifted_cosine
@@ -69,6 +70,12 @@ class PairFactors:
         parts = (factor.split(size) for factor in vars(self).values())
         return [PairFactors(*part) for part in zip(*parts)]
 
+    @classmethod
+    def join(cls, pieces: list[PairFactors]) -> PairFactors:
+        """Undo :meth:`split`."""
+        factors = zip(*(vars(piece).values() for piece in pieces))
+        return cls(*(parts[0] if len(parts) == 1 else torch.cat(parts) for parts in factors))
+
 
 class PairBasis(nn.Module):
     r"""Basis functions :math:`B_{nlm}(\mathbf r) = R_{nl}(r) f_c(r) Y_{lm}(\hat{\mathbf r})`.
@@ -98,7 +105,7 @@ class PairBasis(nn.Module):
 
     def __init__(self, parameters: SoapParameters) -> None:
         super().__init__()
-        values, derivatives, self.n_per_l = _spline_table(parameters)
+        table, self.spacing, self.n_per_l = _spline_table(parameters)
         self.cutoff_radius = parameters.cutoff_radius
         self.cutoff_width = parameters.cutoff_width
         self.angular = SphericalHarmonics(parameters.max_angular)
@@ -106,7 +113,7 @@ class PairBasis(nn.Module):
         radial, angular = _channel_factors(self.n_per_l)
         self.n_channels = len(degrees)
         for name, buffer in {
-            "table": torch.cat([values, derivatives], dim=1),
+            "table": table,
             "parity": (-1.0) ** torch.tensor(degrees),
             "radial_index": radial,
             "angular_index": angular,
@@ -120,6 +127,10 @@ class PairBasis(nn.Module):
 
     def factors(self, pair_vectors: Tensor) -> PairFactors:
         """Evaluate what the basis and its gradient are made of."""
+        pieces = pair_vectors.split(pairs_per_chunk(pair_vectors.device))
+        return PairFactors.join([self._factors(vectors) for vectors in pieces])
+
+    def _factors(self, pair_vectors: Tensor) -> PairFactors:
         distances = pair_vectors.norm(dim=1)
         # the forward-mode derivative of sphericart is silently zero, so ask for gradients
         angular, angular_gradient = self.angular.sph.compute_with_gradients(pair_vectors)
@@ -164,22 +175,15 @@ class PairBasis(nn.Module):
         return product.mul_(angular.index_select(1, self.angular_index))
 
     def _radial(self, distances: Tensor) -> tuple[Tensor, Tensor]:
-        """Cubic Hermite interpolation of the table, times the cutoff; and its derivative."""
-        n_radial = self.table.shape[1] // 2
-        spacing = self.cutoff_radius / (len(self.table) - 2)
-        place = distances.clamp(max=self.cutoff_radius) / spacing
-        knot = place.floor().long()
-        t = (place - knot)[:, None]
-        left, right = self.table.index_select(0, knot), self.table.index_select(0, knot + 1)
-        p0, m0 = left[:, :n_radial], left[:, n_radial:] * spacing
-        p1, m1 = right[:, :n_radial], right[:, n_radial:] * spacing
-        # p(t) = p0 + m0 t + a t^2 + b t^3
-        a = 3 * (p1 - p0) - 2 * m0 - m1
-        b = 2 * (p0 - p1) + m0 + m1
-        value = p0 + t * (m0 + t * (a + t * b))
-        slope = (m0 + t * (2 * a + 3 * t * b)) / spacing
+        """Evaluate the splines times the cutoff, and the derivative: (n_pairs, n_radial) each."""
+        place = distances.clamp(max=self.cutoff_radius) / self.spacing
+        interval = place.floor()
+        t = (place - interval)[:, None]
+        p, m, a, b = self.table.index_select(0, interval.long()).chunk(4, dim=1)
+        value = torch.addcmul(p, t, torch.addcmul(m, t, torch.addcmul(a, t, b)))
+        slope = (m + t * (2 * a + 3 * t * b)) / self.spacing
         weight, weight_slope = self._cutoff(distances)
-        return value * weight, slope * weight + value * weight_slope
+        return value * weight, (slope * weight).addcmul_(value, weight_slope)
 
     def _cutoff(self, distances: Tensor) -> tuple[Tensor, Tensor]:
         """torch-spex's cutoff function and its derivative."""
@@ -190,11 +194,17 @@ class PairBasis(nn.Module):
         return weight.detach()[:, None], slope[:, None]
 
 
+def pairs_per_chunk(device: torch.device) -> int:
+    """Return how many pairs to work on at once: a processor's cache full, or a GPU's fill."""
+    return 1024 if device.type == "cpu" else 2**18
+
+
 @lru_cache(maxsize=32)
 def _spline_table(parameters: SoapParameters):
-    """Build torch-spex's radial splines in float64, whatever torch's default dtype is.
+    r"""Build torch-spex's radial splines in float64, whatever torch's default dtype is.
 
-    The last row extends the table by one knot, for a distance equal to the cutoff.
+    Each row holds the coefficients of the cubic Hermite polynomial of one interval,
+    :math:`p + m t + a t^2 + b t^3`; the last is zero, for distances from the cutoff on.
     """
     basis = LaplacianEigenstates(
         parameters.cutoff_radius,
@@ -202,12 +212,13 @@ def _spline_table(parameters: SoapParameters):
         max_radial=parameters.max_radial,
     )
     n_knots = len(basis.spliner.spline_values) - 1
-    knots = torch.linspace(0.0, parameters.cutoff_radius, n_knots, dtype=torch.float64).numpy()
-    tables = [
-        torch.nn.functional.pad(torch.from_numpy(function(knots)), (0, 0, 0, 1))
-        for function in basis.get_spliner_inputs(parameters.cutoff_radius, normalize=True)
-    ]
-    return *tables, tuple(basis.n_per_l)
+    knots, spacing = np.linspace(0.0, parameters.cutoff_radius, n_knots, retstep=True)
+    values, derivatives = basis.get_spliner_inputs(parameters.cutoff_radius, normalize=True)
+    p, m = values(knots), derivatives(knots) * spacing
+    a = 3 * (p[1:] - p[:-1]) - 2 * m[:-1] - m[1:]
+    b = 2 * (p[:-1] - p[1:]) + m[:-1] + m[1:]
+    table = np.pad(np.hstack([p[:-1], m[:-1], a, b]), ((0, 1), (0, 0)))
+    return torch.from_numpy(table), float(spacing), tuple(basis.n_per_l)
 
 
 def _channel_factors(n_per_l):

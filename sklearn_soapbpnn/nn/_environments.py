@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from ..data import BatchIndex, build_graph
-from ..descriptors import PairBasis, PairFactors, PowerSpectrum, expand_density
+from ..descriptors import PairBasis, PairFactors, PowerSpectrum, expand_density, pairs_per_chunk
 from ._layers import NoNorm, PackedLayerNorm
 
 # atoms whose full power spectrum is held at once
 ATOMS_PER_CHUNK = 4096
-# pairs whose gradients are contracted at once: few enough for the processor's cache
-PAIRS_PER_CHUNK = 1024
 
 
 @dataclass
@@ -117,8 +115,8 @@ class FactoredPairGradients:
         return FactoredPairGradients(self.basis, self.factors.select(pairs))
 
     def split(self) -> list[FactoredPairGradients]:
-        """Return pieces that are worked on at once, in the processor's cache."""
-        pieces = self.factors.split(PAIRS_PER_CHUNK)
+        """Return pieces that are worked on at once."""
+        pieces = self.factors.split(pairs_per_chunk(self.factors.angular.device))
         return [FactoredPairGradients(self.basis, piece) for piece in pieces]
 
     def contract(self, channels: Tensor) -> Tensor:
@@ -190,7 +188,8 @@ class Environments:
         size = 3 * self.basis.n_channels * len(factors) * factors.angular.element_size()
         if size > memory:
             return FactoredPairGradients(self.basis, factors)
-        pieces = [self.basis.gradient(piece) for piece in factors.split(PAIRS_PER_CHUNK)]
+        pieces = factors.split(pairs_per_chunk(factors.angular.device))
+        pieces = [self.basis.gradient(piece) for piece in pieces]
         return StoredPairGradients(torch.cat(pieces))
 
 
