@@ -5,12 +5,16 @@ import inspect
 import numpy as np
 import torch
 
-from .data import as_structures, as_targets, check_elements
+from .data import as_structures, as_targets, check_elements, symbols
 from .preprocessing import check_fixed_weights, check_scales
 from .training import parse_loss
 
 SOAP_PARAMETERS = ("cutoff_radius", "cutoff_width", "max_radial", "max_angular")
 TARGETS = ("energy", "forces", "stress", "virial")
+OWN_NET_PARAMETERS = {
+    *("module", "criterion", "lr", "max_epochs", "batch_size", "device", "callbacks", "verbose"),
+    *("order_seed", "warmup_fraction", "best_model_metric", "log_interval", "log_mae"),
+}
 # part of the signature from the start; refused, not ignored, until they are built
 NOT_BUILT = (
     "add_lambda_basis",
@@ -54,6 +58,16 @@ def check_parameters(model):
         raise ValueError(f"per_structure_targets names {unknown}; it may name {list(TARGETS)}.")
     check_fixed_weights(model.fixed_composition_weights, "fixed_composition_weights")
     check_scales(model.fixed_scaling_weights, "fixed_scaling_weights")
+    if model.cutoff_width > model.cutoff_radius:
+        raise ValueError(
+            f"cutoff_width={model.cutoff_width} must not exceed "
+            f"cutoff_radius={model.cutoff_radius}."
+        )
+    for name in OWN_NET_PARAMETERS & set(model.net_params or {}):
+        raise ValueError(
+            f"net_params names {name!r}, which SoapBPNNRegressor sets itself: use its constructor "
+            "arguments (learning_rate, num_epochs, batch_size, loss, callbacks, verbose, device)."
+        )
     resolve_device(model.device)
     return parse_loss(model.loss, ("energy", "forces", "stress"))
 
@@ -107,7 +121,7 @@ def check_validation(X, y, X_val, y_val):
     if X_val is None:
         return None
     X_val = as_structures(X_val, "X_val")
-    y_val = check_learnt(as_targets(y_val, X_val, "y_val"), X_val, "y_val")
+    y_val = check_learnt(as_targets(y_val, X_val, "y_val", "X_val"), X_val, "y_val")
     missing = list_attached(X) - list_attached(X_val)
     if missing:
         raise ValueError(
@@ -117,7 +131,21 @@ def check_validation(X, y, X_val, y_val):
     if set(y_val.names) != set(y.names):
         raise ValueError(f"y_val has the columns {y_val.names}, but y has {y.names}.")
     check_elements(X_val, X.elements, "X_val", "X")
+    if X.features is not None:
+        check_features(X_val, X.features.parameters, X.features.elements, "X_val")
     return X_val, y_val
+
+
+def check_features(X, parameters, elements, name="X"):
+    """Raise if structures carry features of another descriptor than fit saw."""
+    found = X.features.parameters
+    if found != parameters:
+        raise ValueError(f"{name} carries features of {found}, but fit saw {parameters}.")
+    if not np.array_equal(X.features.elements, elements):
+        raise ValueError(
+            f"{name} carries features over the elements {symbols(X.features.elements)}, but fit "
+            f"saw {symbols(elements)}. Use the same fitted SoapFeaturizer."
+        )
 
 
 def list_attached(X):

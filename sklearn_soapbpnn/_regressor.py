@@ -1,12 +1,14 @@
 """SoapBPNNRegressor: the potential as a scikit-learn regressor."""
 
 import warnings
+from collections.abc import Mapping
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -16,6 +18,7 @@ from ._checks import (
     NOT_BUILT,
     SOAP_PARAMETERS,
     check_contradictions,
+    check_features,
     check_learnt,
     check_names,
     check_parameters,
@@ -53,7 +56,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         Normalise the features of each atom before the network. Without it training converges more
         slowly, but may extrapolate better.
     add_lambda_basis : bool, default=True
-        Not implemented yet.
+        Only matters for tensors, which are not implemented yet.
     heads : dict, default=None
         ``{"energy": "mlp"}`` (one more hidden layer, the default) or ``{"energy": "linear"}``.
     zbl, species_encoding, n_pseudo_species : default=False, "orthogonal", 4
@@ -102,10 +105,11 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         Precision of the descriptors and the network.
     random_state : int, RandomState instance or None, default=None
         Validation split, initial weights and order of the batches. An int gives the same bits in
-        every fit on one machine.
+        every fit on the CPU of one machine with the same number of threads.
     validation_fraction : float, default=0.1
-        Share of the structures that is held out to pick the best epoch, if ``X_val`` is not given.
-        With 0, or a single structure, the last epoch is kept.
+        Share of the structures that is held out to pick the best epoch, if ``X_val`` is not given
+        (baseline and scale see them all the same). With 0, or a single structure, the last epoch is
+        kept.
     early_stopping, n_iter_no_change : default=False, 20
         Not implemented yet.
     warm_start : bool, default=False
@@ -113,7 +117,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
     verbose : int, default=0
         Print a line of errors every ``log_interval`` epochs.
     callbacks : list of skorch callbacks, default=None
-        Further callbacks of the training loop.
+        Further callbacks of the training loop, e.g. ``EarlyStopping(monitor="valid_metric")``.
     net_params : dict, default=None
         Further arguments of the :class:`skorch.NeuralNet`, e.g.
         ``{"optimizer": torch.optim.AdamW}``.
@@ -137,7 +141,9 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
     module_ : SoapBPNN
         The torch module.
     history_ : skorch.history.History
-        Losses and validation errors of every epoch.
+        For every epoch ``train_loss``, ``valid_loss``, ``valid_metric`` (what picks the best),
+        ``valid_energy_rmse`` and ``_mae`` (per atom), the same of ``forces`` and ``stress`` (also
+        where the virial is learnt), and ``dur``, its seconds.
 
     See Also
     --------
@@ -184,9 +190,9 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "log_interval": [Interval(Integral, 1, None, closed="left")],
         "scale_targets": ["boolean"],
-        "fixed_scaling_weights": [dict, None],
+        "fixed_scaling_weights": [Mapping, None],
         "remove_composition_contribution": ["boolean"],
-        "fixed_composition_weights": [dict, None],
+        "fixed_composition_weights": [Mapping, None],
         "per_structure_targets": ["array-like"],
         "log_mae": ["boolean"],
         "best_model_metric": [StrOptions({"rmse_prod", "mae_prod", "loss"})],
@@ -318,6 +324,18 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         Returns
         -------
         self
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X, y or a parameter cannot be used; raised before any work starts.
+        NotImplementedError
+            If a parameter or target that is not built yet is asked for.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the loss diverged, or Ctrl-C ended the fit; the best epoch so far is kept.
         """
         losses = check_parameters(self)
         X = as_structures(X)
@@ -327,9 +345,10 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
                 sample_weight, y["energy"], dtype=np.float64, ensure_non_negative=True
             )
         validation = check_validation(X, y, X_val, y_val)
+        check_contradictions(self, X)
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
         X = self._fit_steps(X, y, sample_weight)
-        self.elements_ = X.features.elements
+        self.elements_, self._parameters = X.features.elements, X.features.parameters
         self.targets_ = y.names
 
         train = (X, y, sample_weight)
@@ -343,6 +362,10 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
     def predict(self, X, targets=None):
         """Predict energies, or any targets that derive from them.
 
+        Energies of structures; forces, minus the derivative with respect to the positions; stress,
+        tensile positive, and virial, minus the stress times the volume: in the units of the
+        energies and positions of fit, whatever was learnt from.
+
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
@@ -353,7 +376,14 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         Returns
         -------
         array of shape (n_structures,), or Targets
-            Energies, or the named targets. All are available, whatever was learnt from.
+            Energies, or the named targets: ``forces`` is a list of (n_atoms, 3) arrays, ``stress``
+            and ``virial`` are (n_structures, 3, 3), NaN where a cell has no volume.
+
+        Raises
+        ------
+        ValueError
+            If X contains elements that fit did not see, lacks or carries what X in fit did not, or
+            a target is unknown.
         """
         check_is_fitted(self, "net_")
         names = check_names(["energy"] if targets is None else targets)
@@ -364,6 +394,30 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         if {"stress", "virial"} & set(names):
             check_volumes(structures)
         return Targets(**{name: getattr(outputs, name) for name in names})
+
+    def score(self, X, y, sample_weight=None):
+        r"""Return :math:`R^2` of the energies that are labelled.
+
+        For other targets and errors see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
+
+        Parameters
+        ----------
+        X : sequence of ase.Atoms, or Structures
+            Structures.
+        y : array of shape (n_structures,), or Targets
+            Labels; NaN in Targets is left out.
+        sample_weight : array of shape (n_structures,), default=None
+            Weights of the structures.
+
+        Returns
+        -------
+        float
+        """
+        energy = np.asarray(y)
+        known = np.isfinite(energy) if isinstance(y, Targets) else np.ones(len(energy), bool)
+        if sample_weight is not None:
+            sample_weight = np.asarray(sample_weight)[known]
+        return r2_score(energy[known], self.predict(X)[known], sample_weight=sample_weight)
 
     def calculator(self, **kwargs):
         """Return an ASE calculator of the fitted model.
@@ -395,7 +449,6 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         """Fit what X does not carry yet, and attach it."""
         self.baseline_ = self.scaler_ = self.featurizer_ = None
         self._carried = list_attached(X)
-        check_contradictions(self, X)
         if "offset" not in self._carried and self.remove_composition_contribution:
             baseline = CompositionBaseline(self.fixed_composition_weights)
             self.baseline_ = baseline.fit(X, y, sample_weight=sample_weight)
@@ -437,42 +490,54 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
                 "Predict through the Pipeline that the model was fitted in."
             )
         X = self._attach(X)
-        return X if self.featurizer_ is None else self.featurizer_.transform(X)
+        if self.featurizer_ is not None:
+            return self.featurizer_.transform(X)
+        check_features(X, self._parameters, self.elements_)
+        return X
 
     def _fit_network(self, train, validation, losses, seed, order_seed):
-        """Build network and data on the device, and run the net."""
-        features = train[0].features
-        network = SoapBPNN(
-            self.elements_,
-            features.parameters,
-            num_hidden_layers=self.num_hidden_layers,
-            num_neurons_per_layer=self.num_neurons_per_layer,
-            layernorm=self.layernorm,
-            head=(self.heads or {}).get("energy", "mlp"),
-            generator=torch.Generator().manual_seed(seed),
-        )
-        device = resolve_device(self.device)
-        network = network.to(device, getattr(torch, self.dtype))
-        self.n_features_in_ = network.spectrum.n_features
+        """Build the network and put the data on the device, and run the net."""
+        net = self._make_net(TotalLoss(losses), seed, order_seed).initialize()
+        self.n_features_in_ = net.module_.spectrum.n_features
         # the virial per atom is what the loss of the stress acts on
         names = {"virial": "stress"}
         per_structure = {names.get(name, name) for name in self.per_structure_targets}
+        X, y, sample_weight = train
         train = TrainingData(
-            *train[:2], network, sample_weight=train[2], per_structure=per_structure
+            X, y, net.module_, sample_weight=sample_weight, per_structure=per_structure
         )
         if validation is not None:
-            validation = TrainingData(*validation, network, per_structure=per_structure)
+            validation = TrainingData(*validation, net.module_, per_structure=per_structure)
+            if not validation.labelled:
+                warnings.warn(
+                    "No structure that was held out for validation has a label, so the last epoch "
+                    "is kept. Pass X_val and y_val, or raise validation_fraction.",
+                    UserWarning,
+                    stacklevel=4,
+                )
+                validation = None
+        self.net_ = net.partial_fit(train, validation)
+        self._check_end()
+
+    def _make_net(self, criterion, seed, order_seed):
         # the fused step saves most of Adam's overhead; another optimizer may lack it
         extra = self.net_params or {}
         fused = {} if "optimizer" in extra else {"optimizer__fused": True}
-        arguments = {"optimizer": torch.optim.Adam, **fused, **extra}
-        self.net_ = SoapBPNNNet(
-            network,
-            TotalLoss(losses),
+        return SoapBPNNNet(
+            SoapBPNN,
+            criterion,
+            module__elements=self.elements_,
+            module__parameters=self._parameters,
+            module__num_hidden_layers=int(self.num_hidden_layers),
+            module__num_neurons_per_layer=int(self.num_neurons_per_layer),
+            module__layernorm=bool(self.layernorm),
+            module__head=(self.heads or {}).get("energy", "mlp"),
+            module__seed=seed,
+            module__dtype=getattr(torch, self.dtype),
             lr=self.learning_rate,
-            max_epochs=self.num_epochs,
-            batch_size=self.batch_size,
-            device=device,
+            max_epochs=int(self.num_epochs),
+            batch_size=int(self.batch_size),
+            device=resolve_device(self.device),
             order_seed=order_seed,
             warmup_fraction=self.warmup_fraction,
             best_model_metric=self.best_model_metric,
@@ -480,16 +545,27 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             log_mae=self.log_mae,
             verbose=self.verbose,
             callbacks=self.callbacks,
-            **arguments,
-        ).fit(train, validation)
-        # an epoch that was interrupted has no loss
-        loss = self.history_[-1].get("train_loss", 0.0)
-        if not np.isfinite(loss):
+            **{"optimizer": torch.optim.Adam, **fused, **extra},
+        )
+
+    def _check_end(self):
+        """Warn of a fit that diverged or was interrupted."""
+        done = [epoch for epoch in self.history_ if "train_loss" in epoch]
+        if self.net_.interrupted_:
+            if not done:
+                raise KeyboardInterrupt
             warnings.warn(
-                f"The loss is {loss} after {len(self.history_)} epochs. Lower "
+                f"fit was interrupted after {len(done)} of {self.num_epochs} epochs; the best "
+                "of them is kept.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        if done and not np.isfinite(done[-1]["train_loss"]):
+            warnings.warn(
+                f"The loss is {done[-1]['train_loss']} after {len(done)} epochs. Lower "
                 f"learning_rate={self.learning_rate}, or look for labels that are off.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def __sklearn_tags__(self):

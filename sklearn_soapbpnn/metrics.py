@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
-from .data import as_structures, as_targets
+from .data import Targets, as_structures, as_targets
 
 METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error}
 
@@ -34,7 +34,9 @@ def summarize_errors(X, y, prediction):
     {'mae': 0.5, 'rmse': 0.5}
     """
     structures = as_structures(X)
-    y, prediction = as_targets(y, structures), as_targets(prediction, structures)
+    y = as_targets(y, structures)
+    if not isinstance(prediction, Targets):
+        prediction = Targets(energy=prediction)
     errors = {}
     for name in prediction.names:
         if name not in y:
@@ -53,7 +55,7 @@ def make_target_scorer(target, metric="rmse"):
     Parameters
     ----------
     target : str
-        ``"energy"``, ``"forces"``, ``"stress"``, ...
+        ``"energy"``, ``"energy per atom"``, ``"forces"``, ``"stress"``, ...
     metric : {"rmse", "mae"}, default="rmse"
         Error over all labelled components.
 
@@ -88,8 +90,14 @@ class _TargetScorer:
         self.metric = metric
 
     def __call__(self, estimator, X, y):
-        prediction = estimator.predict(X, targets=[self.target])
-        return -summarize_errors(X, y, prediction)[self.target][self.metric]
+        prediction = estimator.predict(X, targets=[self.target.removesuffix(" per atom")])
+        errors = summarize_errors(X, y, prediction)
+        if self.target not in errors:
+            raise ValueError(
+                f"y has no labels of the target {self.target!r} that is to be scored; pass Targets "
+                "with that column."
+            )
+        return -errors[self.target][self.metric]
 
     def __repr__(self):
         return f"make_target_scorer({self.target!r}, {self.metric!r})"

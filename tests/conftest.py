@@ -69,7 +69,6 @@ def model():
 @pytest.fixture(params=[True, False], ids=["layernorm", "no layernorm"])
 def network(request):
     """A float64 network with random weights everywhere."""
-    generator = torch.Generator().manual_seed(0)
     network = SoapBPNN(
         ELEMENTS,
         SoapParameters(max_radial=4, max_angular=3),
@@ -77,11 +76,12 @@ def network(request):
         num_neurons_per_layer=8,
         layernorm=request.param,
         head="mlp",
-        generator=generator,
-    ).double()
+        seed=0,
+        dtype=torch.float64,
+    )
     if network.bias is not None:
         with torch.no_grad():
-            network.bias.uniform_(-1.0, 1.0, generator=generator)
+            network.bias.uniform_(-1.0, 1.0, generator=torch.Generator().manual_seed(0))
     return network
 
 

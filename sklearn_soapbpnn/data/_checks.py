@@ -89,6 +89,15 @@ def check_elements(structures, elements, name="X", what="fit"):
     )
 
 
+def freeze(values, dtype):
+    """Return an array that cannot be written to; one that is frozen already is not copied."""
+    if isinstance(values, np.ndarray) and values.dtype == dtype and not values.flags.writeable:
+        return values
+    values = np.array(values, dtype=dtype)
+    values.flags.writeable = False
+    return values
+
+
 def as_position(key, length):
     """Return an index into a sequence of ``length`` as an int or an array of positions.
 

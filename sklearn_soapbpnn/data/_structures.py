@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 from ase import Atoms
 
-from ._checks import as_position, check_atoms
+from ._checks import as_position, check_atoms, freeze
 
 
 class Structures:
@@ -65,12 +65,12 @@ class Structures:
         scale=None,
         features=None,
     ):
-        self.numbers = tuple(_freeze(values, np.int64) for values in numbers)
-        self.positions = tuple(_freeze(values, np.float64) for values in positions)
-        self.cells = tuple(_freeze(values, np.float64) for values in cells)
-        self.pbc = tuple(_freeze(values, bool) for values in pbc)
+        self.numbers = tuple(freeze(values, np.int64) for values in numbers)
+        self.positions = tuple(freeze(values, np.float64) for values in positions)
+        self.cells = tuple(freeze(values, np.float64) for values in cells)
+        self.pbc = tuple(freeze(values, bool) for values in pbc)
         self.indices = np.arange(len(self.numbers)) if indices is None else np.asarray(indices)
-        offset = {name: _freeze(values, np.float64) for name, values in (offset or {}).items()}
+        offset = {name: freeze(values, np.float64) for name, values in (offset or {}).items()}
         self.offset = MappingProxyType(offset)
         self.scale = MappingProxyType(dict(scale or {}))
         self.features = features
@@ -206,15 +206,6 @@ def as_structures(X, name="X"):
         [atoms.cell.array for atoms in frames],
         [atoms.pbc for atoms in frames],
     )
-
-
-def _freeze(values, dtype):
-    """Return an array that cannot be written to; one that is frozen already is not copied."""
-    if isinstance(values, np.ndarray) and values.dtype == dtype and not values.flags.writeable:
-        return values
-    values = np.array(values, dtype=dtype)
-    values.flags.writeable = False
-    return values
 
 
 def _rebuild(geometry, state):

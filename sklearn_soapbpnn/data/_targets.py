@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from ._checks import as_position, check_atoms
+from ._checks import as_position, check_atoms, freeze
 
 
 @dataclass(frozen=True)
@@ -185,10 +185,10 @@ class Targets:
         return targets
 
 
-def as_targets(y, structures, name="y"):
+def as_targets(y, structures, name="y", X_name="X"):
     """Return ``y`` as :class:`Targets` that fit ``structures``; an array is the energy.
 
-    ``name`` is what messages call it.
+    ``name`` and ``X_name`` are what messages call the two.
 
     Raises
     ------
@@ -202,8 +202,7 @@ def as_targets(y, structures, name="y"):
         y = Targets(energy=_check_energies(y, name))
     if len(y) != len(structures):
         raise ValueError(
-            f"{name.replace('y', 'X')} has {len(structures)} structures, but {name} has {len(y)} "
-            "labels."
+            f"{X_name} has {len(structures)} structures, but {name} has {len(y)} labels."
         )
     for column in y.names:
         _check_fits(y, column, structures)
@@ -236,7 +235,7 @@ def _check_energies(y, name):
 def _check_fits(y, name, structures):
     labelled = y.labelled(name)
     if y.kinds[name].per_atom:
-        for index, (values, numbers) in enumerate(zip(y[name], structures.numbers)):
+        for index, values, numbers in zip(structures.indices, y[name], structures.numbers):
             if len(values) != len(numbers):
                 raise ValueError(
                     f"Target {name!r} of structure {index} has {len(values)} rows, but the "
@@ -272,7 +271,7 @@ def _check_column(name, values, kind):
 
 def _check_values(name, values, shape):
     try:
-        values = np.asarray(values, dtype=np.float64)
+        values = freeze(values, np.float64)
     except (TypeError, ValueError) as err:
         raise ValueError(f"Target {name} is not an array of numbers: {err}.") from err
     expected = ("n", *shape[1:])
@@ -294,6 +293,11 @@ def _format(shape):
 
 def _read_label(index, atoms, name, key, kind, missing):
     results = {} if atoms.calc is None else getattr(atoms.calc, "results", {})
+    if key in results and _is_stale(atoms):
+        raise ValueError(
+            f"The calculator of structure {index} holds the results of another geometry. Give each "
+            "structure a SinglePointCalculator of its own, or keep labels in info and arrays."
+        )
     for source in (results, atoms.info, atoms.arrays):
         if source.get(key) is not None:
             return _reshape_label(index, source[key], name, key, kind)
@@ -304,6 +308,14 @@ def _read_label(index, atoms, name, key, kind, missing):
         f"{sorted(results)}, its info {sorted(atoms.info)}, its arrays {sorted(atoms.arrays)}. "
         "Pass missing='nan' if some structures are not labelled."
     )
+
+
+def _is_stale(atoms):
+    """Whether the calculator was last used on other atoms, as one that is shared was."""
+    if not hasattr(atoms.calc, "check_state"):
+        return False
+    changes = atoms.calc.check_state(atoms)
+    return bool({"positions", "numbers", "cell", "pbc"} & set(changes))
 
 
 def _reshape_label(index, values, name, key, kind):

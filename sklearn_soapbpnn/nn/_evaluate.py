@@ -27,9 +27,9 @@ class Prediction:
     forces : list of arrays of shape (n_atoms, 3), or None
         Forces.
     virial : array of shape (n_structures, 3, 3), or None
-        Minus the stress times the volume.
+        Minus the stress times the volume; NaN where the cell has no volume.
     volumes : array of shape (n_structures,)
-        Volumes of the cells.
+        Volumes of the cells; NaN where there is none.
     """
 
     energy: np.ndarray
@@ -57,22 +57,22 @@ def evaluate(network, structures, derivatives) -> Prediction:
     )
     ends = np.cumsum(structures.n_atoms)[:-1]
     starts = np.concatenate([[0], ends])
+    volumes = np.where(structures.volumes > 0, structures.volumes, np.nan)
     return Prediction(
         np.add.reduceat(energies, starts) + structures.offset.get("energy", 0.0),
         np.split(energies, ends),
         None if forces is None else np.split(forces, ends),
-        None if gradient is None else -gradient,
-        structures.volumes,
+        None if gradient is None else np.where(volumes[:, None, None] > 0, -gradient, np.nan),
+        volumes,
     )
 
 
 def check_volumes(structures):
-    """Raise if a structure has no cell, and so no stress."""
-    empty = np.flatnonzero(structures.volumes == 0)
-    if len(empty):
+    """Raise if no structure has a cell, so that there is no stress at all."""
+    if not structures.volumes.any():
         raise ValueError(
-            f"Structure {empty[0]} has no cell of finite volume, so it has no stress or virial. "
-            "Leave these targets out, or set a cell."
+            "X holds no cell of finite volume, so there is no stress or virial. Leave these "
+            "targets out, or set cells."
         )
 
 

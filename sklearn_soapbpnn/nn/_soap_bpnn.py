@@ -58,8 +58,10 @@ class SoapBPNN(nn.Module):
         Whether to normalise the features.
     head : {"mlp", "linear"}
         An MLP head is one more hidden layer.
-    generator : torch.Generator
-        Source of the initial weights.
+    seed : int
+        Seed of the initial weights.
+    dtype : torch.dtype, default=torch.float32
+        Precision.
 
     References
     ----------
@@ -77,9 +79,11 @@ class SoapBPNN(nn.Module):
         num_neurons_per_layer: int,
         layernorm: bool,
         head: str,
-        generator: torch.Generator,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        generator = torch.Generator().manual_seed(seed)
         self.elements = tuple(int(number) for number in elements)
         n_elements = len(self.elements)
         self.basis = PairBasis(parameters)
@@ -96,6 +100,7 @@ class SoapBPNN(nn.Module):
         # what the shift of LayerNorm's affine part becomes behind the first layer
         bias = torch.zeros(n_elements, widths[1], dtype=torch.float64)
         self.bias = nn.Parameter(bias) if layernorm else None
+        self.to(dtype)
 
     def forward(self, batch: EnvironmentBatch, strain: bool = False) -> Outputs:
         """Evaluate a batch; with forces if it holds pair gradients, and on request strain."""

@@ -67,7 +67,7 @@ class TrainingData(Dataset):
     network : SoapBPNN
         Network, on the device.
     sample_weight : array of shape (n_structures,), default=None
-        Weights of the structures.
+        Weights of the structures; their mean does not matter.
     per_structure : collection of str
         Targets whose loss is not divided by the number of atoms.
     """
@@ -89,6 +89,12 @@ class TrainingData(Dataset):
             name: _label_weights(labels[name], name, structures, sample_weight, like)
             for name in self.names
         }
+        # names of the targets that have a label at all
+        self.labelled = [
+            name
+            for name, weight in self.weights.items()
+            if weight is None or bool((weight > 0).any())
+        ]
         self.divisors = {name: _to_tensor(values, like) for name, values in divisors.items()}
         self.units = {name: _to_tensor(values, like) for name, values in units.items()}
         self.n_elements = len(network.elements)
@@ -198,6 +204,7 @@ def _label_weights(values, name, structures, sample_weight, like):
     if sample_weight is None and np.isfinite(values).all():
         return None
     weights = np.ones(len(structures)) if sample_weight is None else np.asarray(sample_weight)
+    weights = weights / weights[weights > 0].mean()
     if name == "forces":
         weights = np.repeat(weights, structures.n_atoms)
     weights = weights.reshape(-1, *[1] * (values.ndim - 1))

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,13 +36,17 @@ class TargetLoss:
     delta: float = 1.0
 
     def __call__(self, prediction: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
-        """Return the loss; ``weight`` is zero where there is no label, which must be finite."""
+        """Return the loss; ``weight`` is zero where there is no label, which must be finite.
+
+        The mean is over what is labelled, not over the weights: these would lose their effect in
+        small batches.
+        """
         if weight is None:
             return self.weight * self._function(prediction, label, self.reduction)
         total = self.weight * (self._function(prediction, label, "none") * weight).sum()
         if self.reduction == "sum":
             return total
-        return total / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+        return total / (weight > 0).sum().clamp(min=1)
 
     def _function(self, prediction, label, reduction):
         if self.type == "mse":

@@ -49,7 +49,7 @@ class BestEpoch(Callback):
         self.metric = metric
 
     def on_train_begin(self, net, **kwargs):
-        self.best_, self.weights_ = math.inf, None
+        self.best_, self.best_loss_, self.weights_ = math.inf, math.inf, None
 
     def on_epoch_end(self, net, dataset_valid=None, **kwargs):
         epoch = net.history[-1]
@@ -59,10 +59,10 @@ class BestEpoch(Callback):
             value = epoch["valid_loss"]
         else:
             kind = self.metric.removesuffix("_prod")
-            errors = [epoch[f"valid_{name}_{kind}"] for name in dataset_valid.names]
-            # a target without labels in the validation set says nothing
-            value = math.prod(error for error in errors if not math.isnan(error))
-        is_best = value < self.best_
+            value = math.prod(epoch[f"valid_{name}_{kind}"] for name in dataset_valid.labelled)
+        is_best = value < self.best_  # NaN never is
+        self.best_loss_ = min(self.best_loss_, epoch["valid_loss"])
+        net.history.record("valid_loss_best", epoch["valid_loss"] == self.best_loss_)
         net.history.record("valid_metric", value)
         net.history.record("valid_metric_best", is_best)
         if is_best:
@@ -112,7 +112,7 @@ class Progress(Callback):
         columns = {"epoch": epoch["epoch"], "train loss": f"{epoch['train_loss']:.4e}"}
         if dataset_valid is not None:
             columns["valid loss"] = f"{epoch['valid_loss']:.4e}"
-            for name in dataset_valid.names:
+            for name in dataset_valid.labelled:
                 for kind in ("rmse", "mae")[: 1 + self.mae]:
                     columns[f"{name} {kind}"] = f"{epoch[f'valid_{name}_{kind}']:.4e}"
             columns["best"] = "*" if epoch["valid_metric_best"] else ""
@@ -184,16 +184,21 @@ class SoapBPNNNet(NeuralNet):
             return TrainingIterator(dataset, self.batch_size, generator)
         return EvaluationIterator(dataset)
 
+    def on_batch_begin(self, net, **kwargs):
+        """Keep no record of single batches."""
+
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Start the schedule of the learning rate, which depends on the number of batches."""
         n_steps = self.max_epochs * -(-len(X) // self.batch_size)
         factor = WarmupCosine(n_steps, self.warmup_fraction)
         self.schedule_ = LambdaLR(self.optimizer_, factor)
+        self.interrupted_ = False
         super().on_train_begin(net, X=X, y=y, **kwargs)
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
-        """Forget the schedule, which is over."""
+        """Forget the schedule and the moments of the optimiser, which are over."""
         del self.schedule_
+        self.optimizer_.state.clear()
         super().on_train_end(net, X=X, y=y, **kwargs)
 
     def train_step_single(self, batch, **fit_params):
@@ -225,6 +230,20 @@ class SoapBPNNNet(NeuralNet):
         """Run all batches of an epoch and record the loss and the errors of each target."""
         if iterator is None:
             return
+        try:
+            total, n_structures, errors = self._run_batches(iterator, training, step_fn, fit_params)
+        except KeyboardInterrupt:
+            # skorch ends the fit in silence, as it does when a callback stops it
+            self.interrupted_ = True
+            raise
+        self.history.record(f"{prefix}_loss", float(total) / n_structures)
+        for name, sums in errors.items():
+            count, absolute, square = (float(value) for value in sums)
+            if count:
+                self.history.record(f"{prefix}_{name}_mae", absolute / count)
+                self.history.record(f"{prefix}_{name}_rmse", math.sqrt(square / count))
+
+    def _run_batches(self, iterator, training, step_fn, fit_params):
         total, n_structures, errors = 0.0, 0, {}
         for batch in iterator:
             self.notify("on_batch_begin", batch=batch, training=training)
@@ -234,12 +253,7 @@ class SoapBPNNNet(NeuralNet):
             if not training:
                 _add_errors(errors, step["y_pred"], batch)
             self.notify("on_batch_end", batch=batch, training=training, **step)
-        self.history.record(f"{prefix}_loss", float(total) / n_structures)
-        for name, sums in errors.items():
-            count, absolute, square = (float(value) for value in sums)
-            count = count or math.nan
-            self.history.record(f"{prefix}_{name}_mae", absolute / count)
-            self.history.record(f"{prefix}_{name}_rmse", math.sqrt(square / count))
+        return total, n_structures, errors
 
 
 def _add_errors(errors, predictions, batch):

@@ -23,12 +23,12 @@ def test_values(loss, expected):
     torch.testing.assert_close(loss(PREDICTION, LABEL, ones), torch.tensor(expected))
 
 
-def test_weights_average_over_what_is_labelled():
+def test_the_mean_is_over_what_is_labelled():
     label = torch.tensor([0.0, 7.0, 2.0])
     weight = torch.tensor([1.0, 0.0, 3.0])
     prediction = PREDICTION.clone().requires_grad_()
     loss = TargetLoss("mse")(prediction, label, weight)
-    torch.testing.assert_close(loss, torch.tensor((1 * 1.0 + 3 * 9.0) / 4))
+    torch.testing.assert_close(loss, torch.tensor((1 * 1.0 + 3 * 9.0) / 2))
     loss.backward()
     assert prediction.grad[1] == 0
 

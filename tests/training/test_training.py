@@ -1,12 +1,15 @@
 """What the training loop does: errors, best epoch, schedule, missing labels, reproducibility."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from skorch.callbacks import Callback
+from sklearn.model_selection import train_test_split
+from skorch.callbacks import Callback, EarlyStopping
 
-from sklearn_soapbpnn import SoapBPNNRegressor, Targets
+from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor, Targets
 from sklearn_soapbpnn.datasets import load_cuau, load_malonaldehyde
 from sklearn_soapbpnn.training._net import WarmupCosine
 
@@ -231,13 +234,14 @@ def test_verbose_prints_errors_every_few_epochs(molecules, capsys):
 
 def test_interrupting_keeps_the_best_epoch_so_far(molecules):
     class Interrupt(Callback):
-        def on_epoch_begin(self, net, **kwargs):
-            if len(net.history) == 4:
+        def on_batch_begin(self, net, training=False, **kwargs):
+            if training and len(net.history) == 4:
                 raise KeyboardInterrupt
 
     X, y = molecules
-    model = SoapBPNNRegressor(**SMALL, num_epochs=50, callbacks=[Interrupt()]).fit(X, y)
-    assert len(model.history_) == 4
+    model = SoapBPNNRegressor(**SMALL, num_epochs=50, callbacks=[Interrupt()])
+    with pytest.warns(ConvergenceWarning, match="interrupted after 3 of 50"):
+        model.fit(X, y)
     assert np.isfinite(model.predict(X)).all()
 
 
@@ -254,3 +258,87 @@ def test_divergence_is_reported(molecules):
     model = SoapBPNNRegressor(**{**SMALL, "learning_rate": 1e30}, num_epochs=3)
     with pytest.warns(ConvergenceWarning, match="learning_rate"):
         model.fit(X[:20], y[:20])
+
+
+def test_interrupting_the_first_epoch_ends_the_program(molecules):
+    class Interrupt(Callback):
+        def on_batch_begin(self, net, **kwargs):
+            raise KeyboardInterrupt
+
+    X, y = molecules
+    with pytest.raises(KeyboardInterrupt):
+        SoapBPNNRegressor(**SMALL, num_epochs=2, callbacks=[Interrupt()]).fit(X, y)
+
+
+def test_callbacks_of_skorch_work(molecules):
+    X, y = molecules
+    stop = EarlyStopping(monitor="valid_metric", patience=2, sink=lambda text: None)
+    model = SoapBPNNRegressor(**SMALL, num_epochs=60, learning_rate=0.3, callbacks=[stop])
+    model.fit(X[:20], y[:20])
+    assert len(model.history_) < 60
+
+
+def test_an_epoch_that_diverged_is_never_the_best(molecules):
+    class Spoil(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            if len(net.history) == 3:
+                for parameter in net.module_.parameters():
+                    parameter.data.fill_(np.nan)
+
+    X, y = molecules
+    model = SoapBPNNRegressor(**SMALL, num_epochs=4, callbacks=[Spoil()])
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X, Targets(energy=1e4 * y["energy"]))
+    assert model.history_[:, "valid_metric_best"][2:] == [False, False]
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_validation_structures_without_labels_pick_nothing(molecules):
+    X, y = molecules
+    seed = int(np.random.RandomState(0).randint(2**31 - 1, size=3)[0])
+    _, held_out = train_test_split(np.arange(10), test_size=1, random_state=seed)
+    energy = y["energy"][:10].copy()
+    energy[held_out] = np.nan
+    model = SoapBPNNRegressor(**SMALL, num_epochs=3)
+    with pytest.warns(UserWarning, match="held out for validation"):
+        model.fit(X[:10], Targets(energy=energy))
+    assert "valid_metric" not in model.history_[-1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, np.int64(60)])
+def test_weights_act_whatever_the_size_of_the_batch(molecules, batch_size):
+    """Half of the structures are shifted; heavy weights pull the prediction to them."""
+    X, y = molecules
+    half = np.arange(len(X)) < 30
+    shared = {**LEARNING, "batch_size": batch_size, "validation_fraction": 0, "num_epochs": 60}
+    fixed = {"fixed_scaling_weights": {"energy": 0.1}}
+    baseline = CompositionBaseline().fit(X, y)
+    fixed["fixed_composition_weights"] = dict(zip(baseline.elements_, baseline.coef_))
+    labels = y["energy"] + np.where(half, 1.0, -1.0)
+    errors = [
+        np.mean(
+            SoapBPNNRegressor(**shared, **fixed).fit(X, labels, sample_weight=weight).predict(X)
+            - y["energy"]
+        )
+        for weight in (np.where(half, 100.0, 1.0), np.where(half, 1.0, 100.0))
+    ]
+    assert errors[0] > 0.2
+    assert errors[1] < -0.2
+
+
+def test_mean_of_the_weights_does_not_matter(molecules):
+    X, y = molecules
+    weight = np.random.default_rng(0).uniform(0.5, 2.0, len(X))
+    models = [
+        SoapBPNNRegressor(**SMALL, num_epochs=2, dtype="float64").fit(X, y, sample_weight=w)
+        for w in (weight, 1000 * weight)
+    ]
+    first, second = (model.predict(X) for model in models)
+    np.testing.assert_allclose(first, second, rtol=1e-9)
+
+
+def test_files_hold_the_weights_once(molecules):
+    X, y = molecules
+    model = SoapBPNNRegressor(num_epochs=1, random_state=0).fit(X[:8], y[:8])
+    size = sum(p.nbytes for p in model.module_.parameters())
+    assert len(pickle.dumps(model)) < 2 * size
