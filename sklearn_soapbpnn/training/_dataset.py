@@ -204,7 +204,8 @@ def _label_weights(values, name, structures, sample_weight, like):
     if sample_weight is None and np.isfinite(values).all():
         return None
     weights = np.ones(len(structures)) if sample_weight is None else np.asarray(sample_weight)
-    weights = weights / weights[weights > 0].mean()
+    if weights.any():
+        weights = weights / weights[weights > 0].mean()
     if name == "forces":
         weights = np.repeat(weights, structures.n_atoms)
     weights = weights.reshape(-1, *[1] * (values.ndim - 1))

@@ -342,3 +342,14 @@ def test_files_hold_the_weights_once(molecules):
     model = SoapBPNNRegressor(num_epochs=1, random_state=0).fit(X[:8], y[:8])
     size = sum(p.nbytes for p in model.module_.parameters())
     assert len(pickle.dumps(model)) < 2 * size
+
+
+def test_structures_of_zero_weight_may_be_all_that_is_left_to_train_on(molecules):
+    X, y = molecules
+    seed = int(np.random.RandomState(0).randint(2**31 - 1, size=3)[0])
+    _, held_out = train_test_split(np.arange(10), test_size=1, random_state=seed)
+    weight = np.zeros(10)
+    weight[held_out] = 1.0
+    model = SoapBPNNRegressor(**SMALL, num_epochs=2).fit(X[:10], y[:10], sample_weight=weight)
+    assert model.history_[:, "train_loss"] == [0.0, 0.0]
+    assert np.isfinite(model.predict(X[:10])).all()
