@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from ._checks import as_position, check_atoms, freeze
-
-
-@dataclass(frozen=True)
-class TargetKind:
-    """What one entry of a target looks like.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the value of one structure, or of one atom.
-    per_atom : bool, default=False
-        Whether there is one value for each atom.
-    """
-
-    shape: tuple[int, ...]
-    per_atom: bool = False
-
-
-KNOWN_KINDS = {
-    "energy": TargetKind(()),
-    "forces": TargetKind((3,), per_atom=True),
-    "stress": TargetKind((3, 3)),
-    "virial": TargetKind((3, 3)),
-    "dipole": TargetKind((3,)),
-}
+from ._kinds import KNOWN_KINDS, TargetKind
 
 
 class Targets:
@@ -169,7 +143,7 @@ class Targets:
 
     def __array__(self, dtype=None, copy=None):
         for name, kind in self.kinds.items():
-            if kind == TargetKind(()):
+            if kind.shape == () and not kind.per_atom:
                 return np.array(self._columns[name], dtype=dtype, copy=copy)
         raise ValueError(f"Targets with the columns {list(self.names)} has no scalar column.")
 
@@ -250,7 +224,7 @@ def _find_kind(name, known):
     if name not in known:
         raise ValueError(
             f"The kind of target {name!r} is not known (known: {sorted(known)}). Declare it, e.g. "
-            f"kinds={{{name!r}: TargetKind(shape=(), per_atom=False)}}."
+            f"kinds={{{name!r}: TargetKind.scalar()}}."
         )
     if not isinstance(known[name], TargetKind):
         raise TypeError(f"kinds[{name!r}] must be a TargetKind, got {known[name]!r}.")
