@@ -10,35 +10,27 @@ from .preprocessing import check_fixed_weights, check_scales
 from .training import parse_loss
 
 SOAP_PARAMETERS = ("cutoff_radius", "cutoff_width", "max_radial", "max_angular")
-TARGETS = ("energy", "forces", "stress", "virial")
+DERIVATIVES = ("forces", "stress", "virial")
+# what the input of the last layer of a target is called
+LAST_LAYER = "_last_layer_features"
 OWN_NET_PARAMETERS = {
     *("module", "criterion", "lr", "max_epochs", "batch_size", "device", "callbacks", "verbose"),
     *("order_seed", "warmup_fraction", "best_model_metric", "log_interval", "log_mae"),
+    "log_separate_blocks",
 }
 # part of the signature from the start; refused, not ignored, until they are built
 NOT_BUILT = (
-    "add_lambda_basis",
-    "zbl",
-    "species_encoding",
-    "n_pseudo_species",
-    "long_range",
-    "use_ewald",
-    "smearing",
-    "kspace_resolution",
-    "interpolation_nodes",
     "distributed",
     "distributed_port",
     "checkpoint_interval",
     "checkpoint_dir",
     "num_workers",
-    "log_separate_blocks",
     "early_stopping",
     "n_iter_no_change",
-    "warm_start",
 )
 
 
-def check_parameters(model):
+def check_parameters(model, targets):
     """Check what constraints on single parameters cannot; return the loss of each target."""
     defaults = inspect.signature(type(model)).parameters
     for name in NOT_BUILT:
@@ -47,15 +39,17 @@ def check_parameters(model):
             raise NotImplementedError(
                 f"{name}={value!r} is not implemented yet; leave it at {default!r}."
             )
+    learnt = list_learnt(targets)
     for target, head in (model.heads or {}).items():
-        if target != "energy" or head not in ("mlp", "linear"):
+        if target not in learnt or head not in ("mlp", "linear"):
             raise ValueError(
-                f"heads={{{target!r}: {head!r}}}: the target must be 'energy', the head 'mlp' "
-                "or 'linear'."
+                f"heads={{{target!r}: {head!r}}}: the target must be one of {learnt}, the head "
+                "'mlp' or 'linear'."
             )
-    unknown = sorted(set(model.per_structure_targets) - set(TARGETS))
+    allowed = [*targets.names, *(set(DERIVATIVES) if "energy" in targets else ())]
+    unknown = sorted(set(model.per_structure_targets) - set(allowed))
     if unknown:
-        raise ValueError(f"per_structure_targets names {unknown}; it may name {list(TARGETS)}.")
+        raise ValueError(f"per_structure_targets names {unknown}; it may name {sorted(allowed)}.")
     check_fixed_weights(model.fixed_composition_weights, "fixed_composition_weights")
     check_scales(model.fixed_scaling_weights, "fixed_scaling_weights")
     if model.cutoff_width > model.cutoff_radius:
@@ -63,13 +57,33 @@ def check_parameters(model):
             f"cutoff_width={model.cutoff_width} must not exceed "
             f"cutoff_radius={model.cutoff_radius}."
         )
+    if model.zbl and "energy" not in targets:
+        raise ValueError(f"zbl=True needs a target 'energy', but y has {list(targets.names)}.")
+    if model.long_range and model.num_hidden_layers == 0:
+        raise ValueError(
+            "long_range=True needs hidden layers, whose features are the charges: set "
+            "num_hidden_layers to 1 or more."
+        )
     for name in OWN_NET_PARAMETERS & set(model.net_params or {}):
         raise ValueError(
             f"net_params names {name!r}, which SoapBPNNRegressor sets itself: use its constructor "
             "arguments (learning_rate, num_epochs, batch_size, loss, callbacks, verbose, device)."
         )
     resolve_device(model.device)
-    return parse_loss(model.loss, ("energy", "forces", "stress"))
+    return parse_loss(model.loss, learnt)
+
+
+def check_degrees(kinds, max_angular):
+    """Raise if a tensor is of higher degree than the expansion that it is built from."""
+    for name, kind in kinds.items():
+        degree = max(block.o3_lambda for block in kind.blocks)
+        if any((block.o3_lambda, block.o3_sigma) != (0, 1) for block in kind.blocks):
+            degree = max(degree, 1)
+        if degree > max_angular:
+            raise ValueError(
+                f"Target {name!r} is built from spherical harmonics of degree {degree}, but "
+                f"max_angular={max_angular}. Raise max_angular to {degree}."
+            )
 
 
 def resolve_device(device):
@@ -84,19 +98,35 @@ def resolve_device(device):
         ) from err
 
 
+def list_learnt(targets):
+    """Names of the targets that have an output of their own: all but derivatives."""
+    return [name for name in targets.names if name not in DERIVATIVES]
+
+
 def check_learnt(targets, structures, name="y"):
     """Return targets that can be learnt from; ``name`` is what messages call them."""
-    for column in targets.names:
-        if column not in TARGETS:
-            raise NotImplementedError(
-                f"Target {column!r} is not implemented yet; {name} may hold {list(TARGETS)}."
-            )
-    if "energy" not in targets:
-        raise ValueError(f"{name} needs a column 'energy', it has {list(targets.names)}.")
-    if "stress" in targets and "virial" in targets:
-        raise ValueError(f"{name} holds both 'stress' and 'virial', which say the same. Pass one.")
-    for column in {"stress", "virial"} & set(targets.names):
-        if not targets.labelled(column)[structures.volumes > 0].any():
+    columns = list(targets.names)
+    if "energies" in columns:
+        raise ValueError(
+            f"{name} has a column 'energies', which is what the model says of atoms, not a target. "
+            "Give labels of atoms another name, e.g. Targets(kinds={'atomic_energy': "
+            "TargetKind.scalar(per_atom=True)}, atomic_energy=...)."
+        )
+    derived = [column for column in columns if column in DERIVATIVES]
+    if derived and "energy" not in columns:
+        raise ValueError(
+            f"{name} has {derived}, which derive from a column 'energy', but only {columns}. "
+            "Energies may be NaN where they are not known; for forces that derive from no energy "
+            "use 'non_conservative_forces'."
+        )
+    if {"stress", "virial"} <= set(columns):
+        raise ValueError(f"{name} has both 'stress' and 'virial', which are one. Leave one out.")
+    for column in columns:
+        kind = targets.kinds[column]
+        if not kind.per_volume and column != "virial":
+            continue
+        known = np.isfinite(targets[column]).reshape(len(structures), -1).any(1)
+        if not known[structures.volumes > 0].any():
             raise ValueError(
                 f"Target {column!r} of {name}: no structure with a label has a cell of finite "
                 "volume. Set the cells, or leave the target out."
@@ -104,13 +134,15 @@ def check_learnt(targets, structures, name="y"):
     return targets
 
 
-def check_names(targets):
-    """Return the names of targets that can be predicted."""
+def check_names(targets, kinds):
+    """Return the names of what can be predicted by a model of these targets."""
     names = [targets] if isinstance(targets, str) else list(np.ravel(targets).tolist())
-    unknown = [name for name in names if name not in TARGETS]
+    available = [*kinds, *(("energies", *DERIVATIVES) if "energy" in kinds else ())]
+    available += ["features", *(name + LAST_LAYER for name in kinds)]
+    unknown = [name for name in names if name not in available]
     if unknown or not names:
         what = repr(unknown[0]) if unknown else "nothing"
-        raise ValueError(f"targets names {what}; available are {list(TARGETS)}.")
+        raise ValueError(f"targets names {what}; available are {available}.")
     return names
 
 
@@ -128,8 +160,8 @@ def check_validation(X, y, X_val, y_val):
             f"X_val lacks the {' and '.join(sorted(missing))} that X carries. Inside a Pipeline, "
             "set transform_input=['X_val'] so that X_val goes through its steps."
         )
-    if set(y_val.names) != set(y.names):
-        raise ValueError(f"y_val has the columns {y_val.names}, but y has {y.names}.")
+    if y_val.kinds != y.kinds:
+        raise ValueError(f"y_val has the columns {y_val.kinds}, but y has {y.kinds}.")
     check_elements(X_val, X.elements, "X_val", "X")
     if X.features is not None:
         check_features(X_val, X.features.parameters, X.features.elements, "X_val")
@@ -149,8 +181,8 @@ def check_features(X, parameters, elements, name="X"):
 
 
 def list_attached(X):
-    """Return what structures carry for the energy."""
-    found = {"offset": "energy" in X.offset, "scale": "energy" in X.scale}
+    """Return what structures carry."""
+    found = {"offset": bool(X.offset), "scale": bool(X.scale)}
     found["features"] = X.features is not None
     return {what for what, there in found.items() if there}
 
@@ -158,6 +190,11 @@ def list_attached(X):
 def check_contradictions(model, X):
     """Refuse parameters that were set on the regressor, but come with X already."""
     attached = list_attached(X)
+    if model.zbl and "forces" in X.offset:
+        raise ValueError(
+            "zbl=True contradicts the ZBL energy that X carries, which would be subtracted twice. "
+            "Leave zbl=False behind a ZBLBaseline."
+        )
     own = {"offset": "fixed_composition_weights", "scale": "fixed_scaling_weights"}
     for what, name in own.items():
         if what in attached and getattr(model, name) is not None:

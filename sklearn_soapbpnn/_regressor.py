@@ -15,21 +15,26 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ._checks import (
+    DERIVATIVES,
+    LAST_LAYER,
     NOT_BUILT,
     SOAP_PARAMETERS,
     check_contradictions,
+    check_degrees,
     check_features,
     check_learnt,
     check_names,
     check_parameters,
     check_validation,
     list_attached,
+    list_learnt,
     resolve_device,
 )
 from ._featurizer import SoapFeaturizer
-from .data import Targets, as_structures, as_targets, check_elements
-from .nn import SoapBPNN, check_volumes, evaluate
-from .preprocessing import CompositionBaseline, TargetScaler
+from .data import KNOWN_KINDS, TargetKind, Targets, as_structures, as_targets, check_elements
+from .nn import SoapBPNN, check_volumes, evaluate, evaluate_features
+from .potentials import LongRangeParameters, check_long_range
+from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
 from .training import SoapBPNNNet, TotalLoss, TrainingData
 
 
@@ -183,7 +188,16 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         "num_hidden_layers": [Interval(Integral, 0, None, closed="left")],
         "num_neurons_per_layer": [Interval(Integral, 1, None, closed="left")],
         "layernorm": ["boolean"],
+        "add_lambda_basis": ["boolean"],
         "heads": [dict, None],
+        "zbl": ["boolean"],
+        "species_encoding": [StrOptions({"orthogonal", "alchemical"})],
+        "n_pseudo_species": [Interval(Integral, 1, None, closed="left")],
+        "long_range": ["boolean"],
+        "use_ewald": ["boolean"],
+        "smearing": [Interval(Real, 0, None, closed="neither")],
+        "kspace_resolution": [Interval(Real, 0, None, closed="neither")],
+        "interpolation_nodes": [Interval(Integral, 2, 5, closed="both")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "num_epochs": [Interval(Integral, 1, None, closed="left")],
         "warmup_fraction": [Interval(Real, 0, 1, closed="both")],
@@ -195,6 +209,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         "fixed_composition_weights": [Mapping, None],
         "per_structure_targets": ["array-like"],
         "log_mae": ["boolean"],
+        "log_separate_blocks": ["boolean"],
+        "warm_start": ["boolean"],
         "best_model_metric": [StrOptions({"rmse_prod", "mae_prod", "loss"})],
         "loss": [str, dict],
         "device": [str, torch.device],
@@ -337,47 +353,53 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         ConvergenceWarning
             If the loss diverged, or Ctrl-C ended the fit; the best epoch so far is kept.
         """
-        losses = check_parameters(self)
         X = as_structures(X)
         y = check_learnt(as_targets(y, X), X)
+        losses = check_parameters(self, y)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(
-                sample_weight, y["energy"], dtype=np.float64, ensure_non_negative=True
+                sample_weight, np.zeros(len(X)), dtype=np.float64, ensure_non_negative=True
             )
         validation = check_validation(X, y, X_val, y_val)
         check_contradictions(self, X)
+        if self.long_range:
+            check_long_range(X)
+        weights = self._keep_weights(X, y) if self.warm_start and hasattr(self, "net_") else None
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
-        X = self._fit_steps(X, y, sample_weight)
+        X = self._fit_steps(X, y, sample_weight, fitted=weights is not None)
         self.elements_, self._parameters = X.features.elements, X.features.parameters
         self.targets_ = y.names
+        self.kinds_ = {name: y.kinds[name] for name in list_learnt(y)}
+        check_degrees(self.kinds_, self._parameters.max_angular)
 
         train = (X, y, sample_weight)
         if validation is not None:
             validation = (self._transform(validation[0]), validation[1])
         elif self.validation_fraction > 0 and len(X) > 1:
             train, validation = self._split(*train, seed=int(seeds[0]))
-        self._fit_network(train, validation, losses, int(seeds[1]), int(seeds[2]))
+        self._fit_network(train, validation, losses, int(seeds[1]), int(seeds[2]), weights)
         return self
 
     def predict(self, X, targets=None):
-        """Predict energies, or any targets that derive from them.
-
-        Energies of structures; forces, minus the derivative with respect to the positions; stress,
-        tensile positive, and virial, minus the stress times the volume: in the units of the
-        energies and positions of fit, whatever was learnt from.
+        """Predict targets, and what derives from them.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
             Structures of elements seen in fit.
         targets : str or list of str, default=None
-            Some of ``"energy"``, ``"forces"``, ``"stress"``, ``"virial"``.
+            Some of the targets that were learnt, and of: ``"energies"``, what each atom adds to the
+            energy; ``"forces"``, minus its derivative with respect to the positions; ``"stress"``,
+            tensile positive, and ``"virial"``, minus the stress times the volume;
+            ``"features"``, what the hidden layers give; ``"<target>_last_layer_features"``, what
+            the last layer of a target is linear in.
 
         Returns
         -------
         array of shape (n_structures,), or Targets
-            Energies, or the named targets: ``forces`` is a list of (n_atoms, 3) arrays, ``stress``
-            and ``virial`` are (n_structures, 3, 3), NaN where a cell has no volume.
+            Without ``targets`` the energies (the first target where none was learnt), else the
+            named ones, in the units of fit: values of atoms are lists of arrays of shape
+            (n_atoms, ...), ``stress`` and ``virial`` are NaN where a cell has no volume.
 
         Raises
         ------
@@ -386,19 +408,61 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             a target is unknown.
         """
         check_is_fitted(self, "net_")
-        names = check_names(["energy"] if targets is None else targets)
-        structures = self._transform(as_structures(X))
-        outputs = evaluate(self.module_, structures, derivatives=names != ["energy"])
+        main = "energy" if "energy" in self.kinds_ else next(iter(self.kinds_))
+        names = check_names([main] if targets is None else targets, self.kinds_)
+        X = as_structures(X)
+        wanted = {**KNOWN_KINDS, **self.kinds_}
+        per_volume = [name for name in names if name in wanted and wanted[name].per_volume]
+        if "virial" in names or per_volume:
+            check_volumes(X, sorted({*per_volume, *({"virial"} & set(names))}))
+        structures = self._transform(X)
+        results = self._evaluate(structures, names)
         if targets is None:
-            return outputs.energy
-        if {"stress", "virial"} & set(names):
-            check_volumes(structures)
-        return Targets(**{name: getattr(outputs, name) for name in names})
+            return results[main]
+        columns = {name: results[name] for name in names}
+        kinds = {name: self._find_kind(name, columns[name]) for name in names}
+        return Targets(kinds=kinds, **columns)
+
+    def features(self, X, atoms=None):
+        """Return what the hidden layers give for every atom.
+
+        Parameters
+        ----------
+        X : sequence of ase.Atoms, or Structures
+            Structures of elements seen in fit.
+        atoms : sequence of index arrays or masks, default=None
+            Atoms of each structure that are wanted; None means all.
+
+        Returns
+        -------
+        list of arrays of shape (n_atoms, num_neurons_per_layer)
+            Invariants; without hidden layers these are the normalised SOAP features.
+        """
+        return self._select_features(X, "features", atoms)
+
+    def last_layer_features(self, X, target="energy", atoms=None):
+        """Return what the last layer of a target is linear in, for every atom.
+
+        Parameters
+        ----------
+        X : sequence of ase.Atoms, or Structures
+            Structures of elements seen in fit.
+        target : str, default="energy"
+            One of the targets that were learnt.
+        atoms : sequence of index arrays or masks, default=None
+            Atoms of each structure that are wanted; None means all.
+
+        Returns
+        -------
+        list of arrays of shape (n_atoms, n_features)
+        """
+        return self._select_features(X, target + LAST_LAYER, atoms)
 
     def score(self, X, y, sample_weight=None):
-        r"""Return :math:`R^2` of the energies that are labelled.
+        r"""Return :math:`R^2` of the energies, or of the first target where none was learnt.
 
-        For other targets and errors see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
+        The mean over the components of a value, over what is labelled. For other targets and
+        errors see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
 
         Parameters
         ----------
@@ -413,11 +477,21 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         -------
         float
         """
-        energy = np.asarray(y)
-        known = np.isfinite(energy) if isinstance(y, Targets) else np.ones(len(energy), bool)
-        if sample_weight is not None:
-            sample_weight = np.asarray(sample_weight)[known]
-        return r2_score(energy[known], self.predict(X)[known], sample_weight=sample_weight)
+        X = as_structures(X)
+        y = as_targets(y, X)
+        check_is_fitted(self, "net_")
+        main = "energy" if "energy" in self.kinds_ else next(iter(self.kinds_))
+        columns = [y[main], self.predict(X)]
+        weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight)
+        if self.kinds_[main].per_atom:
+            columns = [np.concatenate(column) for column in columns]
+            weight = np.repeat(weight, X.n_atoms)
+        known, predicted = (column.reshape(len(weight), -1) for column in columns)
+        scores = []
+        for label, value in zip(known.T, predicted.T):
+            there = np.isfinite(label)
+            scores.append(r2_score(label[there], value[there], sample_weight=weight[there]))
+        return float(np.mean(scores))
 
     def calculator(self, **kwargs):
         """Return an ASE calculator of the fitted model.
@@ -445,16 +519,69 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         """Losses and validation errors of every epoch."""
         return self.net_.history
 
-    def _fit_steps(self, X, y, sample_weight):
-        """Fit what X does not carry yet, and attach it."""
-        self.baseline_ = self.scaler_ = self.featurizer_ = None
+    def _evaluate(self, structures, names):
+        """Return everything that is needed for some names."""
+        derivatives = bool(set(DERIVATIVES) & set(names))
+        results = {}
+        if any(name != "features" and not name.endswith(LAST_LAYER) for name in names):
+            results = evaluate(self.module_, structures, derivatives)
+        for name in names:
+            if name == "features":
+                results[name] = evaluate_features(self.module_, structures)
+            elif name not in results:
+                target = name.removesuffix(LAST_LAYER)
+                results[name] = evaluate_features(self.module_, structures, target)
+        return results
+
+    def _find_kind(self, name, values):
+        if name in self.kinds_:
+            return self.kinds_[name]
+        if name in KNOWN_KINDS:
+            return KNOWN_KINDS[name]
+        return TargetKind.scalar(values[0].shape[1], per_atom=True)
+
+    def _select_features(self, X, name, atoms):
+        X = as_structures(X)
+        columns = self.predict(X, targets=[name])[name]
+        if atoms is None:
+            return columns
+        if len(atoms) != len(X):
+            raise ValueError(
+                f"atoms must name the atoms of each of the {len(X)} structures, got {len(atoms)} "
+                "entries."
+            )
+        return [values[np.asarray(chosen)] for values, chosen in zip(columns, atoms)]
+
+    def _keep_weights(self, X, y):
+        """Return the weights that a warm start goes on from."""
+        check_elements(X, self.elements_)
+        kinds = {name: y.kinds[name] for name in list_learnt(y)}
+        if kinds != self.kinds_:
+            raise ValueError(
+                f"warm_start=True goes on with the targets {self.kinds_}, but y has {kinds}."
+            )
+        if list_attached(X) != self._carried:
+            raise ValueError(
+                f"warm_start=True goes on with structures that carry {sorted(self._carried)}, but "
+                f"X carries {sorted(list_attached(X))}."
+            )
+        return self.module_.state_dict()
+
+    def _fit_steps(self, X, y, sample_weight, fitted):
+        """Fit what X does not carry yet, and attach it; or attach what is fitted already."""
+        if fitted:
+            return self._transform(X)
+        self.zbl_ = self.baseline_ = self.scaler_ = self.featurizer_ = None
         self._carried = list_attached(X)
+        if self.zbl:
+            self.zbl_ = ZBLBaseline().fit(X)
+            X = self.zbl_.transform(X)
         if "offset" not in self._carried and self.remove_composition_contribution:
             baseline = CompositionBaseline(self.fixed_composition_weights)
             self.baseline_ = baseline.fit(X, y, sample_weight=sample_weight)
             X = baseline.transform(X)
         if "scale" not in self._carried and self.scale_targets:
-            scaler = TargetScaler(self.fixed_scaling_weights)
+            scaler = TargetScaler(self.fixed_scaling_weights, self.per_structure_targets)
             self.scaler_ = scaler.fit(X, y, sample_weight=sample_weight)
             X = scaler.transform(X)
         if "features" not in self._carried:
@@ -475,14 +602,16 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         return (X[train], y[train], weight), (X[val], y[val])
 
     def _attach(self, X):
-        """Attach own baseline and scale."""
-        for step in (self.baseline_, self.scaler_):
+        """Attach own ZBL energy, baseline and scale."""
+        for step in (self.zbl_, self.baseline_, self.scaler_):
             X = X if step is None else step.transform(X)
         return X
 
     def _transform(self, X):
         """Bring structures to the state that X had in fit."""
         check_elements(X, self.elements_)
+        if self.long_range:
+            check_long_range(X)
         attached = list_attached(X)
         for what in sorted(attached ^ self._carried):
             raise ValueError(
@@ -495,10 +624,12 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         check_features(X, self._parameters, self.elements_)
         return X
 
-    def _fit_network(self, train, validation, losses, seed, order_seed):
+    def _fit_network(self, train, validation, losses, seed, order_seed, weights):
         """Build the network and put the data on the device, and run the net."""
         net = self._make_net(TotalLoss(losses), seed, order_seed).initialize()
-        self.n_features_in_ = net.module_.spectrum.n_features
+        if weights is not None:
+            net.module_.load_state_dict(weights)
+        self.n_features_in_ = net.module_.first.n_features
         # the virial per atom is what the loss of the stress acts on
         names = {"virial": "stress"}
         per_structure = {names.get(name, name) for name in self.per_structure_targets}
@@ -528,10 +659,16 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             criterion,
             module__elements=self.elements_,
             module__parameters=self._parameters,
+            module__kinds=self.kinds_,
             module__num_hidden_layers=int(self.num_hidden_layers),
             module__num_neurons_per_layer=int(self.num_neurons_per_layer),
             module__layernorm=bool(self.layernorm),
-            module__head=(self.heads or {}).get("energy", "mlp"),
+            module__heads=self.heads or {},
+            module__add_lambda_basis=bool(self.add_lambda_basis),
+            module__n_pseudo_species=(
+                int(self.n_pseudo_species) if self.species_encoding == "alchemical" else None
+            ),
+            module__long_range=self._long_range_parameters() if self.long_range else None,
             module__seed=seed,
             module__dtype=getattr(torch, self.dtype),
             lr=self.learning_rate,
@@ -543,9 +680,18 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             best_model_metric=self.best_model_metric,
             log_interval=self.log_interval,
             log_mae=self.log_mae,
+            log_separate_blocks=self.log_separate_blocks,
             verbose=self.verbose,
             callbacks=self.callbacks,
             **{"optimizer": torch.optim.Adam, **fused, **extra},
+        )
+
+    def _long_range_parameters(self):
+        return LongRangeParameters(
+            bool(self.use_ewald),
+            float(self.smearing),
+            float(self.kspace_resolution),
+            int(self.interpolation_nodes),
         )
 
     def _check_end(self):

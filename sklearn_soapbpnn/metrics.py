@@ -1,10 +1,11 @@
-"""Errors of energies, forces and stress, and scorers for them."""
+"""Errors of energies, forces and all other targets, and scorers for them."""
 
 import numpy as np
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from .data import Targets, as_structures, as_targets
 
+PER_ATOM = "energy per atom"
 METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error}
 
 
@@ -17,8 +18,8 @@ def summarize_errors(X, y, prediction):
         Structures.
     y : array of shape (n_structures,), or Targets
         Labels; NaN is left out.
-    prediction : array of shape (n_structures,), or Targets
-        Predictions.
+    prediction : array of shape (n_structures, ...), or Targets
+        Predictions; an array is the energy, or what ``np.asarray(y)`` is if y holds no energy.
 
     Returns
     -------
@@ -35,17 +36,21 @@ def summarize_errors(X, y, prediction):
     """
     structures = as_structures(X)
     y = as_targets(y, structures)
-    if not isinstance(prediction, Targets):
-        prediction = Targets(energy=prediction)
+    prediction = _name_array(prediction, y)
     errors = {}
     for name in prediction.names:
         if name not in y:
             continue
-        known, predicted = _flatten(y, name), _flatten(prediction, name)
+        known, predicted = y.flatten(name), prediction.flatten(name)
+        if known.shape != predicted.shape:
+            raise ValueError(
+                f"Target {name!r} has labels of shape {known.shape} over all rows, but predictions "
+                f"of shape {predicted.shape}. Pass the prediction of the same structures."
+            )
         errors[name] = _compute_errors(known, predicted)
         if name == "energy":
-            n_atoms = structures.n_atoms
-            errors["energy per atom"] = _compute_errors(known / n_atoms, predicted / n_atoms)
+            n_atoms = structures.n_atoms[:, None]
+            errors[PER_ATOM] = _compute_errors(known / n_atoms, predicted / n_atoms)
     return errors
 
 
@@ -55,7 +60,7 @@ def make_target_scorer(target, metric="rmse"):
     Parameters
     ----------
     target : str
-        ``"energy"``, ``"energy per atom"``, ``"forces"``, ``"stress"``, ...
+        ``"energy"``, ``"energy per atom"``, or the name of any other column of y.
     metric : {"rmse", "mae"}, default="rmse"
         Error over all labelled components.
 
@@ -90,7 +95,8 @@ class _TargetScorer:
         self.metric = metric
 
     def __call__(self, estimator, X, y):
-        prediction = estimator.predict(X, targets=[self.target.removesuffix(" per atom")])
+        name = "energy" if self.target == PER_ATOM else self.target
+        prediction = estimator.predict(X, targets=[name])
         errors = summarize_errors(X, y, prediction)
         if self.target not in errors:
             raise ValueError(
@@ -103,9 +109,20 @@ class _TargetScorer:
         return f"make_target_scorer({self.target!r}, {self.metric!r})"
 
 
-def _flatten(targets, name):
-    column = targets[name]
-    return np.concatenate(column) if isinstance(column, list) else np.asarray(column)
+def _name_array(prediction, y):
+    """Return predictions as Targets: an array is what ``predict`` gives by default."""
+    if isinstance(prediction, Targets):
+        return prediction
+    name = "energy" if "energy" in y else y.array_name
+    if name is None:
+        raise ValueError(
+            f"prediction must be Targets where y has the columns {list(y.names)}, as an array "
+            "could be any of them."
+        )
+    values, kind = np.asarray(prediction), y.kinds[name]
+    if values.shape[1:] == (kind.size,):
+        values = values.reshape(-1, *kind.shape)
+    return Targets(kinds={name: kind}, **{name: values})
 
 
 def _compute_errors(known, predicted):

@@ -2,14 +2,25 @@
 
 from ._checks import check_atoms, check_elements, symbols
 from ._clebsch_gordan import real_clebsch_gordan
-from ._graphs import BatchIndex, Graph, build_graph, channel_rows, iterate_chunks, plan_batches
-from ._kinds import KNOWN_KINDS, Block, TargetKind
-from ._structures import Structures, as_structures
+from ._graphs import (
+    BatchIndex,
+    Graph,
+    build_graph,
+    channel_rows,
+    iterate_chunks,
+    number_own_elements,
+    plan_batches,
+)
+from ._kinds import DERIVED_TARGETS, ENERGY_KINDS, KNOWN_KINDS, Block, TargetKind
+from ._structures import N_NUMBERS, Structures, as_structures, expand_scale, flatten_offset
 from ._targets import Targets, as_targets
 
 __all__ = [
     "Block",
+    "DERIVED_TARGETS",
+    "ENERGY_KINDS",
     "KNOWN_KINDS",
+    "N_NUMBERS",
     "real_clebsch_gordan",
     "BatchIndex",
     "Graph",
@@ -22,7 +33,10 @@ __all__ = [
     "channel_rows",
     "check_atoms",
     "check_elements",
+    "expand_scale",
+    "flatten_offset",
     "iterate_chunks",
+    "number_own_elements",
     "plan_batches",
     "symbols",
 ]

@@ -26,6 +26,11 @@ class Graph:
     ----------
     element : Tensor of shape (n_atoms,)
         Index of each atom's element.
+    block : Tensor of shape (n_atoms,)
+        Which block of its neighbours' density expansion an atom adds to: its element, or the place
+        of that among the elements of its own structure.
+    n_blocks : int
+        Number of blocks.
     atom_counts, pair_counts : Tensor of shape (n_structures,)
         Numbers of atoms and of pairs.
     centers, neighbors : Tensor of shape (n_pairs,)
@@ -35,6 +40,8 @@ class Graph:
     """
 
     element: Tensor
+    block: Tensor
+    n_blocks: int
     atom_counts: Tensor
     pair_counts: Tensor
     centers: Tensor
@@ -48,8 +55,9 @@ class Graph:
 
     def to(self, device, dtype) -> Graph:
         """Return a copy on ``device`` whose pair vectors have ``dtype``."""
-        integers = (self.element, self.atom_counts, self.pair_counts, self.centers, self.neighbors)
-        return Graph(*(t.to(device) for t in integers), self.pair_vectors.to(device, dtype))
+        tensors = {name: t.to(device) for name, t in vars(self).items() if name != "n_blocks"}
+        tensors["pair_vectors"] = tensors["pair_vectors"].to(dtype)
+        return Graph(n_blocks=self.n_blocks, **tensors)
 
 
 def build_graph(structures, cutoff_radius, elements) -> Graph:
@@ -69,8 +77,11 @@ def build_graph(structures, cutoff_radius, elements) -> Graph:
     first_atom = np.concatenate([[0], np.cumsum(structures.n_atoms)])
     centers = np.concatenate([i + first for (i, _, _), first in zip(pairs, first_atom)])
     neighbors = np.concatenate([j + first for (_, j, _), first in zip(pairs, first_atom)])
+    element = torch.from_numpy(np.searchsorted(elements, np.concatenate(structures.numbers)))
     return Graph(
-        element=torch.from_numpy(np.searchsorted(elements, np.concatenate(structures.numbers))),
+        element=element,
+        block=element,
+        n_blocks=len(elements),
         atom_counts=torch.from_numpy(structures.n_atoms),
         pair_counts=torch.tensor([len(i) for i, _, _ in pairs]),
         centers=torch.from_numpy(centers),
@@ -145,7 +156,7 @@ def plan_batches(graph: Graph, order: Tensor, batch_size: int, n_elements: int) 
     pairs = _ranges(_starts(graph.pair_counts)[order], n_pairs)
     centers, neighbors = graph.centers[pairs], graph.neighbors[pairs]
     ends = local[centers], local[neighbors]
-    channels = channel_rows(*ends, graph.element[centers], graph.element[neighbors], n_elements)
+    channels = channel_rows(*ends, graph.block[centers], graph.block[neighbors], graph.n_blocks)
     pairs_per_batch = torch.bincount(
         (place // batch_size).repeat_interleave(n_pairs), minlength=n_batches
     )
@@ -162,10 +173,28 @@ def plan_batches(graph: Graph, order: Tensor, batch_size: int, n_elements: int) 
     ]
 
 
-def channel_rows(centers, neighbors, center_element, neighbor_element, n_elements) -> Tensor:
-    """Rows (atom, neighbour element) that both directions of a pair add to: (2, n_pairs)."""
-    forward = centers * n_elements + neighbor_element
-    return torch.stack([forward, neighbors * n_elements + center_element])
+def channel_rows(centers, neighbors, center_block, neighbor_block, n_blocks) -> Tensor:
+    """Rows (atom, block of the neighbour) that both directions of a pair add to: (2, n_pairs)."""
+    forward = centers * n_blocks + neighbor_block
+    return torch.stack([forward, neighbors * n_blocks + center_block])
+
+
+def number_own_elements(structures, elements) -> tuple[Tensor, Tensor]:
+    """Number the elements of each structure by themselves.
+
+    Returns
+    -------
+    block : Tensor of shape (n_atoms,)
+        Place of each atom's element among those of its structure, ascending.
+    block_elements : Tensor of shape (n_atoms, n_blocks)
+        Index into ``elements`` of each of these; zero where a structure has fewer than others.
+    """
+    own = [np.unique(numbers, return_inverse=True) for numbers in structures.numbers]
+    table = np.zeros((len(own), max(len(present) for present, _ in own)), dtype=np.int64)
+    for row, (present, _) in zip(table, own):
+        row[: len(present)] = np.searchsorted(elements, present)
+    block = torch.from_numpy(np.concatenate([place for _, place in own]))
+    return block, torch.from_numpy(np.repeat(table, structures.n_atoms, axis=0))
 
 
 def iterate_chunks(counts, limit) -> Iterator[slice]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from operator import index
 
 import numpy as np
 
@@ -139,13 +140,21 @@ class TargetKind:
         per_atom, unit
             See :meth:`scalar`.
         """
-        single = len(blocks) > 0 and not np.iterable(blocks[0])
+        if not np.iterable(blocks) or len(blocks) == 0:
+            raise ValueError(f"blocks must hold an (o3_lambda, o3_sigma) at least, got {blocks!r}.")
+        single = not np.iterable(blocks[0])
         n = _check_properties(n_properties)
+        if single and len(blocks) != 2:
+            raise ValueError(
+                f"A single block must be (o3_lambda, o3_sigma), got {blocks!r}. Pass n_properties, "
+                "or a list of blocks."
+            )
         if not single and n_properties is not None:
-            raise ValueError("n_properties goes into each block: (o3_lambda, o3_sigma, n).")
+            raise ValueError(
+                f"n_properties={n_properties!r} is for a single pair (o3_lambda, o3_sigma). In a "
+                "list it goes into each block: (o3_lambda, o3_sigma, n)."
+            )
         parsed = tuple(_check_block(b) for b in ([(*blocks, n)] if single else blocks))
-        if not parsed:
-            raise ValueError("blocks must name at least one (o3_lambda, o3_sigma).")
         if len({(b.o3_lambda, b.o3_sigma) for b in parsed}) < len(parsed):
             raise ValueError(f"blocks={blocks!r} names a pair (o3_lambda, o3_sigma) twice.")
         if single:
@@ -164,6 +173,11 @@ class TargetKind:
         """Whether all components are invariants that the network gives directly."""
         return all(block.o3_lambda == 0 and block.o3_sigma == 1 for block in self.blocks)
 
+    @property
+    def is_symmetric(self):
+        """Whether it is a Cartesian tensor whose antisymmetric part is zero by construction."""
+        return self.cartesian_rank == 2 and len(self.blocks) == 2
+
     def with_unit(self, unit):
         """Return the same kind with another unit."""
         return replace(self, unit=unit)
@@ -175,10 +189,10 @@ class TargetKind:
         The blocks stand one after the other, each ordered by m, then by property.
         """
         if self.cartesian_rank is None:
-            return np.eye(self.size)
+            return _read_only(np.eye(self.size))
         parts = [_cartesian_basis(b.o3_lambda, self.cartesian_rank) for b in self.blocks]
         n = self.blocks[0].n_properties
-        return np.hstack([np.kron(part, np.eye(n)) for part in parts])
+        return _read_only(np.hstack([np.kron(part, np.eye(n)) for part in parts]))
 
     @cached_property
     def invariants(self):
@@ -187,7 +201,7 @@ class TargetKind:
             np.full(block.size, block.o3_lambda == 0 and block.o3_sigma == 1)
             for block in self.blocks
         ]
-        return self.transform[:, np.concatenate(invariant)]
+        return _read_only(self.transform[:, np.concatenate(invariant)])
 
     @cached_property
     def scale_index(self):
@@ -195,15 +209,14 @@ class TargetKind:
 
         Spherical tensors have one for each block and property, Cartesian ones for each property.
         """
-        blocks = self.blocks if self.cartesian_rank is None else self.blocks[:1]
         if self.cartesian_rank is not None:
-            n = blocks[0].n_properties
-            return np.tile(np.arange(n), self.size // n)
-        index, first = [], 0
-        for block in blocks:
-            index.append(np.tile(np.arange(block.n_properties), 2 * block.o3_lambda + 1) + first)
+            n = self.blocks[0].n_properties
+            return _read_only(np.tile(np.arange(n), self.size // n))
+        scales, first = [], 0
+        for block in self.blocks:
+            scales.append(np.tile(np.arange(block.n_properties), 2 * block.o3_lambda + 1) + first)
             first += block.n_properties
-        return np.concatenate(index)
+        return _read_only(np.concatenate(scales))
 
     @property
     def n_scales(self):
@@ -228,9 +241,9 @@ class TargetKind:
         options += [f"unit={self.unit!r}"] if self.unit else []
         if self.cartesian_rank is not None:
             name = {1: "vector", 2: "tensor"}[self.cartesian_rank]
-            options = ["symmetric=True"] * (len(self.blocks) == 2) + options
+            options = ["symmetric=True"] * self.is_symmetric + options
             first = [str(n)] * (len(self.shape) > self.cartesian_rank)
-        elif self.is_scalar:
+        elif self.is_scalar and len(self.shape) < 2:
             name, first = "scalar", [str(n)] * len(self.shape)
         elif len(self.blocks) == 1 and (n == 1 or len(self.shape) == 2):
             block = self.blocks[0]
@@ -240,6 +253,10 @@ class TargetKind:
             name = "spherical"
             first = [str([(b.o3_lambda, b.o3_sigma, b.n_properties) for b in self.blocks])]
         return f"TargetKind.{name}({', '.join(first + options)})"
+
+    def __reduce__(self):
+        # without what is cached: equal kinds have equal pickles, by which joblib caches
+        return TargetKind, tuple(getattr(self, field.name) for field in fields(self))
 
 
 def _check_properties(n_properties):
@@ -252,16 +269,22 @@ def _check_properties(n_properties):
 
 def _check_block(block):
     try:
-        o3_lambda, o3_sigma, *rest = (int(value) for value in block)
+        o3_lambda, o3_sigma, *rest = (index(value) for value in block)
     except (TypeError, ValueError) as err:
         raise ValueError(
             f"A block must be (o3_lambda, o3_sigma) or (o3_lambda, o3_sigma, n), got {block!r}."
         ) from err
     if o3_lambda < 0 or o3_sigma not in (1, -1) or len(rest) > 1:
         raise ValueError(
-            f"A block must have o3_lambda >= 0 and o3_sigma 1 or -1, got {tuple(block)!r}."
+            "A block must be (o3_lambda, o3_sigma) or (o3_lambda, o3_sigma, n) with o3_lambda >= 0 "
+            f"and o3_sigma 1 or -1, got {tuple(block)!r}."
         )
     return Block(o3_lambda, o3_sigma, _check_properties(rest[0] if rest else 1))
+
+
+def _read_only(values):
+    values.flags.writeable = False
+    return values
 
 
 def _cartesian_basis(o3_lambda, rank):
@@ -287,3 +310,10 @@ KNOWN_KINDS = {
         symmetric=True, per_volume=True, unit="eV/Angstrom^3"
     ),
 }
+
+# their kinds are fixed but for the unit: energies and what follows from them by derivatives
+ENERGY_KINDS = {
+    name: KNOWN_KINDS[name] for name in ("energy", "forces", "stress", "virial", "energies")
+}
+# what the energy gives: such columns have no baseline, scale or head of their own
+DERIVED_TARGETS = ("forces", "stress", "virial", "energies")

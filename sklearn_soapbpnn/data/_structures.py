@@ -6,8 +6,12 @@ from types import MappingProxyType
 
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 
 from ._checks import as_position, check_atoms, freeze
+
+# rows of a table that atomic numbers index
+N_NUMBERS = len(chemical_symbols)
 
 
 class Structures:
@@ -31,10 +35,14 @@ class Structures:
         Periodic directions.
     indices : array of shape (n_structures,), default=None
         What messages call the structures: their positions in the X that the user passed.
-    offset : mapping of str to array of shape (n_structures,), default=None
-        Baseline of each target, to be subtracted before learning.
-    scale : mapping of str to float, default=None
-        Scale of each target, to be divided out before learning.
+    offset : mapping of str to array or tuple of arrays, default=None
+        Baseline of each target, to be subtracted before learning: one array of shape
+        (n_structures, ...), or, where the target has a value for each atom, a tuple of arrays of
+        shape (n_atoms, ...).
+    scale : mapping of str to float or array, default=None
+        Scale of each target, to be divided out before learning: one number; an array of shape
+        (n_scales,), see :attr:`TargetKind.scale_index`; or, where the target has a value for each
+        atom, a table of shape (119, n_scales) that atomic numbers index.
     features : SoapFeatures, default=None
         Per-atom descriptors.
 
@@ -70,9 +78,10 @@ class Structures:
         self.cells = tuple(freeze(values, np.float64) for values in cells)
         self.pbc = tuple(freeze(values, bool) for values in pbc)
         self.indices = np.arange(len(self.numbers)) if indices is None else np.asarray(indices)
-        offset = {name: freeze(values, np.float64) for name, values in (offset or {}).items()}
+        offset = {name: _freeze_offset(values) for name, values in (offset or {}).items()}
         self.offset = MappingProxyType(offset)
-        self.scale = MappingProxyType(dict(scale or {}))
+        scale = {name: _freeze_scale(name, values) for name, values in (scale or {}).items()}
+        self.scale = MappingProxyType(scale)
         self.features = features
 
     @property
@@ -98,19 +107,33 @@ class Structures:
         return (len(self), self.features.n_features)
 
     def with_offset(self, name, offset):
-        """Return a copy with an offset of one target, added to what is there already."""
-        offset = np.asarray(offset, dtype=np.float64)
-        if offset.shape != (len(self),):
-            raise ValueError(
-                f"offset must have shape ({len(self)},), one value for each structure, got "
-                f"{offset.shape}."
-            )
-        total = self.offset.get(name, 0.0) + offset
+        """Return a copy with an offset of one target, added to what is there already.
+
+        Parameters
+        ----------
+        name : str
+            Target.
+        offset : array of shape (n_structures, ...), or list of arrays of shape (n_atoms, ...)
+            Values of the structures, or, as a list or tuple of arrays, of their atoms.
+
+        Returns
+        -------
+        Structures
+        """
+        offset = _freeze_offset(offset)
+        self._check_offset(name, offset)
+        before = self.offset.get(name)
+        if before is None:
+            total = offset
+        elif isinstance(offset, tuple):
+            total = tuple(old + new for old, new in zip(before, offset))
+        else:
+            total = before + offset
         return self._replace(offset={**self.offset, name: total})
 
     def with_scale(self, name, scale):
-        """Return a copy with the scale of one target."""
-        return self._replace(scale={**self.scale, name: float(scale)})
+        """Return a copy with the scale of one target: a number, or an array as above."""
+        return self._replace(scale={**self.scale, name: scale})
 
     def with_features(self, features):
         """Return a copy with per-atom features."""
@@ -135,7 +158,10 @@ class Structures:
         return Structures(
             *([values[i] for i in key] for values in self._geometry()),
             indices=self.indices[key],
-            offset={name: values[key] for name, values in self.offset.items()},
+            offset={
+                name: tuple(values[i] for i in key) if isinstance(values, tuple) else values[key]
+                for name, values in self.offset.items()
+            },
             scale=self.scale,
             features=None if self.features is None else self.features[key],
         )
@@ -158,6 +184,28 @@ class Structures:
         attached = {"offset": dict(self.offset), "scale": dict(self.scale)}
         state = {**attached, "features": self.features, "indices": self.indices}
         return _rebuild, (self._geometry(), state)
+
+    def _check_offset(self, name, offset):
+        """Raise if an offset does not fit the structures, or what it is to be added to."""
+        if isinstance(offset, tuple):
+            rows, expected = [len(values) for values in offset], self.n_atoms.tolist()
+            if rows != expected:
+                raise ValueError(
+                    f"The offset of {name!r} has arrays of {rows} rows, but the structures have "
+                    f"{expected} atoms. Pass one row for each atom, or a single array with a value "
+                    "for each structure."
+                )
+        elif offset.shape[:1] != (len(self),):
+            raise ValueError(
+                f"The offset of {name!r} must have shape ({len(self)}, ...), one value for each "
+                f"structure, got {offset.shape}. Pass a list of arrays for values of atoms."
+            )
+        shapes = {_value_shape(values) for values in (offset, self.offset.get(name, offset))}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"The offset of {name!r} cannot be added to the one that is there: one holds "
+                f"{' and the other '.join(sorted(map(_describe, shapes)))}."
+            )
 
     def _geometry(self):
         return self.numbers, self.positions, self.cells, self.pbc
@@ -210,3 +258,106 @@ def as_structures(X, name="X"):
 
 def _rebuild(geometry, state):
     return Structures(*geometry, **state)
+
+
+def expand_scale(structures, name, kind):
+    """Return the scale of every component of a target, ones if the structures carry none.
+
+    Parameters
+    ----------
+    structures : Structures
+        Structures.
+    name : str
+        Target.
+    kind : TargetKind
+        Its kind.
+
+    Returns
+    -------
+    array of shape (kind.size,), or (n_atoms, kind.size) if the kind is per atom
+        In float64; it broadcasts with the flat values.
+    """
+    scale = np.asarray(structures.scale.get(name, 1.0), dtype=np.float64)
+    if scale.ndim > 1 + kind.per_atom or (scale.ndim and scale.shape[-1] != kind.n_scales):
+        raise ValueError(
+            f"The scale of {name!r} that the structures carry has shape {scale.shape}, which does "
+            f"not fit {kind!r} with {kind.n_scales} scales. Predict through the Pipeline that the "
+            "model was fitted in."
+        )
+    if not kind.per_atom:
+        return np.broadcast_to(scale, kind.n_scales)[kind.scale_index]
+    numbers = np.concatenate(structures.numbers)
+    rows = scale[numbers] if scale.ndim == 2 else scale
+    return np.broadcast_to(rows, (len(numbers), kind.n_scales))[:, kind.scale_index]
+
+
+def flatten_offset(structures, name, kind):
+    """Return the offset of a target as rows, zeros if the structures carry none.
+
+    Parameters
+    ----------
+    structures : Structures
+        Structures.
+    name : str
+        Target.
+    kind : TargetKind
+        Its kind.
+
+    Returns
+    -------
+    array of shape (n_structures, kind.size), or (n_atoms, kind.size) if the kind is per atom
+        In float64.
+    """
+    n_rows = structures.n_atoms.sum() if kind.per_atom else len(structures)
+    offset = structures.offset.get(name)
+    if offset is None:
+        return np.zeros((n_rows, kind.size))
+    found = _value_shape(offset)
+    if found != (kind.per_atom, kind.shape):
+        raise ValueError(
+            f"The offset of {name!r} that the structures carry holds {_describe(found)}, which "
+            f"does not fit {kind!r}. Predict through the Pipeline that the model was fitted in."
+        )
+    values = np.concatenate(offset) if kind.per_atom else offset
+    return values.reshape(n_rows, kind.size)
+
+
+def _freeze_offset(values):
+    """Values of structures become an array, and a sequence of arrays, one row an atom, a tuple."""
+    if isinstance(values, (list, tuple)) and all(
+        isinstance(entry, np.ndarray) and entry.ndim for entry in values
+    ):
+        return tuple(freeze(entry, np.float64) for entry in values)
+    return freeze(values, np.float64)
+
+
+def _freeze_scale(name, scale):
+    if np.ndim(scale) == 0:
+        scale = float(scale)
+    else:
+        scale = freeze(scale, np.float64)
+        if scale.ndim > 2 or (scale.ndim == 2 and len(scale) != N_NUMBERS):
+            raise ValueError(
+                f"The scale of {name!r} must be a number, an array (n_scales,), or a table "
+                f"({N_NUMBERS}, n_scales) that atomic numbers index, got shape {scale.shape}."
+            )
+    if not np.all((np.asarray(scale) > 0) & np.isfinite(scale)):
+        raise ValueError(f"The scale of {name!r} must be positive and finite, got {scale!r}.")
+    return scale
+
+
+def _value_shape(offset):
+    """Whether an offset has a row for each atom, and the shape of one value."""
+    if not isinstance(offset, tuple):
+        return False, offset.shape[1:]
+    shapes = {values.shape[1:] for values in offset}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"The arrays of an offset must have values of one shape, got {sorted(shapes)}."
+        )
+    return True, shapes.pop() if shapes else ()
+
+
+def _describe(value_shape):
+    per_atom, shape = value_shape
+    return f"values of shape {shape} for each {'atom' if per_atom else 'structure'}"

@@ -6,26 +6,29 @@ import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from ._checks import as_position, check_atoms, freeze
-from ._kinds import KNOWN_KINDS, TargetKind
+from ._kinds import ENERGY_KINDS, KNOWN_KINDS, TargetKind
 
 
 class Targets:
     """Named labels of structures: a y that survives cross-validation.
 
-    Columns hold one value for each structure (``energy``, ``stress``, ``virial``, ``dipole``) or
-    for each atom (``forces``). NaN means *not labelled*: such entries take no part in losses and
-    errors. Slicing slices every column, and ``np.asarray(targets)`` is the first scalar column, so
-    that scikit-learn's scorers work.
+    Columns hold one value for each structure (``energy``, ``dipole``) or for each atom
+    (``forces``, ``charges``), of the shape that their kind says. NaN means *not labelled*, also of
+    single components: such entries take no part in losses and errors. Slicing slices every column.
+    ``np.asarray(targets)`` is the first column with one number for each structure, or else the
+    only column that is per structure, with a flat second axis, so that scikit-learn's scorers work.
 
     Parameters
     ----------
     kinds : mapping of str to TargetKind, default=None
-        What the columns with other names than the above look like.
+        What the columns of other names than below look like, or a known one in other units.
+        ``energy``, ``forces``, ``stress``, ``virial`` and ``energies`` may change their unit only.
     **columns : array-like or list of array-like
         ``energy`` (n_structures,) in eV; ``forces`` a list of (n_atoms, 3) arrays in eV/Angstrom;
         ``stress`` (n_structures, 3, 3) in eV/Angstrom^3, tensile positive as in ASE; ``virial``
         (n_structures, 3, 3) in eV, minus the stress times the volume; ``dipole``
-        (n_structures, 3).  Any consistent set of units will do.
+        (n_structures, 3), ``polarizability`` (n_structures, 3, 3), ``charges`` a list of
+        (n_atoms,) arrays; any other name with a declared kind. Any consistent set of units will do.
 
     Attributes
     ----------
@@ -33,11 +36,13 @@ class Targets:
         Names of the columns, in the order in which they were given.
     kinds : dict of str to TargetKind
         Their kinds.
+    units : dict of str to str
+        Their units, for the reader.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from sklearn_soapbpnn import Targets
+    >>> from sklearn_soapbpnn import TargetKind, Targets
     >>> y = Targets(energy=[-1.0, -2.0], forces=[np.zeros((3, 3)), np.zeros((5, 3))])
     >>> y
     Targets(2 structures: energy, forces)
@@ -45,13 +50,15 @@ class Targets:
     array([-2.])
     >>> y["forces"][1].shape
     (5, 3)
+    >>> y = Targets(kinds={"gap": TargetKind.scalar(unit="eV")}, gap=[1.5, 0.3])
+    >>> y.units
+    {'gap': 'eV'}
     """
 
     def __init__(self, *, kinds=None, **columns):
         if not columns:
             raise ValueError("Targets needs at least one column, e.g. Targets(energy=energies).")
-        known = {**KNOWN_KINDS, **(kinds or {})}
-        self.kinds = {name: _find_kind(name, known) for name in columns}
+        self.kinds = {name: _find_kind(name, kinds or {}) for name in columns}
         self._columns = {
             name: _check_column(name, values, self.kinds[name]) for name, values in columns.items()
         }
@@ -63,12 +70,15 @@ class Targets:
     def from_atoms(cls, frames, *, kinds=None, missing="raise", **keys):
         """Read labels from ASE results, ``info`` and ``arrays``, in this order.
 
+        What file formats do to labels is undone: values that are flattened, those of each atom
+        too, and symmetric 3x3 tensors in Voigt order (xx, yy, zz, yz, xz, xy).
+
         Parameters
         ----------
         frames : sequence of ase.Atoms
             Structures with labels, e.g. from :func:`ase.io.read`.
         kinds : mapping of str to TargetKind, default=None
-            Kinds of the columns whose name is not known.
+            See :class:`Targets`.
         missing : {"raise", "nan"}, default="raise"
             What to do with a structure that lacks a key: refuse it, or mark it as not labelled.
         **keys : str
@@ -92,11 +102,10 @@ class Targets:
         """
         if missing not in ("raise", "nan"):
             raise ValueError(f"missing must be 'raise' or 'nan', got {missing!r}.")
-        known = {**KNOWN_KINDS, **(kinds or {})}
         frames = check_atoms(frames)
         columns = {}
         for name, key in keys.items():
-            kind = _find_kind(name, known)
+            kind = _find_kind(name, kinds or {})
             columns[name] = [
                 _read_label(index, atoms, name, key, kind, missing)
                 for index, atoms in enumerate(frames)
@@ -109,6 +118,11 @@ class Targets:
         return tuple(self._columns)
 
     @property
+    def units(self):
+        """Units of the columns, empty where the kind names none."""
+        return {name: kind.unit for name, kind in self.kinds.items()}
+
+    @property
     def shape(self):
         """(n_structures,)."""
         return (len(self),)
@@ -119,6 +133,13 @@ class Targets:
         if self.kinds[name].per_atom:
             return [~np.isnan(values) for values in column]
         return ~np.isnan(column)
+
+    def flatten(self, name):
+        """Return a column as rows of structures or of all atoms: array (n_rows, size)."""
+        column = self[name]
+        if self.kinds[name].per_atom:
+            column = np.concatenate(column)
+        return column.reshape(len(column), self.kinds[name].size)
 
     def __len__(self):
         return len(next(iter(self._columns.values())))
@@ -141,11 +162,25 @@ class Targets:
         }
         return self._trusted(columns, self.kinds)
 
+    @property
+    def array_name(self):
+        """Name of the column that ``np.asarray(targets)`` gives; None if there is none."""
+        per_structure = [name for name, kind in self.kinds.items() if not kind.per_atom]
+        scalars = [name for name in per_structure if self.kinds[name].shape == ()]
+        return next(iter(scalars or per_structure[: len(per_structure) == 1]), None)
+
     def __array__(self, dtype=None, copy=None):
-        for name, kind in self.kinds.items():
-            if kind.shape == () and not kind.per_atom:
-                return np.array(self._columns[name], dtype=dtype, copy=copy)
-        raise ValueError(f"Targets with the columns {list(self.names)} has no scalar column.")
+        name = self.array_name
+        if name is None:
+            raise ValueError(
+                f"Targets with the columns {list(self.names)} has no scalar column and not just "
+                "one column per structure, so it is no array. Score single targets with "
+                "metrics.make_target_scorer."
+            )
+        column = self._columns[name]
+        if self.kinds[name].shape != ():
+            column = self.flatten(name)
+        return np.array(column, dtype=dtype, copy=copy)
 
     def __repr__(self):
         return f"Targets({len(self)} structures: {', '.join(self.names)})"
@@ -220,15 +255,27 @@ def _check_fits(y, name, structures):
         raise ValueError(f"Target {name!r} has no label at all (every value is NaN).")
 
 
-def _find_kind(name, known):
-    if name not in known:
+def _find_kind(name, declared):
+    kind = declared.get(name, KNOWN_KINDS.get(name))
+    if kind is None and name not in declared:
         raise ValueError(
-            f"The kind of target {name!r} is not known (known: {sorted(known)}). Declare it, e.g. "
-            f"kinds={{{name!r}: TargetKind.scalar()}}."
+            f"The kind of target {name!r} is not known (known: {sorted({*KNOWN_KINDS, *declared})})"
+            f". Declare it, e.g. kinds={{{name!r}: TargetKind.scalar()}}."
         )
-    if not isinstance(known[name], TargetKind):
-        raise TypeError(f"kinds[{name!r}] must be a TargetKind, got {known[name]!r}.")
-    return known[name]
+    if not isinstance(kind, TargetKind):
+        raise TypeError(
+            f"kinds[{name!r}] must be a TargetKind, e.g. TargetKind.scalar(), got {kind!r}."
+        )
+    if name not in ENERGY_KINDS:
+        return kind
+    own = ENERGY_KINDS[name]
+    for what in ("shape", "per_atom", "cartesian_rank"):
+        if getattr(kind, what) != getattr(own, what):
+            raise ValueError(
+                f"kinds[{name!r}]={kind!r} changes what {name!r} means: its {what} must be "
+                f"{getattr(own, what)!r}. Declare another unit only, or use another name."
+            )
+    return own.with_unit(kind.unit)
 
 
 def _check_column(name, values, kind):
@@ -274,9 +321,9 @@ def _read_label(index, atoms, name, key, kind, missing):
         )
     for source in (results, atoms.info, atoms.arrays):
         if source.get(key) is not None:
-            return _reshape_label(index, source[key], name, key, kind)
+            return _reshape_label(index, source[key], len(atoms), name, key, kind)
     if missing == "nan":
-        return np.full(((len(atoms),) if kind.per_atom else ()) + kind.shape, np.nan)
+        return np.full((len(atoms),) * kind.per_atom + kind.shape, np.nan)
     raise KeyError(
         f"Structure {index} has no label {key!r} for target {name!r}. Its results hold "
         f"{sorted(results)}, its info {sorted(atoms.info)}, its arrays {sorted(atoms.arrays)}. "
@@ -292,23 +339,27 @@ def _is_stale(atoms):
     return bool({"positions", "numbers", "cell", "pbc"} & set(changes))
 
 
-def _reshape_label(index, values, name, key, kind):
-    """Undo what file formats do to tensors: Voigt vectors and flattened 3x3 matrices."""
+def _reshape_label(index, values, n_atoms, name, key, kind):
+    """Undo what file formats do to labels: Voigt vectors, flattened values."""
     try:
         values = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as err:
         raise ValueError(
             f"{key!r} of structure {index} is no array of numbers, as target {name!r} needs: {err}."
         ) from err
-    if not kind.per_atom:
-        if kind.shape == (3, 3) and values.shape == (6,):
-            values = voigt_6_to_full_3x3_stress(values)
-        if values.size == np.prod(kind.shape, dtype=int):
-            values = values.reshape(kind.shape)
-    expected = (("n_atoms",) if kind.per_atom else ()) + kind.shape
-    if values.ndim != len(expected) or values.shape[kind.per_atom :] != kind.shape:
+    rows = (n_atoms,) * kind.per_atom
+    if kind.is_symmetric and kind.shape == (3, 3) and values.shape == (*rows, 6):
+        values = voigt_6_to_full_3x3_stress(values)
+    shape = rows + kind.shape
+    # other shapes of the same size may be transposed
+    flat = [(n_atoms * kind.size,), (*rows, kind.size)] if kind.per_atom else [(kind.size,)]
+    squeezed = [n for n in values.shape if n > 1] == [n for n in shape if n > 1]
+    if values.shape in flat or (squeezed and values.size == np.prod(shape, dtype=int)):
+        values = values.reshape(shape)
+    if values.shape != shape:
+        expected = ("n_atoms",) * kind.per_atom + kind.shape
         raise ValueError(
             f"{key!r} of structure {index} has shape {_format(values.shape)}, but target {name!r} "
-            f"needs {_format(expected)}."
+            f"needs {_format(expected)}{f', n_atoms={n_atoms}' if kind.per_atom else ''}."
         )
     return values

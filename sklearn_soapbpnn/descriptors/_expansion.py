@@ -12,10 +12,10 @@ from ._pair_basis import PairBasis, pairs_per_chunk
 PAIRS_PER_GRAPH = 50_000
 
 
-def expand_density(basis: PairBasis, graph: Graph, n_elements: int, factors=None) -> Tensor:
-    r"""Sum the pair basis over neighbours, one block for each neighbour element.
+def expand_density(basis: PairBasis, graph: Graph, factors=None) -> Tensor:
+    r"""Sum the pair basis over neighbours, into the block of each.
 
-    .. math:: c_i^{a,nlm} = \sum_{j \text{ of element } a} B_{nlm}(\mathbf r_{ij})
+    .. math:: c_i^{a,nlm} = \sum_{j \text{ of block } a} B_{nlm}(\mathbf r_{ij})
 
     Parameters
     ----------
@@ -23,18 +23,16 @@ def expand_density(basis: PairBasis, graph: Graph, n_elements: int, factors=None
         The basis; the pair as seen from j has the sign :math:`(-1)^l`.
     graph : Graph
         Who is the neighbour of whom.
-    n_elements : int
-        Number of elements.
     factors : PairFactors, default=None
         Those of the pairs, if they are known already.
 
     Returns
     -------
-    Tensor of shape (n_atoms, n_elements, n_channels)
+    Tensor of shape (n_atoms, n_blocks, n_channels)
     """
     i, j = graph.centers, graph.neighbors
-    forward, backward = channel_rows(i, j, graph.element[i], graph.element[j], n_elements)
-    expansion = graph.pair_vectors.new_zeros(graph.n_atoms * n_elements, basis.n_channels)
+    forward, backward = channel_rows(i, j, graph.block[i], graph.block[j], graph.n_blocks)
+    expansion = graph.pair_vectors.new_zeros(graph.n_atoms * graph.n_blocks, basis.n_channels)
     size = pairs_per_chunk(expansion.device)
     pieces = (graph.pair_vectors if factors is None else factors).split(size)
     evaluate = basis if factors is None else basis.values
@@ -42,7 +40,7 @@ def expand_density(basis: PairBasis, graph: Graph, n_elements: int, factors=None
         values = evaluate(piece)
         expansion.index_add_(0, rows[0], values)
         expansion.index_add_(0, rows[1], values.mul_(basis.parity))
-    return expansion.view(graph.n_atoms, n_elements, -1)
+    return expansion.view(graph.n_atoms, graph.n_blocks, -1)
 
 
 def compute_expansions(structures, parameters, dtype) -> list[np.ndarray]:
@@ -58,7 +56,7 @@ def compute_expansions(structures, parameters, dtype) -> list[np.ndarray]:
     graph = build_graph(structures, parameters.cutoff_radius, elements)
     expansions = []
     for part, chunk in _split_graph(graph, PAIRS_PER_GRAPH):
-        expansion = expand_density(basis, chunk.to("cpu", dtype), len(elements))
+        expansion = expand_density(basis, chunk.to("cpu", dtype))
         blocks = expansion.split(chunk.atom_counts.tolist())
         for numbers, block in zip(structures.numbers[part], blocks):
             expansions.append(block.numpy()[:, np.isin(elements, numbers)])
@@ -80,6 +78,8 @@ def _split_graph(graph: Graph, max_pairs):
             part,
             Graph(
                 graph.element[atoms],
+                graph.block[atoms],
+                graph.n_blocks,
                 graph.atom_counts[part],
                 graph.pair_counts[part],
                 graph.centers[pairs] - atoms.start,

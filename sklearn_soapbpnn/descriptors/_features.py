@@ -77,6 +77,16 @@ class SoapFeatures:
             start += len(numbers)
         return torch.from_numpy(dense)
 
+    def own_expansion(self) -> Tensor:
+        """Expansions over the elements of each atom's own structure, padded with zeros."""
+        n_blocks = max(block.shape[1] for block in self.expansions)
+        padding = [(0, 0), (0, 0), (0, 0)]
+        padded = []
+        for block in self.expansions:
+            padding[1] = (0, n_blocks - block.shape[1])
+            padded.append(np.pad(block, padding))
+        return torch.from_numpy(np.concatenate(padded))
+
     def per_atom(self):
         """Power spectra of all atoms, array of shape (n_atoms, n_features)."""
         spectrum = self._spectrum()

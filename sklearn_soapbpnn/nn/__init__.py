@@ -1,7 +1,7 @@
-"""The network, the environments it runs on, and the linear map that gives forces."""
+"""The network, the environments it runs on, and the linear maps that give forces."""
 
 from ._environments import EnvironmentBatch, Environments
-from ._evaluate import check_volumes, evaluate
+from ._evaluate import check_volumes, evaluate, evaluate_features
 from ._soap_bpnn import Outputs, SoapBPNN
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "SoapBPNN",
     "check_volumes",
     "evaluate",
+    "evaluate_features",
 ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import BatchIndex, build_graph
-from ..descriptors import PairBasis, PairFactors, PowerSpectrum, expand_density, pairs_per_chunk
-from ._layers import NoNorm, PackedLayerNorm
+from ..data import BatchIndex, build_graph, number_own_elements
+from ..descriptors import PairBasis, PairFactors, expand_density, pairs_per_chunk
+from ..potentials import Geometry
 
 # atoms whose full power spectrum is held at once
 ATOMS_PER_CHUNK = 4096
@@ -24,33 +25,31 @@ class EnvironmentBatch:
     ----------
     index : BatchIndex
         Where the atoms and pairs come from.
-    spectrum : PowerSpectrum
-        Layout of the features.
-    norm : PackedLayerNorm or NoNorm
-        How they are normalised.
-    features : Tensor of shape (n_atoms, n_features)
-        Standardised packed power spectrum x.
-    slope : Tensor of shape (n_atoms, n_elements * n_channels), or None
-        2 c / sigma, by degree; None when no forces are wanted.
-    curvature : Tensor of shape (n_atoms, n_elements, n_channels), or None
-        2 unpack(x) c / (n sigma); None without LayerNorm.
+    constants : dict of str to Tensor
+        What the first layer made of the expansions, one row for each atom.
+    tensors : dict of int to Tensor
+        Expansions of the degrees that tensors are built from, by degree l: (n_atoms, n_blocks,
+        n_radial, 2l + 1).
+    block_elements : Tensor of shape (n_atoms, n_blocks), or None
+        Which element each block of an expansion belongs to; None where block and element are one.
     parity : Tensor of shape (n_channels,)
         Sign of the pair basis under inversion.
-    pair_vectors : Tensor of shape (n_pairs, 3)
-        r_ij.
+    pair_vectors : Tensor of shape (n_pairs, 3), or None
+        r_ij; None when no pairs are wanted.
     pair_gradients : StoredPairGradients, FactoredPairGradients or None
-        Gradients of the pair basis.
+        Gradients of the pair basis; None when no forces are wanted.
+    geometry : Geometry or None
+        What the long-range part needs.
     """
 
     index: BatchIndex
-    spectrum: PowerSpectrum
-    norm: PackedLayerNorm | NoNorm
-    features: Tensor
-    slope: Tensor | None
-    curvature: Tensor | None
-    parity: Tensor | None
-    pair_vectors: Tensor
+    constants: dict[str, Tensor]
+    tensors: dict[int, Tensor]
+    block_elements: Tensor | None
+    parity: Tensor
+    pair_vectors: Tensor | None
     pair_gradients: StoredPairGradients | FactoredPairGradients | None
+    geometry: Geometry | None
 
     def pair_pieces(self) -> Iterator[tuple]:
         """Yield the gradients of some pairs, and the rows that both directions add to."""
@@ -136,7 +135,7 @@ class Environments:
     structures : Structures
         Structures, with or without features.
     network : SoapBPNN
-        Its basis, power spectrum and normalisation say what is needed.
+        Says what is needed.
     derivatives : bool
         Whether forces or stresses are wanted.
     memory : int, default=0
@@ -144,44 +143,49 @@ class Environments:
     """
 
     def __init__(self, structures, network, *, derivatives, memory=0):
-        self.spectrum, self.norm, self.basis = network.spectrum, network.norm, network.basis
-        like = network.spectrum.weight
-        needs_pairs = derivatives or structures.features is None
+        self.basis = network.basis
+        like = self.basis.parity
+        needs_pairs = derivatives or network.long_range is not None or structures.features is None
         cutoff_radius = self.basis.cutoff_radius if needs_pairs else None
         graph = build_graph(structures, cutoff_radius, network.elements)
+        self.block_elements = None
+        if network.first.own_elements:
+            graph.block, block_elements = number_own_elements(structures, network.elements)
+            graph.n_blocks = block_elements.shape[1]
+            self.block_elements = block_elements.to(like.device)
         self.graph = graph.to(like.device, like.dtype)
         factors = self.basis.factors(self.graph.pair_vectors) if derivatives else None
         if structures.features is None:
-            n_elements = self.spectrum.n_elements
-            expansion = expand_density(self.basis, self.graph, n_elements, factors)
+            expansion = expand_density(self.basis, self.graph, factors)
         else:
-            expansion = structures.features.expansion().to(like.device, like.dtype)
-        constants = [
-            _compute_constants(chunk, self.spectrum, network.norm, derivatives)
-            for chunk in expansion.split(ATOMS_PER_CHUNK)
-        ]
-        self.features, self.slope, self.curvature = (
-            None if parts[0] is None else torch.cat(parts) for parts in zip(*constants)
-        )
+            features = structures.features
+            own = network.first.own_elements
+            expansion = features.own_expansion() if own else features.expansion()
+            expansion = expansion.to(like.device, like.dtype)
+        self.constants = _compute_constants(expansion, network.first, derivatives)
+        self.tensors = {l: _take_degree(expansion, l, self.basis.n_per_l) for l in network.degrees}
         self.pair_gradients = self._keep_gradients(factors, memory) if derivatives else None
+        self.places = Places(structures, like) if network.long_range is not None else None
+
+    @property
+    def device(self):
+        """Where the environments are."""
+        return self.graph.element.device
 
     def select(self, index: BatchIndex) -> EnvironmentBatch:
         """Gather the environments of one batch."""
-        if self.pair_gradients is None:
-            features = self.features.index_select(0, index.atoms)
-            nothing = (None,) * 5
-            return EnvironmentBatch(index, self.spectrum, self.norm, features, *nothing)
+        atoms, pairs = index.atoms, index.pairs
+        needs_pairs = self.pair_gradients is not None or self.places is not None
+        vectors = self.graph.pair_vectors.index_select(0, pairs) if needs_pairs else None
         return EnvironmentBatch(
             index,
-            self.spectrum,
-            self.norm,
-            *(
-                None if constants is None else constants.index_select(0, index.atoms)
-                for constants in (self.features, self.slope, self.curvature)
-            ),
+            {name: values.index_select(0, atoms) for name, values in self.constants.items()},
+            {l: values.index_select(0, atoms) for l, values in self.tensors.items()},
+            None if self.block_elements is None else self.block_elements.index_select(0, atoms),
             self.basis.parity,
-            self.graph.pair_vectors.index_select(0, index.pairs),
-            self.pair_gradients.select(index.pairs),
+            vectors,
+            None if self.pair_gradients is None else self.pair_gradients.select(pairs),
+            None if self.places is None else self.places.select(index, vectors),
         )
 
     def _keep_gradients(self, factors, memory):
@@ -193,11 +197,48 @@ class Environments:
         return StoredPairGradients(torch.cat(pieces))
 
 
-def _compute_constants(expansion, spectrum, norm, derivatives):
-    """Return features, slope and curvature of some atoms; see :class:`EnvironmentBatch`."""
-    by_degree = spectrum.by_degree(expansion)
-    features, sigma = norm.standardize(spectrum(by_degree))
-    if not derivatives:
-        return features, None, None
-    slope = 2 * by_degree / sigma
-    return features, slope, norm.curvature(features, slope, spectrum)
+class Places:
+    """Positions and cells, which long-range interactions see beyond the pairs.
+
+    Parameters
+    ----------
+    structures : Structures
+        Structures.
+    like : Tensor
+        Of the wanted device and dtype.
+    """
+
+    def __init__(self, structures, like):
+        def to_tensor(arrays):
+            return torch.from_numpy(arrays).to(like.device, like.dtype)
+
+        self.positions = to_tensor(np.concatenate(structures.positions))
+        self.cells = to_tensor(np.stack(structures.cells))
+        self.pbc = [tuple(bool(periodic) for periodic in pbc) for pbc in structures.pbc]
+
+    def select(self, index: BatchIndex, pair_vectors: Tensor) -> Geometry:
+        """Gather those of one batch."""
+        return Geometry(
+            positions=self.positions.index_select(0, index.atoms),
+            cells=self.cells.index_select(0, index.structures),
+            pbc=[self.pbc[k] for k in index.structures.tolist()],
+            structure_of_atom=index.structure_of_atom,
+            centers=index.centers,
+            neighbors=index.neighbors,
+            pair_vectors=pair_vectors,
+        )
+
+
+def _compute_constants(expansion, layer, derivatives):
+    """Return the constants of the first layer, without holding all full spectra at once."""
+    chunks = [
+        layer.constants(chunk, derivatives) for chunk in expansion.split(ATOMS_PER_CHUNK)
+    ]
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _take_degree(expansion, l, n_per_l):
+    """Cut one degree out of an expansion: (n_atoms, n_blocks, n_radial, 2l + 1)."""
+    sizes = [n * (2 * degree + 1) for degree, n in enumerate(n_per_l)]
+    part = expansion.split(sizes, dim=2)[l]
+    return part.unflatten(2, (n_per_l[l], 2 * l + 1)).contiguous()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 class _Perceptron(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, differentiate, *weights):
+    def forward(ctx, hidden, differentiate, depth, *weights):
         a, layers = hidden, []
         for weight in weights:
             sigmoid = torch.sigmoid(a)
@@ -26,19 +26,21 @@ class _Perceptron(torch.autograd.Function):
             layers.append([a, sigmoid, silu, slope])
             a = torch.bmm(silu, weight.mT)
         ctx.save_for_backward(*weights)
-        ctx.layers, ctx.sweep = layers, []
+        ctx.layers, ctx.sweep, ctx.depth = layers, [], depth
+        # a copy, since an output that its own node holds would never be freed
+        features = None if depth is None else layers[depth][2].clone()
         if not differentiate:
-            return a[:, :, 0], None
+            return a[:, :, 0], None, features
         gradient = torch.ones_like(a)
         for weight, layer in zip(reversed(weights), reversed(layers)):
             u = torch.bmm(gradient, weight)
             ctx.sweep.insert(0, (gradient, u))
             gradient = u * layer[3]
-        return a[:, :, 0], gradient
+        return a[:, :, 0], gradient, features
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, energies, gradient):
+    def backward(ctx, energies, gradient, features):
         weights = ctx.saved_tensors
         weight_gradients, slopes = [torch.zeros_like(weight) for weight in weights], []
         for k, (g, u) in enumerate(ctx.sweep):
@@ -50,17 +52,20 @@ class _Perceptron(torch.autograd.Function):
         for k in reversed(range(len(weights))):
             a, sigmoid, silu, slope = ctx.layers[k]
             weight_gradients[k].baddbmm_(a_gradient.mT, silu)
-            a_gradient = torch.bmm(a_gradient, weights[k]).mul_(slope)
+            a_gradient = torch.bmm(a_gradient, weights[k])
+            if k == ctx.depth:
+                a_gradient += features
+            a_gradient *= slope
             if slopes:
                 # f'' = s (1 - s) (2 + a - 2 f)
                 curvature = (sigmoid - sigmoid * sigmoid).mul_((a - 2 * silu).add_(2))
                 a_gradient.addcmul_(slopes[k], curvature)
-        return a_gradient, None, *weight_gradients
+        return a_gradient, None, None, *weight_gradients
 
 
 def run_perceptron(
-    hidden: Tensor, weights: list[Tensor], differentiate: bool
-) -> tuple[Tensor, Tensor | None]:
+    hidden: Tensor, weights: list[Tensor], differentiate: bool, depth: int | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return the energy of each row and its gradient with respect to ``hidden``.
 
     Parameters
@@ -71,9 +76,11 @@ def run_perceptron(
         Weights of the layers that follow, the last with one output; SiLU comes before each.
     differentiate : bool
         Whether the gradient is wanted; it is None otherwise.
+    depth : int, default=None
+        Layer whose activations :math:`f(a_k)` are wanted as well, for what else is read from them.
 
     Returns
     -------
-    Tensor of shape (n_elements, n_rows), Tensor of shape (n_elements, n_rows, n)
+    Tensor of shape (n_elements, n_rows), Tensor of shape (n_elements, n_rows, n), Tensor or None
     """
-    return _Perceptron.apply(hidden, differentiate, *weights)
+    return _Perceptron.apply(hidden, differentiate, depth, *weights)

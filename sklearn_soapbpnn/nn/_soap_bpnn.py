@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..descriptors import PairBasis, PowerSpectrum, SoapParameters
+from ..data import TargetKind
+from ..descriptors import PairBasis, SoapParameters
+from ..potentials import LongRange, LongRangeParameters
+from ._alchemical import AlchemicalLayer
+from ._contractions import ElementContraction, PseudoSpeciesContraction
 from ._environments import EnvironmentBatch
-from ._force_map import map_forces
-from ._layers import ElementLinear, NoNorm, PackedLayerNorm, map_features
+from ._orthogonal import OrthogonalLayer
 from ._perceptron import run_perceptron
+from ._readout import Head, Trunk, count_outputs
+from ._tensor_basis import TensorBasis
 
 
 @dataclass
@@ -20,28 +26,42 @@ class Outputs:
 
     Parameters
     ----------
-    energies : Tensor of shape (n_atoms,)
-        Energy of each atom.
-    energy : Tensor of shape (n_structures,)
+    energies : Tensor of shape (n_atoms,), or None
+        Energy of each atom; None if the network gives none.
+    energy : Tensor of shape (n_structures,), or None
         Their sums.
     forces : Tensor of shape (n_atoms, 3), or None
         :math:`-\partial E / \partial r_i`.
     strain_gradient : Tensor of shape (n_structures, 3, 3), or None
         :math:`\partial E / \partial \epsilon`, the stress times the volume.
+    values : dict of str to Tensor of shape (n_atoms, size)
+        What each atom adds to the other targets.
     """
 
-    energies: Tensor
-    energy: Tensor
+    energies: Tensor | None = None
+    energy: Tensor | None = None
     forces: Tensor | None = None
     strain_gradient: Tensor | None = None
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class _Slopes:
+    """Gradient of the energy: by the first preactivations, and by what long range sees."""
+
+    hidden: Tensor
+    pair_vectors: Tensor | None = None
+    positions: Tensor | None = None
+    cells: Tensor | None = None
 
 
 class SoapBPNN(nn.Module):
-    r"""Behler-Parrinello network on packed SOAP power spectra, one perceptron for each element.
+    r"""Behler-Parrinello network on SOAP power spectra.
 
     .. math:: \epsilon_i = \mathrm{MLP}_{Z_i}(\mathrm{LayerNorm}_{Z_i}(p_i))
 
-    Bias-free layers with SiLU between them [1]_; the energy of a structure is the sum over its
+    Bias-free layers with SiLU between them [1]_. What the hidden layers give are the features of an
+    atom, which the heads of all targets share; the energy of a structure is the sum over its
     atoms, forces and stress are its exact derivatives.
 
     Parameters
@@ -50,14 +70,22 @@ class SoapBPNN(nn.Module):
         Atomic numbers, ascending.
     parameters : SoapParameters
         Descriptor.
+    kinds : dict of str to TargetKind
+        Targets; ``"energy"`` is the one that has forces.
     num_hidden_layers : int
-        Hidden layers before the head.
+        Hidden layers before the heads.
     num_neurons_per_layer : int
-        Width of the hidden layers and of an MLP head.
+        Width of the hidden layers and of MLP heads.
     layernorm : bool
         Whether to normalise the features.
-    head : {"mlp", "linear"}
-        An MLP head is one more hidden layer.
+    heads : dict of str to {"mlp", "linear"}
+        An MLP head is one more hidden layer; what is not named gets one.
+    add_lambda_basis : bool
+        Whether tensors are built from the expansion of their own degree, too.
+    n_pseudo_species : int or None
+        Number of pseudo-species that elements are embedded in; None keeps elements apart.
+    long_range : LongRangeParameters or None
+        Long-range features.
     seed : int
         Seed of the initial weights.
     dtype : torch.dtype, default=torch.float32
@@ -74,64 +102,214 @@ class SoapBPNN(nn.Module):
         self,
         elements,
         parameters: SoapParameters,
+        kinds: dict[str, TargetKind],
         *,
         num_hidden_layers: int,
         num_neurons_per_layer: int,
         layernorm: bool,
-        head: str,
+        heads: dict[str, str],
         seed: int,
+        add_lambda_basis: bool = True,
+        n_pseudo_species: int | None = None,
+        long_range: LongRangeParameters | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.elements = tuple(int(number) for number in elements)
-        n_elements = len(self.elements)
+        self.kinds = dict(kinds)
         self.basis = PairBasis(parameters)
-        self.spectrum = PowerSpectrum(self.basis.n_per_l, n_elements)
-        n_features, n_full = self.spectrum.n_features, self.spectrum.n_full
-        self.norm = PackedLayerNorm(self.spectrum.weight, n_full) if layernorm else NoNorm()
-        hidden = num_hidden_layers + (head == "mlp")
-        widths = [n_features] + [num_neurons_per_layer] * hidden + [1]
-        self.layers = nn.ModuleList(
-            # the first layer starts as if it saw the full spectrum
-            ElementLinear(n_elements, n_inputs, n_outputs, generator, n_full if k == 0 else None)
-            for k, (n_inputs, n_outputs) in enumerate(zip(widths, widths[1:]))
+        make_contraction = self._choose_contraction(n_pseudo_species, generator)
+        bases = {
+            name: [
+                None
+                if (block.o3_lambda, block.o3_sigma) == (0, 1)
+                else TensorBasis(
+                    block.o3_lambda, block.o3_sigma, make_contraction, add_lambda_basis
+                )
+                for block in kind.blocks
+            ]
+            for name, kind in kinds.items()
+        }
+        width = num_neurons_per_layer
+        is_mlp = {name: heads.get(name, "mlp") == "mlp" for name in kinds}
+        self.columns, n_first = dict.fromkeys(kinds, slice(None)), width
+        if num_hidden_layers == 0:
+            # every head has its own part of the first layer
+            sizes = [width if is_mlp[n] else count_outputs(kinds[n], bases[n]) for n in kinds]
+            ends = torch.tensor(sizes).cumsum(0).tolist()
+            starts = [0, *ends]
+            self.columns = {n: slice(a, b) for n, a, b in zip(kinds, starts, ends)}
+            n_first = ends[-1]
+        first = (len(self.elements), self.basis.n_per_l, n_first, layernorm, generator)
+        if n_pseudo_species is None:
+            self.first = OrthogonalLayer(*first)
+        else:
+            self.first = AlchemicalLayer(first[0], n_pseudo_species, *first[1:])
+        n_networks = self.first.n_networks
+        self.trunk = None
+        if num_hidden_layers:
+            self.trunk = Trunk(num_hidden_layers - 1, width, n_networks, generator)
+        self.heads = nn.ModuleList()
+        for name, kind in kinds.items():
+            widths = [width] * (1 + (is_mlp[name] and self.trunk is not None))
+            has_output = is_mlp[name] or self.trunk is not None
+            self.heads.append(
+                Head(kind, widths, n_networks, bases[name], generator, has_output)
+            )
+        self.is_mlp = is_mlp
+        self.long_range = None
+        if long_range is not None:
+            radius = parameters.cutoff_radius
+            self.long_range = LongRange(long_range, radius, width, generator)
+        self.degrees = sorted(
+            {l for parts in bases.values() for b in parts if b is not None for l in b.degrees}
         )
-        # what the shift of LayerNorm's affine part becomes behind the first layer
-        bias = torch.zeros(n_elements, widths[1], dtype=torch.float64)
-        self.bias = nn.Parameter(bias) if layernorm else None
         self.to(dtype)
+
+    def head(self, name: str) -> Head:
+        """Return the head of a target."""
+        return self.heads[list(self.kinds).index(name)]
 
     def forward(self, batch: EnvironmentBatch, strain: bool = False) -> Outputs:
         """Evaluate a batch; with forces if it holds pair gradients, and on request strain."""
-        index = batch.index
-        weight = self.layers[0].weight
-        projected = map_features(weight, batch.features, index.element_counts, index.n_rows)
-        hidden = projected if self.bias is None else projected + self.bias[:, None]
-        weights = [layer.weight for layer in self.layers[1:]]
+        hidden, context = self.first(batch)
         derivatives = batch.pair_gradients is not None
-        table, gradient = run_perceptron(hidden, weights, derivatives)
-        energies = table.flatten().index_select(0, index.rows)
-        energy = energies.new_zeros(len(index)).index_add(0, index.structure_of_atom, energies)
-        outputs = Outputs(energies, energy)
-        if not derivatives:
+        read = self._read if self.long_range is None else self._read_long_range
+        features, energies, slopes = read(hidden, batch, derivatives)
+        outputs = Outputs(
+            values={
+                name: head(features[name], self.first.gather, batch)
+                for name, head in zip(self.kinds, self.heads)
+                if name != "energy"
+            }
+        )
+        if energies is None:
             return outputs
-
-        overlap = (gradient * projected).sum(2).flatten().index_select(0, index.rows)
-        gradient = gradient.flatten(0, 1).index_select(0, index.rows)
-        pair_forces = map_forces(weight, gradient, overlap, batch)
-        forces = pair_forces.new_zeros(len(gradient), 3)
-        forces = forces.index_add(0, index.centers, pair_forces)
-        outputs.forces = forces.index_add(0, index.neighbors, pair_forces, alpha=-1)
-        if strain:
-            outputs.strain_gradient = _sum_virial(batch, pair_forces)
+        index = batch.index
+        outputs.energies = self.first.gather(energies[:, :, None], batch)[:, 0]
+        outputs.energy = outputs.energies.new_zeros(len(index)).index_add(
+            0, index.structure_of_atom, outputs.energies
+        )
+        if derivatives:
+            self._differentiate(outputs, slopes, context, batch, strain)
         return outputs
 
+    def features(self, batch: EnvironmentBatch, target: str | None = None) -> Tensor:
+        """Return the features of the atoms, or what the last layer of a target is linear in.
 
-def _sum_virial(batch: EnvironmentBatch, pair_forces: Tensor) -> Tensor:
+        Without hidden layers these are the normalised SOAP features.
+        """
+        if target is None and self.trunk is None:
+            return self.first.features(batch)
+        hidden, _ = self.first(batch)
+        if self.long_range is None:
+            features = self._features(hidden)
+        else:
+            features, _, _ = self._read_long_range(hidden, batch, False)
+        if target is None:
+            return self.first.gather(next(iter(features.values())), batch)
+        return self.first.gather(self.head(target).last_features(features[target]), batch)
+
+    def _choose_contraction(self, n_pseudo_species, generator):
+        n_per_l, n_elements = self.basis.n_per_l, len(self.elements)
+
+        def make_contraction(l, n_outputs):
+            if n_pseudo_species is None:
+                return ElementContraction(n_elements, n_per_l[l], n_outputs, generator)
+            return PseudoSpeciesContraction(
+                n_elements, n_pseudo_species, n_per_l[l], n_outputs, generator
+            )
+
+        return make_contraction
+
+    def _split(self, hidden: Tensor) -> dict[str, Tensor]:
+        """Return the features of each target when there are no hidden layers."""
+        parts = {name: hidden[:, :, columns] for name, columns in self.columns.items()}
+        return {name: F.silu(a) if self.is_mlp[name] else a for name, a in parts.items()}
+
+    def _read(self, hidden: Tensor, batch, derivatives: bool):
+        """Return the features for each head, the energies as a table, and the energy's slope."""
+        if "energy" not in self.kinds:
+            return self._features(hidden), None, None
+        weights = [] if self.trunk is None else self.trunk.weights
+        depth = None if self.trunk is None or len(self.kinds) == 1 else len(weights)
+        energies, slope, shared = run_perceptron(
+            hidden[:, :, self.columns["energy"]],
+            [*weights, *self.head("energy").weights],
+            derivatives,
+            depth,
+        )
+        features = dict.fromkeys(self.kinds, shared) if depth is not None else {}
+        if self.trunk is None and len(self.kinds) > 1:
+            features = self._split(hidden)
+        return features, energies, None if slope is None else _Slopes(slope)
+
+    def _features(self, hidden: Tensor) -> dict[str, Tensor]:
+        if self.trunk is None:
+            return self._split(hidden)
+        return dict.fromkeys(self.kinds, self.trunk(hidden))
+
+    def _read_long_range(self, hidden: Tensor, batch, derivatives: bool):
+        """Return the same with long-range features, whose slopes autograd finds."""
+        create_graph = torch.is_grad_enabled()
+        geometry = batch.geometry
+        with torch.set_grad_enabled(create_graph or derivatives):
+            if derivatives:
+                hidden = hidden if hidden.requires_grad else hidden.detach().requires_grad_()
+                names = ("positions", "cells", "pair_vectors")
+                leaves = {n: getattr(geometry, n).detach().requires_grad_() for n in names}
+                geometry = replace(geometry, **leaves)
+            table = self.trunk(hidden)
+            atoms = self.first.gather(table, batch)
+            features = self.first.scatter(atoms + self.long_range(atoms, geometry), batch)
+            if "energy" not in self.kinds:
+                return dict.fromkeys(self.kinds, features), None, None
+            head = self.head("energy")
+            energies = torch.bmm(head.last_features(features), head.weights[-1].mT)[:, :, 0]
+            slopes = None
+            if derivatives:
+                inputs = [hidden, geometry.pair_vectors, geometry.positions, geometry.cells]
+                total = self.first.gather(energies[:, :, None], batch).sum()
+                slopes = _Slopes(
+                    *torch.autograd.grad(
+                        total,
+                        inputs,
+                        create_graph=create_graph,
+                        retain_graph=create_graph,
+                        allow_unused=True,
+                    )
+                )
+        if not create_graph:
+            features, energies = features.detach(), energies.detach()
+        return dict.fromkeys(self.kinds, features), energies, slopes
+
+    def _differentiate(self, outputs, slopes, context, batch, strain):
+        """Set the forces and the strain gradient."""
+        index = batch.index
+        pair_forces = self.first.differentiate(
+            slopes.hidden, context, self.columns["energy"], batch
+        )
+        if slopes.pair_vectors is not None:
+            pair_forces = pair_forces + slopes.pair_vectors
+        forces = pair_forces.new_zeros(len(index.atoms), 3)
+        forces = forces.index_add(0, index.centers, pair_forces)
+        outputs.forces = forces.index_add(0, index.neighbors, pair_forces, alpha=-1)
+        if slopes.positions is not None:
+            outputs.forces = outputs.forces - slopes.positions
+        if strain:
+            outputs.strain_gradient = _sum_virial(batch, pair_forces, slopes)
+
+
+def _sum_virial(batch: EnvironmentBatch, pair_forces: Tensor, slopes: _Slopes) -> Tensor:
     r""":math:`\partial E / \partial \epsilon = \sum_{ij} f_{ij} \otimes r_{ij}`, symmetrised."""
     index = batch.index
     outer = pair_forces[:, :, None] * batch.pair_vectors[:, None, :]
     total = outer.new_zeros(len(index), 3, 3)
     total = total.index_add(0, index.structure_of_atom[index.centers], outer)
+    if slopes.positions is not None:
+        outer = slopes.positions[:, :, None] * batch.geometry.positions[:, None, :]
+        total = total.index_add(0, index.structure_of_atom, outer)
+    if slopes.cells is not None:
+        total = total + torch.einsum("ska,skb->sab", slopes.cells, batch.geometry.cells)
     return (total + total.mT) / 2

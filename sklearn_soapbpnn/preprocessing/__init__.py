@@ -2,5 +2,12 @@
 
 from ._composition import CompositionBaseline, check_fixed_weights
 from ._scaler import TargetScaler, check_scales
+from ._zbl import ZBLBaseline
 
-__all__ = ["CompositionBaseline", "TargetScaler", "check_fixed_weights", "check_scales"]
+__all__ = [
+    "CompositionBaseline",
+    "TargetScaler",
+    "ZBLBaseline",
+    "check_fixed_weights",
+    "check_scales",
+]

@@ -1,37 +1,46 @@
-"""Composition baseline: energies of atoms that do not see each other."""
+"""Composition baseline: targets of atoms that do not see each other."""
 
 from collections.abc import Mapping
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 from ase.data import atomic_numbers
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils.validation import check_is_fitted
 
-from ..data import as_structures, check_elements
-from ._base import TargetStep, check_residual
+from ..data import Targets, as_structures, check_elements
+from ._base import TargetStep, compute_residuals
 
 
 class CompositionBaseline(RegressorMixin, TargetStep):
-    r"""Energy offset per element, :math:`E^0 = \sum_Z n_Z e_Z`.
+    r"""Offset per element, :math:`E^0 = \sum_Z n_Z e_Z`, of every target.
 
     The weights :math:`e_Z` solve the least-squares problem of the energies on the element counts,
     with the smallest norm where it is singular (all structures of one composition, say), in
     float64. ``transform`` attaches :math:`E^0` to the structures, on top of an offset that they
     carry already, and ``fit`` learns what that offset leaves: nothing is subtracted twice.
 
+    Other targets go the same way, as far as they have a part that no rotation changes: scalars,
+    scalar blocks of spherical tensors, and of a Cartesian 3x3 tensor the mean of its diagonal. The
+    offset of a target with a value for each atom is its mean over the atoms of an element. A
+    dipole has no such part, and stays as it is.
+
     Parameters
     ----------
-    fixed_weights : mapping of str or int to float, default=None
-        Energies of elements that are not to be fitted, by symbol or atomic number, e.g. of
-        isolated atoms, in the unit of the energies.
+    fixed_weights : mapping, default=None
+        Weights that are not to be fitted, e.g. energies of isolated atoms, in the unit of the
+        target: ``{element: energy}``, with elements by symbol or atomic number, or for any targets
+        ``{target: {element: number}}``, or ``{target: number}`` for all elements. The number
+        applies to each invariant component, and is the diagonal of a Cartesian tensor.
 
     Attributes
     ----------
     elements_ : array of shape (n_elements,)
         Atomic numbers seen in fit, ascending.
-    coef_ : array of shape (n_elements,)
-        Energy of an atom of each element.
+    coef_ : dict of str to array of shape (n_elements, ...)
+        For each target that has an invariant part, the value of an atom of each element.
+    kinds_ : dict of str to TargetKind
+        The kinds of these targets.
 
     See Also
     --------
@@ -42,13 +51,16 @@ class CompositionBaseline(RegressorMixin, TargetStep):
     Removing the composition is what lets one network serve structures of different size: total
     energies differ by the energies of atoms, binding energies by a thousandth of that.
 
+    With the energy, ``offset["energies"]`` is attached as well: how the energy offset is shared out
+    over the atoms.
+
     Examples
     --------
     >>> from ase.build import molecule
     >>> from sklearn_soapbpnn import CompositionBaseline
     >>> X = [molecule("H2"), molecule("H2O"), molecule("O2")]
     >>> baseline = CompositionBaseline().fit(X, [-2.0, -12.0, -20.0])
-    >>> baseline.coef_.round(6).tolist()
+    >>> baseline.coef_["energy"].round(6).tolist()
     [-1.0, -10.0]
     >>> baseline.predict([molecule("H2O2")]).round(6).tolist()
     [-22.0]
@@ -61,14 +73,14 @@ class CompositionBaseline(RegressorMixin, TargetStep):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None):
-        """Fit the energies of the elements.
+        """Fit the weights of the elements.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
             Structures.
         y : array of shape (n_structures,), or Targets
-            Energies; NaN in Targets is left out.
+            Energies, or any targets; NaN in Targets is left out.
         sample_weight : array of shape (n_structures,), default=None
             Weights of the structures.
 
@@ -76,34 +88,57 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         -------
         self
         """
-        X = as_structures(X)
-        structures, _, residual, weights = check_residual(X, y, sample_weight)
-        self.elements_ = X.elements
-        known = check_fixed_weights(self.fixed_weights)
-        fixed = np.array([known.get(int(number), np.nan) for number in self.elements_])
-        counts = count_elements(structures, self.elements_)
-        self.coef_ = _solve_weights(counts, residual, np.sqrt(weights), fixed)
+        structures, residuals = compute_residuals(X, y, sample_weight)
+        residuals = {n: r for n, r in residuals.items() if r.kind.invariants.size}
+        fixed = check_fixed_weights(self.fixed_weights)
+        for name in fixed.keys() - residuals.keys():
+            raise ValueError(
+                f"fixed_weights names {name!r}, which is no chemical element and no target of y "
+                f"with a composition baseline; these are {list(residuals)}. Elements without a "
+                "target are those of 'energy'."
+            )
+        self.elements_ = structures.elements
+        self.kinds_ = {name: residual.kind for name, residual in residuals.items()}
+        self.coef_ = {
+            name: _fit_coef(structures, residual, self.elements_, fixed.get(name, {}))
+            for name, residual in residuals.items()
+        }
         return self
 
-    def predict(self, X):
-        """Return the composition energies.
+    def predict(self, X, targets=None):
+        """Return the composition energies, or those of other targets.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
             Structures.
+        targets : str or list of str, default=None
+            Names in ``coef_``. None is the energy, or the first target if there is no energy.
 
         Returns
         -------
-        array of shape (n_structures,)
+        array of shape (n_structures, ...), list of arrays, or Targets
+            Targets if ``targets`` is given; a list if the only target is one of atoms.
         """
         check_is_fitted(self)
+        names = list(self.coef_) if targets is None else list(np.atleast_1d(targets).tolist())
+        unknown = [name for name in names if name not in self.coef_]
+        if unknown or not names:
+            what = repr(unknown[0]) if unknown else "nothing"
+            raise ValueError(
+                f"targets names {what}; the targets with a composition baseline are "
+                f"{list(self.coef_)}."
+            )
         structures = as_structures(X)
         check_elements(structures, self.elements_)
-        return count_elements(structures, self.elements_) @ self.coef_
+        if targets is None:
+            first = self._compute("energy" if "energy" in names else names[0], structures)
+            return list(first) if isinstance(first, tuple) else first
+        columns = {name: self._compute(name, structures) for name in names}
+        return Targets(kinds=self.kinds_, **columns)
 
     def transform(self, X):
-        """Attach the composition energies.
+        """Attach the composition baseline of every target in ``coef_``.
 
         Parameters
         ----------
@@ -114,8 +149,26 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         -------
         Structures
         """
-        structures = as_structures(X)
-        return structures.with_offset("energy", self.predict(structures))
+        check_is_fitted(self)
+        structures = attached = as_structures(X)
+        check_elements(structures, self.elements_)
+        for name in self.coef_:
+            attached = attached.with_offset(name, self._compute(name, structures))
+        if "energy" in self.coef_:
+            attached = attached.with_offset("energies", self._share_out("energy", structures))
+        return attached
+
+    def _compute(self, name, structures):
+        """Offset of one target: an array, or a tuple of arrays if it is one of atoms."""
+        if self.kinds_[name].per_atom:
+            return self._share_out(name, structures)
+        counts = count_elements(structures, self.elements_)
+        return np.tensordot(counts, self.coef_[name], axes=1)
+
+    def _share_out(self, name, structures):
+        """Give every atom the value of its element."""
+        coef = self.coef_[name]
+        return tuple(coef[np.searchsorted(self.elements_, z)] for z in structures.numbers)
 
 
 def count_elements(structures, elements):
@@ -127,23 +180,96 @@ def count_elements(structures, elements):
 
 
 def check_fixed_weights(weights, name="fixed_weights"):
-    """Return weights by atomic number, from symbols or numbers; messages call them ``name``."""
+    """Return fixed weights as {target: {Z: number} or number}; messages call them ``name``.
+
+    Numbers of elements without a target are energies. Whether the targets exist is not known here.
+    """
+    weights = weights or {}
+    elements = [
+        key
+        for key, value in weights.items()
+        if not isinstance(key, str) or (key in atomic_numbers and not isinstance(value, Mapping))
+    ]
+    if elements and len(elements) < len(weights):
+        others = [key for key in weights if key not in elements]
+        raise ValueError(
+            f"{name} mixes the elements {elements} with {others}, of which each is no chemical "
+            "element. Pass {element: number}, or {target: {element: number}}."
+        )
+    if elements:
+        return {"energy": _check_elements_of(weights, name)}
     checked = {}
-    for element, weight in (weights or {}).items():
-        number = atomic_numbers.get(element, element)
-        if isinstance(number, str) or number not in atomic_numbers.values():
-            raise ValueError(f"{name} names {element!r}, which is no chemical element.")
-        if not isinstance(weight, Real) or not np.isfinite(weight):
-            raise ValueError(f"{name}[{element!r}] must be a finite number, got {weight!r}.")
-        checked[int(number)] = float(weight)
+    for target, value in weights.items():
+        entry = f"{name}[{target!r}]"
+        if isinstance(value, Mapping):
+            checked[target] = _check_elements_of(value, entry)
+        else:
+            checked[target] = _check_weight(value, entry)
     return checked
 
 
-def _solve_weights(counts, energies, root_weights, fixed):
-    """Least squares of smallest norm for the weights that are NaN in ``fixed``."""
+def as_atomic_number(element, name):
+    """Return the atomic number of a symbol or number that the argument ``name`` names."""
+    number = atomic_numbers.get(element, element)
+    if not isinstance(number, Integral) or number not in atomic_numbers.values():
+        raise ValueError(f"{name} names {element!r}, which is no chemical element.")
+    return int(number)
+
+
+def _check_elements_of(weights, name):
+    """Return numbers by atomic number, from symbols or numbers."""
+    return {
+        as_atomic_number(element, name): _check_weight(weight, f"{name}[{element!r}]")
+        for element, weight in weights.items()
+    }
+
+
+def _check_weight(weight, name):
+    if not isinstance(weight, Real) or not np.isfinite(weight):
+        raise ValueError(f"{name} must be a finite number, got {weight!r}.")
+    return float(weight)
+
+
+def _fit_coef(structures, residual, elements, fixed):
+    """Fit the invariant part of a target: array of shape (n_elements, *kind.shape)."""
+    # an invariant is one number in several components, such as the diagonal of a tensor
+    basis = (residual.kind.invariants != 0).astype(np.float64)
+    values = residual.values @ basis / basis.sum(0)
+    known = ~residual.known @ basis == 0
+    if not isinstance(fixed, Mapping):
+        fixed = dict.fromkeys(elements.tolist(), fixed)
+    fixed = np.array([fixed.get(number, np.nan) for number in elements.tolist()])
+    if residual.kind.per_atom:
+        element = np.searchsorted(elements, np.concatenate(structures.numbers))
+        weights = np.where(known, residual.weights[:, None], 0.0)
+        coef = _average_elements(element, values, weights, len(elements))
+        coef[~np.isnan(fixed)] = fixed[~np.isnan(fixed), None]
+    else:
+        counts = count_elements(structures, elements)
+        coef = _solve_counts(counts, values, known, np.sqrt(residual.weights), fixed)
+    return (coef @ basis.T).reshape(len(elements), *residual.kind.shape)
+
+
+def _average_elements(element, values, weights, n_elements):
+    """Weighted mean of the rows of each element, zero where there is none."""
+    total, norm = np.zeros((2, n_elements, values.shape[1]))
+    np.add.at(total, element, weights * values)
+    np.add.at(norm, element, weights)
+    return total / np.where(norm > 0, norm, 1.0)
+
+
+def _solve_counts(counts, values, known, root_weights, fixed):
+    """Least squares of smallest norm, for the weights that are NaN in ``fixed``."""
     free = np.isnan(fixed)
-    coef = np.where(free, 0.0, fixed)
-    if free.any():
-        rest = (energies - counts @ coef) * root_weights
-        coef[free] = np.linalg.lstsq(counts[:, free] * root_weights[:, None], rest)[0]
+    coef = np.repeat(np.where(free, 0.0, fixed)[:, None], values.shape[1], axis=1)
+    if not free.any():
+        return coef
+    rest = (values - counts @ coef) * root_weights[:, None]
+    counts = counts[:, free] * root_weights[:, None]
+    # components that are labelled in the same structures share one decomposition
+    patterns, members = np.unique(known, axis=1, return_inverse=True)
+    for k, rows in enumerate(patterns.T):
+        columns = members.ravel() == k
+        solution = np.linalg.lstsq(counts[rows], rest[np.ix_(rows, columns)], rcond=None)[0]
+        coef[np.ix_(free, columns)] = solution
     return coef

@@ -7,30 +7,38 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils.validation import check_is_fitted
 
-from ..data import as_structures
-from ._base import TargetStep, check_residual
+from ..data import DERIVED_TARGETS, N_NUMBERS, as_structures
+from ._base import TargetStep, compute_residuals
+from ._composition import as_atomic_number
 
-# relative size of what least squares leaves of energies that it can explain
+# relative size of what least squares leaves of labels that it can explain
 ROUNDING = 1e-12
 
 
 class TargetScaler(TargetStep):
-    r"""Scale of the energies: the uncentred RMS of the residual energy per atom.
+    r"""Scale of the targets: the uncentred RMS of what the offset leaves, per atom.
 
     .. math:: s^2 = \frac{1}{N} \sum_A \left( \frac{E_A - E^0_A}{n_A} \right)^2
 
     ``transform`` attaches :math:`s` to the structures; the network learns energies, forces and
-    stresses divided by it, and its output is multiplied by it.
+    stresses divided by it, and its output is multiplied by it. A target with a value for each atom
+    has a scale for each element, a target of several properties or spherical blocks one for each
+    of them, over all its components m; a stress-like one counts times the volume of the cell.
 
     Parameters
     ----------
-    fixed_weights : mapping of str to float, default=None
-        Scales that are not to be fitted, e.g. ``{"energy": 0.1}``.
+    fixed_weights : mapping of str to float, sequence or mapping, default=None
+        Scales that are not to be fitted: ``{"energy": 0.1}``, or for a target of several scales a
+        sequence of numbers, or for one of atoms ``{"charges": {"H": 0.1, 8: 0.3}}``. One number
+        applies to all properties and elements.
+    per_structure_targets : sequence of str, default=()
+        Targets that do not grow with the number of atoms, so are not divided by it.
 
     Attributes
     ----------
-    scale_ : dict of str to float
-        Scale of each target, in its unit.
+    scale_ : dict of str to float or array
+        Scale of each target, in its unit: a number, an array of shape (n_scales,), or, of a target
+        of atoms, a table of shape (119, n_scales) that atomic numbers index.
 
     See Also
     --------
@@ -44,21 +52,25 @@ class TargetScaler(TargetStep):
     {'energy': 0.5}
     """
 
-    _parameter_constraints: dict = {"fixed_weights": [Mapping, None]}
+    _parameter_constraints: dict = {
+        "fixed_weights": [Mapping, None],
+        "per_structure_targets": ["array-like"],
+    }
 
-    def __init__(self, fixed_weights=None):
+    def __init__(self, fixed_weights=None, per_structure_targets=()):
         self.fixed_weights = fixed_weights
+        self.per_structure_targets = per_structure_targets
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None):
-        """Fit the scale.
+        """Fit the scales.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
-            Structures; an offset that they carry is subtracted from the energies.
+            Structures; an offset that they carry is subtracted from the labels.
         y : array of shape (n_structures,), or Targets
-            Energies; NaN in Targets is left out.
+            Energies, or any targets; NaN in Targets is left out.
         sample_weight : array of shape (n_structures,), default=None
             Weights of the structures.
 
@@ -66,18 +78,26 @@ class TargetScaler(TargetStep):
         -------
         self
         """
-        structures, energy, residual, weights = check_residual(X, y, sample_weight)
-        scale = check_scales(self.fixed_weights).get("energy")
-        if scale is None:
-            scale = _compute_rms(residual / structures.n_atoms, weights)
-            # a residual that is rounding has no scale
-            if scale <= ROUNDING * _compute_rms(energy / structures.n_atoms, weights):
-                scale = 1.0
-        self.scale_ = {"energy": scale}
+        structures, residuals = compute_residuals(X, y, sample_weight)
+        fixed = check_scales(self.fixed_weights)
+        for name in fixed.keys() - residuals.keys():
+            raise ValueError(
+                f"fixed_weights names {name!r}; the scaled targets are {list(residuals)}."
+            )
+        extensive = set(residuals) - set(self.per_structure_targets)
+        unknown = set(self.per_structure_targets) - set(residuals) - set(DERIVED_TARGETS)
+        if unknown:
+            raise ValueError(
+                f"per_structure_targets names {sorted(unknown)}; y has {list(residuals)}."
+            )
+        self.scale_ = {
+            name: _fit_scale(name, structures, residual, name in extensive, fixed.get(name))
+            for name, residual in residuals.items()
+        }
         return self
 
     def transform(self, X):
-        """Attach the scale.
+        """Attach the scales.
 
         Parameters
         ----------
@@ -96,14 +116,98 @@ class TargetScaler(TargetStep):
 
 
 def check_scales(scales, name="fixed_weights"):
-    """Return fixed scales, which must be positive and belong to a known target."""
+    """Return fixed scales as {target: number, array or {Z: number}}, which must be positive.
+
+    Whether the targets exist, and have that many scales, is not known here.
+    """
+    checked = {}
     for target, scale in (scales or {}).items():
-        if target != "energy":
-            raise ValueError(f"{name} names {target!r}; the scaled targets are ['energy'].")
-        if not isinstance(scale, Real) or not 0 < scale < np.inf:
-            raise ValueError(f"{name}[{target!r}] must be a positive number, got {scale!r}.")
-    return {target: float(scale) for target, scale in (scales or {}).items()}
+        entry = f"{name}[{target!r}]"
+        if isinstance(scale, Mapping):
+            checked[target] = {
+                as_atomic_number(element, entry): _check_scale(value, f"{entry}[{element!r}]")
+                for element, value in scale.items()
+            }
+        elif isinstance(scale, (list, tuple, np.ndarray)) and np.ndim(scale) == 1:
+            checked[target] = np.array(
+                [_check_scale(value, f"{entry}[{k}]") for k, value in enumerate(scale)]
+            )
+        else:
+            checked[target] = _check_scale(scale, entry)
+    return checked
 
 
-def _compute_rms(values, weights):
-    return float(np.sqrt(np.average(values**2, weights=weights)))
+def _check_scale(scale, name):
+    if not isinstance(scale, Real) or not 0 < scale < np.inf:
+        raise ValueError(f"{name} must be a positive number, got {scale!r}.")
+    return float(scale)
+
+
+def _fit_scale(name, structures, residual, extensive, fixed):
+    """Scale of one target, in the layout of ``Structures.scale``."""
+    kind = residual.kind
+    _check_fixed_scale(name, kind, fixed)
+    if kind.per_atom:
+        scale = np.ones((N_NUMBERS, kind.n_scales))
+        rows = np.concatenate(structures.numbers)
+    else:
+        scale = np.ones((1, kind.n_scales))
+        rows = np.zeros(len(structures), dtype=int)
+    if fixed is None or isinstance(fixed, Mapping):
+        factor = _per_atom_factor(name, structures, residual, extensive)
+        scale = _compute_scale(residual, factor, rows, len(scale))
+        for number, value in (fixed or {}).items():
+            scale[number] = value
+    else:
+        scale[:] = fixed
+    if kind.per_atom:
+        return scale
+    return float(scale[0, 0]) if kind.n_scales == 1 else scale[0]
+
+
+def _check_fixed_scale(name, kind, fixed):
+    if isinstance(fixed, Mapping) and not kind.per_atom:
+        raise ValueError(
+            f"fixed_weights[{name!r}] gives scales of elements, but the target has one value for "
+            "each structure. Pass a number."
+        )
+    if isinstance(fixed, np.ndarray) and len(fixed) != kind.n_scales:
+        raise ValueError(
+            f"fixed_weights[{name!r}] has {len(fixed)} numbers, but the target has "
+            f"{kind.n_scales} scales. Pass one for each, or a single number for all."
+        )
+
+
+def _per_atom_factor(name, structures, residual, extensive):
+    """What turns a label into the share of an atom, one number for each row."""
+    factor = np.ones(len(structures))
+    if residual.kind.per_volume:
+        factor = structures.volumes
+        if not (residual.known.any(1) & (factor[residual.structure] > 0)).any():
+            raise ValueError(
+                f"Target {name!r} of y: no structure with a label has a cell of finite volume. Set "
+                "the cells, or leave the target out."
+            )
+    if extensive and not residual.kind.per_atom:
+        factor = factor / structures.n_atoms
+    return factor[residual.structure]
+
+
+def _compute_scale(residual, factor, rows, n_rows):
+    """Root of the weighted mean square, one row for each value of ``rows``; 1 where it is none."""
+    kind = residual.kind
+    # a factor of zero is a cell without volume, which says nothing about the scale
+    weights = np.where(residual.known & (factor > 0)[:, None], residual.weights[:, None], 0.0)
+
+    def add_up(values):
+        total = np.zeros((n_rows, kind.n_scales))
+        np.add.at(total, (rows[:, None], kind.scale_index[None, :]), values)
+        return total
+
+    norm = add_up(weights)
+    residual_rms, label_rms = (
+        np.sqrt(add_up(weights * (factor[:, None] * values) ** 2) / np.where(norm > 0, norm, 1.0))
+        for values in (residual.values, residual.labels)
+    )
+    # a residual that is rounding has no scale
+    return np.where(residual_rms > ROUNDING * label_rms, residual_rms, 1.0)

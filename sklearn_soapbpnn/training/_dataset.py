@@ -10,13 +10,50 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data import plan_batches
+from ..data import expand_scale, flatten_offset, plan_batches
 from ..nn import EnvironmentBatch, Environments
 
 # atoms in a batch that is only evaluated: enough to amortise Python, few enough for the cache
 ATOMS_PER_EVALUATION = 512
 # bytes that the pair gradients of a data set may take; beyond, their factors are kept
 PAIR_GRADIENT_MEMORY = 256 * 1024**2
+
+
+@dataclass
+class Labels:
+    """Labels of one target, as the network predicts them.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n_structures or n_atoms, ...)
+        In units of the scale and, for targets of structures, divided by ``divisor``.
+    weight : Tensor or None
+        Weights of the entries, zero where there is no label; None where all weigh the same.
+    divisor : Tensor
+        What losses act on is the sum over the atoms of a structure divided by this: the number of
+        atoms, or 1.
+    unit : Tensor
+        What turns errors into the user's units: those of ``predict``, but per atom for the energy.
+    per_atom : bool
+        Whether there is one value for each atom.
+    """
+
+    values: Tensor
+    weight: Tensor | None
+    divisor: Tensor
+    unit: Tensor
+    per_atom: bool
+
+    def split(self, order: Tensor, sizes: list[int]) -> list[Labels]:
+        """Take the entries ``order`` in pieces, gathered at once, so that a piece is a view."""
+
+        def split(values):
+            if values is None or values.ndim == 0:
+                return [values] * len(sizes)
+            return values.index_select(0, order).split(sizes)
+
+        parts = (split(t) for t in (self.values, self.weight, self.divisor, self.unit))
+        return [Labels(*part, self.per_atom) for part in zip(*parts)]
 
 
 @dataclass
@@ -27,19 +64,12 @@ class Batch:
     ----------
     environments : EnvironmentBatch
         What the network sees.
-    labels : dict of str to tuple of Tensor
-        Values and weights (None where all weigh the same) of each target, in units of the scale.
-    divisors : dict of str to Tensor
-        What turns the energy and the strain gradient of a structure into what losses act on: the
-        number of atoms, or 1.
-    units : dict of str to float or Tensor
-        What turns errors of these into the user's units: eV per atom, eV/Angstrom, eV/Angstrom^3.
+    labels : dict of str to Labels
+        Labels of each target.
     """
 
     environments: EnvironmentBatch
-    labels: dict[str, tuple[Tensor, Tensor | None]]
-    divisors: dict[str, Tensor]
-    units: dict[str, float | Tensor]
+    labels: dict[str, Labels]
 
     def __len__(self) -> int:
         return len(self.environments.index)
@@ -47,11 +77,18 @@ class Batch:
     def predictions(self, network) -> dict[str, Tensor]:
         """Evaluate the network, as the labels are to be compared with it."""
         outputs = network(self.environments, strain="stress" in self.labels)
-        predictions = {"energy": outputs.energy / self.divisors["energy"]}
-        if outputs.forces is not None:
-            predictions["forces"] = outputs.forces
-        if outputs.strain_gradient is not None:
-            predictions["stress"] = outputs.strain_gradient / self.divisors["stress"]
+        index = self.environments.index
+        derived = {"energy": outputs.energy, "forces": outputs.forces}
+        derived["stress"] = outputs.strain_gradient
+        predictions = {}
+        for name, labels in self.labels.items():
+            values = derived.get(name)
+            if values is None:
+                values = outputs.values[name]
+                if not labels.per_atom:
+                    total = values.new_zeros(len(index), values.shape[1])
+                    values = total.index_add(0, index.structure_of_atom, values)
+            predictions[name] = values if labels.per_atom else values / labels.divisor
         return predictions
 
 
@@ -63,7 +100,7 @@ class TrainingData(Dataset):
     structures : Structures
         With offset and scale, with features.
     targets : Targets
-        Labels in the user's units: ``energy``, ``forces``, ``stress`` or ``virial``.
+        Labels in the user's units.
     network : SoapBPNN
         Network, on the device.
     sample_weight : array of shape (n_structures,), default=None
@@ -73,30 +110,32 @@ class TrainingData(Dataset):
     """
 
     def __init__(self, structures, targets, network, *, sample_weight=None, per_structure=()):
-        self.names = [name for name in ("energy", "forces") if name in targets]
-        self.names += ["stress"] if {"stress", "virial"} & set(targets.names) else []
-        like = network.spectrum.weight
+        # the virial per atom is what the loss of the stress acts on
+        names = ["stress" if name == "virial" else name for name in targets.names]
+        self.names = list(dict.fromkeys(names))
+        like = network.basis.parity
         self.environments = Environments(
             structures,
             network,
-            derivatives=len(self.names) > 1,
+            derivatives=bool({"forces", "stress"} & set(self.names)),
             memory=PAIR_GRADIENT_MEMORY,
         )
-        labels, divisors, units = _scale_labels(structures, targets, self.names, per_structure)
-        # a missing label has weight zero, but zero times NaN would still be NaN
-        self.labels = {name: _to_tensor(np.nan_to_num(labels[name]), like) for name in self.names}
-        self.weights = {
-            name: _label_weights(labels[name], name, structures, sample_weight, like)
-            for name in self.names
-        }
+        self.labels = {}
+        for name in self.names:
+            make = _SCALE.get(name, _scale_target)
+            per_atom = name == "forces" or (name in targets and targets.kinds[name].per_atom)
+            divisor = 1.0 if name in per_structure or per_atom else structures.n_atoms
+            arrays = make(name, structures, targets, np.asarray(divisor, dtype=np.float64))
+            weight = _weigh_labels(arrays[0], per_atom, structures, sample_weight)
+            # a missing label has weight zero, but zero times NaN would still be NaN
+            arrays = (np.nan_to_num(arrays[0]), weight, *arrays[1:])
+            self.labels[name] = Labels(*(_to_tensor(a, like) for a in arrays), per_atom)
         # names of the targets that have a label at all
         self.labelled = [
             name
-            for name, weight in self.weights.items()
-            if weight is None or bool((weight > 0).any())
+            for name, labels in self.labels.items()
+            if labels.weight is None or bool((labels.weight > 0).any())
         ]
-        self.divisors = {name: _to_tensor(values, like) for name, values in divisors.items()}
-        self.units = {name: _to_tensor(values, like) for name, values in units.items()}
         self.n_elements = len(network.elements)
 
     def __len__(self) -> int:
@@ -109,27 +148,15 @@ class TrainingData(Dataset):
         """Yield the structures ``order`` in batches."""
         plan = plan_batches(self.environments.graph, order, batch_size, self.n_elements)
         atoms = torch.cat([index.atoms for index in plan])
-        n_structures, n_atoms = [len(index) for index in plan], [len(i.atoms) for i in plan]
-
-        def split(values, name=None):
-            # gathered for the whole epoch, so that a batch is a view
-            if values is None or values.ndim == 0:
-                return [values] * len(plan)
-            if name == "forces":
-                return values.index_select(0, atoms).split(n_atoms)
-            return values.index_select(0, order).split(n_structures)
-
-        labels = {name: split(self.labels[name], name) for name in self.names}
-        weights = {name: split(self.weights[name], name) for name in self.names}
-        divisors = {name: split(values) for name, values in self.divisors.items()}
-        units = {name: split(values) for name, values in self.units.items()}
+        per_structure = order, [len(index) for index in plan]
+        per_atom = atoms, [len(index.atoms) for index in plan]
+        labels = {
+            name: labels.split(*(per_atom if labels.per_atom else per_structure))
+            for name, labels in self.labels.items()
+        }
         for k, index in enumerate(plan):
-            yield Batch(
-                self.environments.select(index),
-                {name: (labels[name][k], weights[name][k]) for name in self.names},
-                {name: parts[k] for name, parts in divisors.items()},
-                {name: parts[k] for name, parts in units.items()},
-            )
+            parts = {name: pieces[k] for name, pieces in labels.items()}
+            yield Batch(self.environments.select(index), parts)
 
 
 class TrainingIterator:
@@ -150,8 +177,8 @@ class TrainingIterator:
 
     def __iter__(self) -> Iterator[Batch]:
         order = torch.randperm(len(self.dataset), generator=self.generator)
-        device = self.dataset.environments.features.device
-        return self.dataset.batches(order.to(device), self.batch_size)
+        order = order.to(self.dataset.environments.device)
+        return self.dataset.batches(order, self.batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -176,41 +203,67 @@ class EvaluationIterator:
         return self.dataset.batches(self.order, self.batch_size)
 
 
-def _scale_labels(structures, targets, names, per_structure):
-    """Return labels as the network predicts them, and the divisors and units of a Batch."""
+def _scale_energy(name, structures, targets, divisor):
+    """Return labels of the energy, their divisor, and the unit of errors per atom."""
     scale = structures.scale.get("energy", 1.0)
-    n_atoms = structures.n_atoms.astype(np.float64)
-    ones = np.ones_like(n_atoms)
-    per_atom = {name: ones if name in per_structure else n_atoms for name in names}
     residual = targets["energy"] - structures.offset.get("energy", 0.0)
-    labels = {"energy": residual / scale / per_atom["energy"]}
-    divisors = {"energy": per_atom["energy"]}
-    units = {"energy": np.float64(scale), "forces": np.float64(scale)}
-    if "forces" in names:
-        labels["forces"] = np.concatenate(targets["forces"]) / scale
-    if "stress" in names:
-        # without a cell there is no stress, whatever the label says
-        volumes = np.where(structures.volumes > 0, structures.volumes, np.nan)[:, None, None]
-        stress = targets["stress"] if "stress" in targets else -targets["virial"] / volumes
-        divisors["stress"] = per_atom["stress"][:, None, None]
-        units["stress"] = scale * divisors["stress"] / np.where(volumes > 0, volumes, 1.0)
-        labels["stress"] = stress / units["stress"]
-        labels["stress"][~np.isfinite(volumes[:, 0, 0])] = np.nan
-    return labels, divisors, units
+    return residual / scale / divisor, divisor, np.float64(scale)
 
 
-def _label_weights(values, name, structures, sample_weight, like):
+def _scale_forces(name, structures, targets, divisor):
+    scale = structures.scale.get("energy", 1.0)
+    residual = np.concatenate(targets["forces"])
+    if "forces" in structures.offset:
+        residual = residual - np.concatenate(structures.offset["forces"])
+    return residual / scale, divisor, np.float64(scale)
+
+
+def _scale_stress(name, structures, targets, divisor):
+    """Return the same of the stress times the volume; NaN without a cell, whatever the label."""
+    scale = structures.scale.get("energy", 1.0)
+    volumes = np.where(structures.volumes > 0, structures.volumes, np.nan)[:, None, None]
+    if "stress" in targets:
+        strain_gradient = targets["stress"] * volumes
+    else:
+        strain_gradient = np.where(volumes > 0, -targets["virial"], np.nan)
+    residual = strain_gradient + structures.offset.get("virial", 0.0)
+    divisor = divisor.reshape(-1, 1, 1)
+    return residual / scale / divisor, divisor, scale * divisor / np.nan_to_num(volumes, nan=1.0)
+
+
+def _scale_target(name, structures, targets, divisor):
+    """Return the same of any other target, with flat values."""
+    kind, column = targets.kinds[name], targets[name]
+    values = np.concatenate(column) if kind.per_atom else column
+    residual = values.reshape(len(values), kind.size) - flatten_offset(structures, name, kind)
+    scale = expand_scale(structures, name, kind)
+    if kind.per_atom:
+        return residual / scale, divisor, scale
+    divisor = divisor.reshape(-1, 1)
+    volumes = np.ones(1)
+    if kind.per_volume:
+        volumes = np.where(structures.volumes > 0, structures.volumes, np.nan)
+    volumes = volumes[:, None]
+    unit = scale * divisor / np.nan_to_num(volumes, nan=1.0)
+    labels = residual * volumes / scale / divisor
+    return labels, divisor, np.broadcast_to(unit, labels.shape)
+
+
+_SCALE = {"energy": _scale_energy, "forces": _scale_forces, "stress": _scale_stress}
+
+
+def _weigh_labels(values, per_atom, structures, sample_weight):
     """Weights of the entries, zero where there is no label; None if they are all the same."""
     if sample_weight is None and np.isfinite(values).all():
         return None
     weights = np.ones(len(structures)) if sample_weight is None else np.asarray(sample_weight)
     if weights.any():
         weights = weights / weights[weights > 0].mean()
-    if name == "forces":
+    if per_atom:
         weights = np.repeat(weights, structures.n_atoms)
     weights = weights.reshape(-1, *[1] * (values.ndim - 1))
-    return _to_tensor(np.where(np.isfinite(values), weights, 0.0), like)
+    return np.where(np.isfinite(values), weights, 0.0)
 
 
 def _to_tensor(values, like):
-    return torch.as_tensor(values).to(like.device, like.dtype)
+    return None if values is None else torch.tensor(values, dtype=like.dtype, device=like.device)

@@ -1,4 +1,4 @@
-"""Losses of energy, forces and stress."""
+"""Losses of the targets."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ class TotalLoss(nn.Module):
         self.losses = losses
 
     def forward(self, predictions: dict[str, Tensor], labels: dict) -> Tensor:
-        """Sum over the targets; ``labels`` holds pairs of values and weights."""
+        """Sum over the targets."""
         total = 0.0
-        for name, (values, weight) in labels.items():
-            total = total + self.losses[name](predictions[name], values, weight)
+        for name, part in labels.items():
+            total = total + self.losses[name](predictions[name], part.values, part.weight)
         return total
 
 
@@ -83,26 +83,30 @@ def parse_loss(loss, names) -> dict[str, TargetLoss]:
     Parameters
     ----------
     loss : str or dict
-        One name for all targets, or ``{"energy": name or specification}``, where a specification
-        holds ``type``, ``weight``, ``reduction``, ``delta``, and ``forces`` and ``stress`` with a
-        name or specification of their own; what these leave out is taken from the energy, except
-        for the weight, which is 1.
+        One name for all targets, or ``{target: name or specification}``, where a specification
+        holds ``type``, ``weight``, ``reduction``, ``delta``; that of the energy also ``forces`` and
+        ``stress`` with a name or specification of their own, and what these leave out is taken from
+        the energy, except for the weight, which is 1. Targets that are not named get ``"mse"``.
     names : iterable of str
         Targets that are learnt.
     """
+    names = [name for name in names if name not in DERIVATIVES]
     if isinstance(loss, str):
-        loss = {"energy": loss}
-    unknown = sorted(set(loss) - {"energy"}, key=str)
+        loss = dict.fromkeys(names, loss)
+    unknown = sorted(set(loss) - set(names), key=str)
     if unknown:
-        raise ValueError(f"loss names the targets {unknown}; it may name ['energy'].")
-    entry = loss.get("energy", "mse")
-    entry = _as_specification("energy", entry)
-    derivatives = {name: entry.pop(name, {}) for name in DERIVATIVES}
-    losses = {"energy": _make_loss("energy", entry)}
-    shared = {key: value for key, value in entry.items() if key != "weight"}
-    for name, part in derivatives.items():
-        losses[name] = _make_loss(name, {**shared, **_as_specification(name, part)})
-    return {name: losses[name] for name in names}
+        raise ValueError(f"loss names the targets {unknown}; it may name {names}.")
+    losses = {}
+    for name in names:
+        entry = _as_specification(name, loss.get(name, "mse"))
+        derivatives = {}
+        if name == "energy":
+            derivatives = {derived: entry.pop(derived, {}) for derived in DERIVATIVES}
+        losses[name] = _make_loss(name, entry)
+        shared = {key: value for key, value in entry.items() if key != "weight"}
+        for derived, part in derivatives.items():
+            losses[derived] = _make_loss(derived, {**shared, **_as_specification(derived, part)})
+    return losses
 
 
 def _as_specification(name, entry):

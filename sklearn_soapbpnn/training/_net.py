@@ -104,9 +104,9 @@ class Progress(Callback):
         seconds_left = (total - number) * statistics.mean(net.history[:, "dur"])
         columns = self._columns(epoch, dataset_valid, seconds_left)
         if not self.started_:
-            self.sink("".join(f"{name:>17}" for name in columns))
+            self.sink("".join(f"{name:>{_width(name)}}" for name in columns))
             self.started_ = True
-        self.sink("".join(f"{value:>17}" for value in columns.values()))
+        self.sink("".join(f"{value:>{_width(name)}}" for name, value in columns.items()))
 
     def _columns(self, epoch, dataset_valid, seconds_left):
         columns = {"epoch": epoch["epoch"], "train loss": f"{epoch['train_loss']:.4e}"}
@@ -115,10 +115,18 @@ class Progress(Callback):
             for name in dataset_valid.labelled:
                 for kind in ("rmse", "mae")[: 1 + self.mae]:
                     columns[f"{name} {kind}"] = f"{epoch[f'valid_{name}_{kind}']:.4e}"
+                    for key in epoch:
+                        if key.startswith(f"valid_{name}[") and key.endswith(kind):
+                            block = key.removeprefix("valid_").removesuffix(f"_{kind}")
+                            columns[f"{block} {kind}"] = f"{epoch[key]:.4e}"
             columns["best"] = "*" if epoch["valid_metric_best"] else ""
         columns["seconds"] = f"{epoch['dur']:.2f}"
         columns["seconds left"] = f"{seconds_left:.0f}"
         return columns
+
+
+def _width(name):
+    return max(17, len(name) + 2)
 
 
 class SoapBPNNNet(NeuralNet):
@@ -141,6 +149,8 @@ class SoapBPNNNet(NeuralNet):
         See :class:`Progress`.
     log_mae : bool
         See :class:`Progress`.
+    log_separate_blocks : bool
+        Whether to record the errors of each block and property of a target as well.
     """
 
     def __init__(
@@ -153,6 +163,7 @@ class SoapBPNNNet(NeuralNet):
         best_model_metric="rmse_prod",
         log_interval=5,
         log_mae=False,
+        log_separate_blocks=False,
         **kwargs,
     ):
         self.order_seed = order_seed
@@ -160,6 +171,7 @@ class SoapBPNNNet(NeuralNet):
         self.best_model_metric = best_model_metric
         self.log_interval = log_interval
         self.log_mae = log_mae
+        self.log_separate_blocks = log_separate_blocks
         super().__init__(module, criterion, **kwargs)
 
     @property
@@ -238,10 +250,18 @@ class SoapBPNNNet(NeuralNet):
             raise
         self.history.record(f"{prefix}_loss", float(total) / n_structures)
         for name, sums in errors.items():
-            count, absolute, square = (float(value) for value in sums)
-            if count:
-                self.history.record(f"{prefix}_{name}_mae", absolute / count)
-                self.history.record(f"{prefix}_{name}_rmse", math.sqrt(square / count))
+            sums = sums.cpu().double().numpy()
+            self._record_errors(f"{prefix}_{name}", sums)
+            kind = self.module_.kinds.get(name)
+            if self.log_separate_blocks and kind is not None and kind.n_scales > 1:
+                for k, block in enumerate(kind.scale_names):
+                    self._record_errors(f"{prefix}_{name}[{block}]", sums[:, kind.scale_index == k])
+
+    def _record_errors(self, name, sums):
+        count, absolute, square = sums.reshape(3, -1).sum(1)
+        if count:
+            self.history.record(f"{name}_mae", absolute / count)
+            self.history.record(f"{name}_rmse", math.sqrt(square / count))
 
     def _run_batches(self, iterator, training, step_fn, fit_params):
         total, n_structures, errors = 0.0, 0, {}
@@ -257,10 +277,15 @@ class SoapBPNNNet(NeuralNet):
 
 
 def _add_errors(errors, predictions, batch):
-    """Add the number of labels, and the sums of absolute and squared errors, in user units."""
-    for name, (values, weight) in batch.labels.items():
-        error = (predictions[name] - values) * batch.units[name]
-        known = torch.ones_like(error) if weight is None else (weight > 0).expand_as(error)
+    """Add, per component, the labels' number and the sums of absolute and squared errors.
+
+    They are in the user's units; the components of a target stand along the last axis.
+    """
+    for name, labels in batch.labels.items():
+        error = (predictions[name] - labels.values) * labels.unit
+        known = torch.ones_like(error)
+        if labels.weight is not None:
+            known = (labels.weight > 0).expand_as(error).to(error.dtype)
         error = torch.where(known > 0, error, 0.0)
-        sums = torch.stack([known.sum(dtype=error.dtype), error.abs().sum(), error.square().sum()])
+        sums = torch.stack([known.sum(0), error.abs().sum(0), error.square().sum(0)])
         errors[name] = errors.get(name, 0.0) + sums

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
-from sklearn_soapbpnn import SoapFeaturizer, Structures
-from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn import SoapFeaturizer, Structures, TargetKind
+from sklearn_soapbpnn.data import as_structures, expand_scale, flatten_offset
 
 FORMULAS = ["H2O", "CH4", "H2", "NH3"]
 OFFSET = np.array([1.0, 2.0, 3.0, 4.0])
@@ -211,10 +211,136 @@ def test_with_offset_keeps_other_targets(structures):
     np.testing.assert_array_equal(carrying.offset["charge"], 2 * OFFSET)
 
 
-@pytest.mark.parametrize("offset", [1.0, [1.0, 2.0], np.zeros((4, 1))])
+@pytest.mark.parametrize("offset", [1.0, [1.0, 2.0], np.zeros((1, 4))])
 def test_offset_needs_one_value_for_each_structure(structures, offset):
-    with pytest.raises(ValueError, match="offset"):
+    with pytest.raises(ValueError, match=r"offset of 'energy' must have shape \(4, \.\.\.\)"):
         structures.with_offset("energy", offset)
+
+
+def of_atoms(structures, shape=()):
+    """An offset of atoms that tells them apart."""
+    return [
+        np.broadcast_to(np.reshape(z, (-1, *[1] * len(shape))), (len(z), *shape)) * 10.0 + k
+        for k, z in enumerate(structures.numbers)
+    ]
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 3), (5, 2)])
+def test_offset_of_any_shape(structures, shape):
+    values = np.random.default_rng(0).normal(size=(4, *shape))
+    twice = structures.with_offset("t", values).with_offset("t", values)
+    np.testing.assert_array_equal(twice.offset["t"], 2 * values)
+    np.testing.assert_array_equal(twice[[3, 1]].offset["t"], 2 * values[[3, 1]])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (5, 2)])
+@pytest.mark.parametrize("container", [list, tuple])
+def test_offset_of_atoms(structures, shape, container):
+    values = container(of_atoms(structures, shape))
+    twice = structures.with_offset("t", values).with_offset("t", values)
+    assert isinstance(twice.offset["t"], tuple)
+    for picked in (twice[[3, 1]], pickle.loads(pickle.dumps(twice))[[3, 1]]):
+        for found, k in zip(picked.offset["t"], (3, 1), strict=True):
+            np.testing.assert_array_equal(found, 2 * values[k])
+            assert not found.flags.writeable
+    assert twice[:0].offset["t"] == ()
+    assert twice[:0][[]].offset["t"] == ()
+
+
+def test_offset_of_atoms_needs_every_atom(structures):
+    message = r"arrays of \[3, 5, 2\] rows, but the structures have \[3, 5, 2, 4\] atoms"
+    with pytest.raises(ValueError, match=message):
+        structures.with_offset("t", of_atoms(structures)[:3])
+    with pytest.raises(ValueError, match="one row for each atom"):
+        structures.with_offset("t", of_atoms(structures[::-1]))
+
+
+def test_offsets_of_one_target_are_alike(structures):
+    carrying = structures.with_offset("t", np.zeros((4, 3)))
+    message = (
+        r"values of shape \(\) for each structure and the other values of shape \(3,\) for each"
+    )
+    with pytest.raises(ValueError, match=message):
+        carrying.with_offset("t", np.zeros(4))
+    with pytest.raises(ValueError, match="for each structure and the other .* for each atom"):
+        carrying.with_offset("t", of_atoms(structures, (3,)))
+    mixed = of_atoms(structures)[:3] + of_atoms(structures, (3,))[3:]
+    with pytest.raises(ValueError, match="values of one shape"):
+        structures.with_offset("t", mixed)
+
+
+def test_flatten_offset(structures):
+    tensor, vector = TargetKind.tensor(), TargetKind.vector(per_atom=True)
+    np.testing.assert_array_equal(flatten_offset(structures, "t", tensor), np.zeros((4, 9)))
+    np.testing.assert_array_equal(flatten_offset(structures, "t", vector), np.zeros((14, 3)))
+    values = np.arange(36.0).reshape(4, 3, 3)
+    carrying = structures.with_offset("t", values).with_offset("v", of_atoms(structures, (3,)))
+    found = flatten_offset(carrying, "t", tensor)
+    np.testing.assert_array_equal(found, values.reshape(4, 9))
+    found = flatten_offset(carrying[[2, 0]], "v", vector)
+    expected = [of_atoms(structures, (3,))[k] for k in (2, 0)]
+    np.testing.assert_array_equal(found, np.concatenate(expected))
+    for name, kind in (("t", vector), ("v", tensor), ("t", TargetKind.scalar(9))):
+        with pytest.raises(ValueError, match=f"offset of '{name}'.*does not fit.*Predict through"):
+            flatten_offset(carrying, name, kind)
+
+
+def test_scale_of_every_layout(structures):
+    array, table = np.array([1.0, 2.0]), np.arange(1.0, 2 * 119 + 1).reshape(119, 2)
+    carrying = structures.with_scale("a", array).with_scale("t", table).with_scale("n", 3)
+    array[0] = 99.0
+    for back in (carrying, carrying[[0]], pickle.loads(pickle.dumps(carrying))):
+        np.testing.assert_array_equal(back.scale["a"], [1.0, 2.0])
+        np.testing.assert_array_equal(back.scale["t"], table)
+        assert back.scale["n"] == 3.0
+        assert isinstance(back.scale["n"], float)
+        with pytest.raises(ValueError, match="read-only"):
+            back.scale["t"][0] = 1.0
+
+
+@pytest.mark.parametrize("scale", [np.ones((3, 2)), np.ones((119, 1, 1))])
+def test_scale_of_another_layout(structures, scale):
+    with pytest.raises(ValueError, match=r"scale of 't' must be a number.*\(119, n_scales\)"):
+        structures.with_scale("t", scale)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, [1.0, np.inf], np.zeros((119, 1))])
+def test_scale_must_be_positive(structures, scale):
+    with pytest.raises(ValueError, match="scale of 't' must be positive and finite"):
+        structures.with_scale("t", scale)
+
+
+def test_expand_scale_of_structures(structures):
+    kind = TargetKind.spherical([(0, 1), (1, 1, 2)])
+    np.testing.assert_array_equal(expand_scale(structures, "t", kind), np.ones(7))
+    carrying = structures.with_scale("t", [2.0, 3.0, 5.0]).with_scale("one", 4.0)
+    expected = [2.0, 3.0, 5.0, 3.0, 5.0, 3.0, 5.0]
+    np.testing.assert_array_equal(expand_scale(carrying, "t", kind), expected)
+    np.testing.assert_array_equal(expand_scale(carrying, "one", kind), np.full(7, 4.0))
+
+
+def test_expand_scale_of_atoms(structures):
+    kind = TargetKind.vector(2, per_atom=True)
+    np.testing.assert_array_equal(expand_scale(structures, "t", kind), np.ones((14, 6)))
+    table = np.arange(1.0, 2 * 119 + 1).reshape(119, 2)
+    carrying = structures.with_scale("t", table).with_scale("one", 4.0).with_scale("row", [2, 3])
+    numbers = np.concatenate(structures.numbers)
+    found = expand_scale(carrying, "t", kind)
+    np.testing.assert_array_equal(found, np.tile(table[numbers], 3))
+    np.testing.assert_array_equal(expand_scale(carrying, "one", kind), np.full((14, 6), 4.0))
+    found = expand_scale(carrying, "row", kind)
+    np.testing.assert_array_equal(found, np.tile([2.0, 3.0], (14, 3)))
+
+
+def test_expand_scale_that_does_not_fit(structures):
+    carrying = structures.with_scale("t", np.ones((119, 2))).with_scale("a", np.ones(2))
+    for name, kind in (
+        ("t", TargetKind.scalar(2)),
+        ("t", TargetKind.scalar(per_atom=True)),
+        ("a", TargetKind.vector()),
+    ):
+        with pytest.raises(ValueError, match=f"scale of '{name}'.*does not fit TargetKind"):
+            expand_scale(carrying, name, kind)
 
 
 def test_with_scale_replaces(structures):

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from sklearn_soapbpnn import TargetKind, Targets
-from sklearn_soapbpnn.data import as_structures, as_targets
+from sklearn_soapbpnn.data import KNOWN_KINDS, as_structures, as_targets
 
 N_ATOMS = (3, 5, 2)
 ENERGY = np.array([-1.0, -2.0, -3.0])
 ENERGY.flags.writeable = False
 VOIGT = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])  # xx yy zz yz xz xy
 FULL = np.array([[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]])
-CHARGES = {"charges": TargetKind(shape=(), per_atom=True)}
+CHARGES = {"charges": TargetKind.scalar(per_atom=True, unit="e")}
 
 
 def make_forces(counts=N_ATOMS):
@@ -36,7 +36,7 @@ def frames():
 def targets():
     """Every known column, and two declared ones."""
     return Targets(
-        kinds={"gap": TargetKind(()), **CHARGES},
+        kinds={"gap": TargetKind.scalar(), **CHARGES},
         energy=ENERGY,
         forces=make_forces(),
         stress=np.arange(27.0).reshape(3, 3, 3),
@@ -54,8 +54,8 @@ def test_columns(targets):
     names = ("energy", "forces", "stress", "virial", "dipole", "gap", "charges")
     assert targets.names == names
     assert tuple(targets.kinds) == names
-    assert targets.kinds["forces"] == TargetKind((3,), per_atom=True)
-    assert targets.kinds["charges"] == TargetKind((), per_atom=True)
+    assert targets.kinds["forces"] == TargetKind.vector(per_atom=True, unit="eV/Angstrom")
+    assert targets.kinds["charges"] == CHARGES["charges"]
     assert len(targets) == 3
     assert targets.shape == (3,)
     assert repr(targets) == f"Targets(3 structures: {', '.join(names)})"
@@ -84,11 +84,11 @@ def test_no_columns():
 
 
 def test_unknown_name_says_how_to_declare_it():
-    message = r"'charges' is not known.*Declare it, e\.g\. kinds=\{'charges': TargetKind\(shape"
+    message = r"'spin' is not known.*Declare it, e\.g\. kinds=\{'spin': TargetKind\.scalar\(\)\}"
     with pytest.raises(ValueError, match=message):
-        Targets(energy=ENERGY, charges=[[0.0]] * 3)
+        Targets(energy=ENERGY, spin=[[0.0]] * 3)
     with pytest.raises(ValueError, match=message):
-        Targets.from_atoms([Atoms("H")], charges="charges")
+        Targets.from_atoms([Atoms("H")], spin="spin")
 
 
 def test_kind_must_be_a_target_kind():
@@ -97,7 +97,7 @@ def test_kind_must_be_a_target_kind():
 
 
 def test_a_known_kind_can_be_redeclared():
-    y = Targets(kinds={"dipole": TargetKind((3,), per_atom=True)}, dipole=[np.zeros((2, 3))])
+    y = Targets(kinds={"dipole": TargetKind.vector(per_atom=True)}, dipole=[np.zeros((2, 3))])
     assert y.kinds["dipole"].per_atom
     assert y["dipole"][0].shape == (2, 3)
 
@@ -154,6 +154,70 @@ def test_infinity(columns, message):
         Targets(**columns)
 
 
+@pytest.mark.parametrize("name", ["energy", "forces", "stress", "virial", "energies"])
+def test_kinds_of_the_energy_change_their_unit_only(name):
+    own = KNOWN_KINDS[name]
+    y = Targets(
+        kinds={name: own.with_unit("a.u.")},
+        **{
+            name: np.zeros((2, 1, *own.shape))[:, 0]
+            if not own.per_atom
+            else [np.zeros((1, *own.shape))] * 2
+        },
+    )
+    assert y.kinds[name] == own.with_unit("a.u.")
+    assert y.units == {name: "a.u."}
+    other = TargetKind.vector(per_atom=not own.per_atom)
+    with pytest.raises(ValueError, match=f"'{name}' means: its (shape|per_atom) must be"):
+        Targets(kinds={name: other}, **{name: []})
+
+
+def test_spherical_forces_are_refused():
+    """Of the same shape, but with components y, z, x."""
+    kinds = {"forces": TargetKind.spherical((1, 1), per_atom=True)}
+    with pytest.raises(ValueError, match="its cartesian_rank must be 1.*use another name"):
+        Targets(kinds=kinds, forces=make_forces())
+
+
+def test_stress_stays_symmetric_and_per_volume():
+    y = Targets(kinds={"stress": TargetKind.tensor(unit="GPa")}, stress=np.zeros((1, 3, 3)))
+    assert y.kinds["stress"] == KNOWN_KINDS["stress"].with_unit("GPa")
+
+
+def test_units(targets):
+    assert targets.units["energy"] == "eV"
+    assert targets.units["charges"] == "e"
+    assert targets.units["gap"] == ""
+    assert tuple(targets.units) == targets.names
+
+
+def test_any_name_and_kind():
+    kinds = {
+        "mtt::dos": TargetKind.scalar(5),
+        "a b, c": TargetKind.spherical([(0, 1), (2, 1, 2)], per_atom=True),
+        "class": TargetKind.tensor(2),
+    }
+    columns = {
+        "mtt::dos": np.zeros((2, 5)),
+        "a b, c": [np.zeros((3, 11)), np.zeros((1, 11))],
+        "class": np.zeros((2, 3, 3, 2)),
+    }
+    y = Targets(kinds=kinds, **columns)
+    assert y.names == tuple(columns)
+    assert y.kinds == kinds
+    assert y[[1]].kinds == pickle.loads(pickle.dumps(y)).kinds == kinds
+    assert y[[1]]["a b, c"][0].shape == (1, 11)
+    with pytest.raises(ValueError, match=r"a b, c\[1\] must have shape \(n, 11\), got \(1, 10\)"):
+        Targets(kinds=kinds, **{"a b, c": [np.zeros((3, 11)), np.zeros((1, 10))]})
+
+
+def test_flatten(targets):
+    assert targets.flatten("energy").shape == (3, 1)
+    assert targets.flatten("charges").shape == (10, 1)
+    np.testing.assert_array_equal(targets.flatten("forces"), np.concatenate(make_forces()))
+    np.testing.assert_array_equal(targets.flatten("stress"), np.arange(27.0).reshape(3, 9))
+
+
 # --- labels --------------------------------------------------------------------------------------
 
 
@@ -176,7 +240,9 @@ def test_none_is_not_labelled():
 
 def test_array_is_the_first_scalar_column(targets):
     np.testing.assert_array_equal(np.asarray(targets), ENERGY)
-    y = Targets(kinds={"gap": TargetKind(())}, forces=make_forces(), gap=ENERGY, energy=2 * ENERGY)
+    y = Targets(
+        kinds={"gap": TargetKind.scalar()}, forces=make_forces(), gap=ENERGY, energy=2 * ENERGY
+    )
     np.testing.assert_array_equal(np.asarray(y), ENERGY)
     assert np.asarray(y, dtype=np.float32).dtype == np.float32
 
@@ -186,10 +252,27 @@ def test_a_scalar_per_atom_is_not_the_array():
     np.testing.assert_array_equal(np.asarray(y), [1.0])
 
 
-def test_array_needs_a_scalar_column():
-    y = Targets(forces=make_forces(), dipole=np.zeros((3, 3)))
-    with pytest.raises(ValueError, match=r"columns \['forces', 'dipole'\] has no scalar column"):
+def test_array_of_the_only_column_per_structure_is_flat():
+    tensors = np.arange(27.0).reshape(3, 3, 3)
+    y = Targets(forces=make_forces(), polarizability=tensors)
+    assert y.array_name == "polarizability"
+    np.testing.assert_array_equal(np.asarray(y), tensors.reshape(3, 9))
+    np.testing.assert_array_equal(np.asarray(y[[2, 0]]), tensors.reshape(3, 9)[[2, 0]])
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"dipole": np.zeros((3, 3)), "polarizability": np.zeros((3, 3, 3))},
+        {"forces": make_forces()},
+    ],
+)
+def test_array_needs_a_scalar_or_a_single_column(columns):
+    y = Targets(**columns)
+    assert y.array_name is None
+    with pytest.raises(ValueError, match="has no scalar column.*make_target_scorer") as info:
         np.asarray(y)
+    assert str(list(columns)) in str(info.value)
 
 
 def test_np_array_is_a_copy():
@@ -368,6 +451,67 @@ def test_from_atoms_reads_declared_columns(frames):
         atoms.set_array("q", np.arange(float(len(atoms))))
     y = Targets.from_atoms(frames, kinds=CHARGES, charges="q")
     assert [len(values) for values in y["charges"]] == list(N_ATOMS)
+
+
+@pytest.mark.parametrize("flat", [(4, 9), (36,), (4, 3, 3)])
+def test_from_atoms_reshapes_values_of_atoms(flat):
+    kinds = {"shielding": TargetKind.tensor(per_atom=True)}
+    values = np.arange(36.0)
+    atoms = Atoms("H4", info={"s": values.reshape(flat)})
+    y = Targets.from_atoms([atoms], kinds=kinds, shielding="s")
+    np.testing.assert_array_equal(y["shielding"][0], values.reshape(4, 3, 3))
+
+
+def test_from_atoms_takes_a_column_of_numbers_of_atoms():
+    atoms = Atoms("H2")
+    atoms.set_array("q", np.array([[1.0], [2.0]]))
+    y = Targets.from_atoms([atoms], charges="q")
+    np.testing.assert_array_equal(y["charges"][0], [1.0, 2.0])
+    y = Targets.from_atoms([atoms], kinds={"q": TargetKind.scalar(1, per_atom=True)}, q="q")
+    np.testing.assert_array_equal(y["q"][0], [[1.0], [2.0]])
+
+
+def test_from_atoms_undoes_voigt_of_atoms():
+    kinds = {"stresses": TargetKind.tensor(symmetric=True, per_atom=True)}
+    atoms = Atoms("H2")
+    atoms.set_array("s", np.stack([VOIGT, 2 * VOIGT]))
+    y = Targets.from_atoms([atoms], kinds=kinds, stresses="s")
+    np.testing.assert_array_equal(y["stresses"][0], [FULL, 2 * FULL])
+
+
+def test_from_atoms_undoes_flattening_of_any_kind():
+    kinds = {"blocks": TargetKind.spherical((2, 1), 2), "two": TargetKind.tensor(2)}
+    info = {"b": np.arange(10.0), "t": np.arange(18.0)}
+    y = Targets.from_atoms([Atoms("H", info=info)], kinds=kinds, blocks="b", two="t")
+    np.testing.assert_array_equal(y["blocks"][0], np.arange(10.0).reshape(5, 2))
+    np.testing.assert_array_equal(y["two"][0], np.arange(18.0).reshape(3, 3, 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (TargetKind.tensor(), VOIGT, r"\(3, 3\)"),
+        (TargetKind.tensor(2), np.zeros((2, 3, 3)), r"\(3, 3, 2\)"),
+        (TargetKind.spherical((2, 1), 3), np.zeros((3, 5)), r"\(5, 3\)"),
+        (TargetKind.vector(per_atom=True), np.zeros((3, 4)), r"\(n_atoms, 3\), n_atoms=4"),
+        (TargetKind.vector(per_atom=True), np.zeros((5, 3)), r"\(n_atoms, 3\), n_atoms=4"),
+        (TargetKind.scalar(per_atom=True), np.zeros(5), r"\(n_atoms\), n_atoms=4"),
+    ],
+)
+def test_from_atoms_does_not_guess(kind, value, expected):
+    """Voigt vectors of tensors that are not symmetric, transposed axes, other structures."""
+    frames = [Atoms("H4", info={"label": value})]
+    with pytest.raises(ValueError, match=f"'label' of structure 0.*'t' needs {expected}"):
+        Targets.from_atoms(frames, kinds={"t": kind}, t="label")
+
+
+def test_missing_nan_has_the_shape_of_the_kind():
+    kinds = {"blocks": TargetKind.spherical((2, 1), 2), **CHARGES}
+    frames = [Atoms("H4"), Atoms("H")]
+    y = Targets.from_atoms(frames, missing="nan", kinds=kinds, blocks="b", charges="q")
+    assert y["blocks"].shape == (2, 5, 2)
+    assert [values.shape for values in y["charges"]] == [(4,), (1,)]
+    assert not y.labelled("blocks").any()
 
 
 def test_missing_key_lists_the_keys_there_are():

@@ -34,7 +34,7 @@ def counts_of(frames, elements):
 def test_recovers_energies_of_elements(frames):
     baseline = CompositionBaseline().fit(frames, composition_energies(frames))
     np.testing.assert_array_equal(baseline.elements_, [1, 6, 7, 8])
-    np.testing.assert_allclose(baseline.coef_, list(WEIGHTS.values()), rtol=1e-12)
+    np.testing.assert_allclose(baseline.coef_["energy"], list(WEIGHTS.values()), rtol=1e-12)
     others = [molecule("CH3CH2OH"), molecule("N2H4"), Atoms("O")]
     np.testing.assert_allclose(baseline.predict(others), composition_energies(others), rtol=1e-12)
 
@@ -42,13 +42,13 @@ def test_recovers_energies_of_elements(frames):
 def test_least_squares_by_hand():
     # two energies for the same composition: the mean
     baseline = CompositionBaseline().fit([Atoms("H2")] * 2, [1.0, 3.0])
-    np.testing.assert_allclose(baseline.coef_, [1.0])
+    np.testing.assert_allclose(baseline.coef_["energy"], [1.0])
 
 
 def test_one_composition_gives_the_smallest_weights():
     # 2 e_H + e_O = -10 is closest to zero at -10 (2, 1) / 5
     baseline = CompositionBaseline().fit([molecule("H2O")] * 3, [-10.0] * 3)
-    np.testing.assert_allclose(baseline.coef_, [-4.0, -2.0])
+    np.testing.assert_allclose(baseline.coef_["energy"], [-4.0, -2.0])
     np.testing.assert_allclose(baseline.predict([molecule("H2O")]), [-10.0])
 
 
@@ -64,7 +64,9 @@ def test_equals_the_pseudo_inverse(numbers, seed):
     elements = np.unique(np.concatenate(numbers))
     counts = counts_of(frames, elements)
     np.testing.assert_array_equal(baseline.elements_, elements)
-    np.testing.assert_allclose(baseline.coef_, np.linalg.pinv(counts) @ energies, atol=1e-9)
+    np.testing.assert_allclose(
+        baseline.coef_["energy"], np.linalg.pinv(counts) @ energies, atol=1e-9
+    )
 
 
 # --- fixed weights -------------------------------------------------------------------------------
@@ -74,25 +76,25 @@ def test_equals_the_pseudo_inverse(numbers, seed):
 def test_fixed_weights_by_symbol_and_number(fixed):
     frames = [molecule("H2O"), molecule("H2O2")]
     baseline = CompositionBaseline(fixed_weights=fixed).fit(frames, [-7.0, -12.0])
-    np.testing.assert_allclose(baseline.coef_, [-1.0, -5.0])
+    np.testing.assert_allclose(baseline.coef_["energy"], [-1.0, -5.0])
 
 
 def test_the_rest_is_fitted_around_fixed_weights():
     # with e_O = 0: 2 e_H = 1 and 2 e_H = 3, so e_H = 1
     frames = [molecule("H2O"), molecule("H2O2")]
     baseline = CompositionBaseline({"O": 0.0}).fit(frames, [1.0, 3.0])
-    np.testing.assert_allclose(baseline.coef_, [1.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(baseline.coef_["energy"], [1.0, 0.0], atol=1e-12)
 
 
 def test_all_weights_fixed(frames):
     baseline = CompositionBaseline(dict(WEIGHTS)).fit(frames, np.zeros(len(frames)))
-    np.testing.assert_array_equal(baseline.coef_, list(WEIGHTS.values()))
+    np.testing.assert_array_equal(baseline.coef_["energy"], list(WEIGHTS.values()))
 
 
 def test_fixed_weights_of_absent_elements_do_not_matter():
     baseline = CompositionBaseline({"H": -1.0, "Cu": -99.0}).fit([molecule("H2")], [-5.0])
     np.testing.assert_array_equal(baseline.elements_, [1])
-    np.testing.assert_array_equal(baseline.coef_, [-1.0])
+    np.testing.assert_array_equal(baseline.coef_["energy"], [-1.0])
 
 
 @pytest.mark.parametrize("element", ["Qq", "h", "hydrogen", 500, -1, 1.5, None])
@@ -125,20 +127,20 @@ def test_weight_two_is_the_structure_twice(frames):
     weighted = CompositionBaseline().fit(frames, energies, sample_weight=repeats)
     many = [atoms for atoms, n in zip(frames, repeats) for _ in range(n)]
     repeated = CompositionBaseline().fit(many, np.repeat(energies, repeats))
-    np.testing.assert_allclose(weighted.coef_, repeated.coef_, atol=1e-10)
+    np.testing.assert_allclose(weighted.coef_["energy"], repeated.coef_["energy"], atol=1e-10)
 
 
 def test_weights_by_hand():
     baseline = CompositionBaseline()
     baseline.fit([Atoms("H")] * 2, [0.0, 4.0], sample_weight=[3.0, 1.0])
-    np.testing.assert_allclose(baseline.coef_, [1.0])
+    np.testing.assert_allclose(baseline.coef_["energy"], [1.0])
 
 
 def test_unlabelled_structures_are_left_out():
     frames = [Atoms("H"), Atoms("H2"), Atoms("O")]
     y = Targets(energy=[-1.0, np.nan, -5.0])
     baseline = CompositionBaseline().fit(frames, y, sample_weight=[1.0, 100.0, 1.0])
-    np.testing.assert_allclose(baseline.coef_, [-1.0, -5.0])
+    np.testing.assert_allclose(baseline.coef_["energy"], [-1.0, -5.0])
 
 
 def test_element_of_unlabelled_structures_is_known_with_weight_zero():
@@ -147,9 +149,11 @@ def test_element_of_unlabelled_structures_is_known_with_weight_zero():
     np.testing.assert_allclose(baseline.predict([molecule("H2O")]), [-2.0])
 
 
-def test_needs_an_energy():
+def test_needs_a_target_that_is_learnt_by_itself():
     y = Targets(forces=[np.zeros((1, 3))])
-    with pytest.raises(ValueError, match=r"needs a column 'energy', it has \['forces'\]"):
+    with pytest.raises(
+        ValueError, match=r"learnt by itself, such as 'energy', it has \['forces'\]"
+    ):
         CompositionBaseline().fit([Atoms("H")], y)
 
 
@@ -168,7 +172,7 @@ def test_transform_attaches_the_prediction(frames):
 def test_fit_learns_what_the_offset_leaves():
     structures = as_structures([Atoms("H"), Atoms("H2")]).with_offset("energy", [10.0, 20.0])
     baseline = CompositionBaseline().fit(structures, [9.0, 18.0])
-    np.testing.assert_allclose(baseline.coef_, [-1.0])
+    np.testing.assert_allclose(baseline.coef_["energy"], [-1.0])
     offset = baseline.transform(structures).offset["energy"]
     np.testing.assert_allclose(offset, [9.0, 18.0])
 
@@ -178,12 +182,14 @@ def test_two_baselines_subtract_nothing_twice(frames):
     first = CompositionBaseline({"H": -10.0, "C": -1000.0, "N": -1400.0, "O": -2000.0})
     pipe = make_pipeline(first, CompositionBaseline()).fit(frames, energies)
     single = CompositionBaseline().fit(frames, energies)
-    np.testing.assert_allclose(pipe[-1].coef_, single.coef_ - pipe[0].coef_, rtol=1e-9)
+    np.testing.assert_allclose(
+        pipe[-1].coef_["energy"], single.coef_["energy"] - pipe[0].coef_["energy"], rtol=1e-9
+    )
     both = pipe.transform(frames).offset["energy"]
     np.testing.assert_allclose(both, single.predict(frames), rtol=1e-12)
     # a third one finds nothing left
     rest = CompositionBaseline().fit(pipe.transform(frames), energies)
-    np.testing.assert_allclose(rest.coef_, 0.0, atol=1e-9)
+    np.testing.assert_allclose(rest.coef_["energy"], 0.0, atol=1e-9)
 
 
 def test_is_a_regressor(frames):
@@ -214,7 +220,7 @@ def test_takes_what_structures_are_read_from(frames):
     energies = composition_energies(frames)
     for X in (tuple(frames), as_structures(frames), (atoms for atoms in frames)):
         baseline = CompositionBaseline().fit(X, energies)
-        np.testing.assert_allclose(baseline.coef_, list(WEIGHTS.values()), rtol=1e-12)
+        np.testing.assert_allclose(baseline.coef_["energy"], list(WEIGHTS.values()), rtol=1e-12)
     transformed = baseline.transform(atoms for atoms in frames)
     np.testing.assert_allclose(transformed.offset["energy"], energies)
 

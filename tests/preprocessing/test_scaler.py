@@ -95,9 +95,11 @@ def test_weights_must_not_all_be_on_unlabelled_structures():
         fitted_scale([Atoms("H")] * 2, y, sample_weight=[0.0, 1.0])
 
 
-def test_needs_an_energy():
+def test_needs_a_target_that_is_learnt_by_itself():
     y = Targets(forces=[np.zeros((1, 3))])
-    with pytest.raises(ValueError, match=r"needs a column 'energy', it has \['forces'\]"):
+    with pytest.raises(
+        ValueError, match=r"learnt by itself, such as 'energy', it has \['forces'\]"
+    ):
         TargetScaler().fit([Atoms("H")], y)
 
 
@@ -155,6 +157,7 @@ def test_not_fitted():
 
 def test_clone_and_pickle():
     scaler = TargetScaler({"energy": 0.3})
-    assert clone(scaler).get_params() == {"fixed_weights": {"energy": 0.3}}
+    parameters = {"fixed_weights": {"energy": 0.3}, "per_structure_targets": ()}
+    assert clone(scaler).get_params() == parameters
     back = pickle.loads(pickle.dumps(scaler.fit([Atoms("H")], [1.0])))
     assert back.scale_ == {"energy": 0.3}

@@ -1,0 +1,119 @@
+"""Behind the first layer: hidden layers that all targets share, and a head for each of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data import TargetKind
+from ._layers import ElementLinear
+from ._tensor_basis import TensorBasis
+
+
+class Head(nn.Module):
+    r"""From the features of the atoms to one target.
+
+    .. math:: T_i^{b \mu p} = \sum_k w^{bp}_k(h_i) B_{ik}^{b \mu}
+
+    for every block b, property p and component :math:`\mu`; the weights w are invariants, linear in
+    the features or, with an MLP head, in a further hidden layer. Cartesian targets are joined from
+    their spherical blocks.
+
+    Parameters
+    ----------
+    kind : TargetKind
+        The target.
+    widths : list of int
+        Sizes from the features on, without the last layer; a single one is a linear head.
+    n_networks : int
+        Sets of weights.
+    bases : list of TensorBasis or None
+        Basis of each block; None for invariants.
+    generator : torch.Generator
+        Source of the initial weights.
+    has_output : bool
+        Whether the last layer is here; a linear head right behind the first layer is that layer.
+    """
+
+    def __init__(self, kind: TargetKind, widths, n_networks, bases, generator, has_output) -> None:
+        super().__init__()
+        self.per_atom = kind.per_atom
+        self.n_properties = [block.n_properties for block in kind.blocks]
+        self.bases = nn.ModuleList([nn.Identity() if basis is None else basis for basis in bases])
+        sizes = [*widths, count_outputs(kind, bases)] if has_output else widths
+        self.layers = nn.ModuleList(
+            ElementLinear(n_networks, n_inputs, n_outputs, generator)
+            for n_inputs, n_outputs in zip(sizes, sizes[1:])
+        )
+        transform = None if kind.cartesian_rank is None else torch.tensor(kind.transform)
+        self.register_buffer("transform", transform, persistent=False)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Weights of the layers; SiLU comes between them."""
+        return [layer.weight for layer in self.layers]
+
+    def last_features(self, features: Tensor) -> Tensor:
+        """Return what the last layer is linear in, as a table."""
+        for weight in self.weights[:-1]:
+            features = F.silu(torch.bmm(features, weight.mT))
+        return features
+
+    def forward(self, features: Tensor, gather, batch) -> Tensor:
+        """Return the values of the atoms, flat: (n_atoms, size)."""
+        table = self.last_features(features)
+        if self.weights:
+            table = torch.bmm(table, self.weights[-1].mT)
+        invariants = gather(table, batch)
+        if not any(isinstance(basis, TensorBasis) for basis in self.bases):
+            return invariants
+        blocks, first = [], 0
+        for basis, n_properties in zip(self.bases, self.n_properties):
+            size = n_properties * count_tensors(basis)
+            part = invariants[:, first : first + size].unflatten(1, (n_properties, -1))
+            first += size
+            if isinstance(basis, TensorBasis):
+                part = torch.einsum("imk,ipk->imp", basis(batch.tensors, batch), part)
+            blocks.append(part.flatten(1))
+        values = torch.cat(blocks, dim=1)
+        return values if self.transform is None else values @ self.transform.T
+
+
+class Trunk(nn.Module):
+    """Hidden layers behind the first.
+
+    Parameters
+    ----------
+    n_layers, width, n_networks : int
+        Sizes.
+    generator : torch.Generator
+        Source of the initial weights.
+    """
+
+    def __init__(self, n_layers: int, width: int, n_networks: int, generator) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            ElementLinear(n_networks, width, width, generator) for _ in range(n_layers)
+        )
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Weights of the layers; SiLU comes before each, and after the last."""
+        return [layer.weight for layer in self.layers]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the features, as a table (n_networks, n_rows, width)."""
+        for weight in self.weights:
+            hidden = torch.bmm(F.silu(hidden), weight.mT)
+        return F.silu(hidden)
+
+
+def count_tensors(basis) -> int:
+    """Return the number of weights that a value of a block is made with."""
+    return basis.n_tensors if isinstance(basis, TensorBasis) else 1
+
+
+def count_outputs(kind: TargetKind, bases) -> int:
+    """Return the number of invariants behind a target."""
+    return sum(b.n_properties * count_tensors(basis) for b, basis in zip(kind.blocks, bases))

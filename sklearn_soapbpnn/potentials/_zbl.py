@@ -1,0 +1,140 @@
+"""Nuclear repulsion at short distance, after Ziegler, Biersack and Littmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import covalent_radii
+
+from ..data import build_graph
+
+# e^2 / (4 pi epsilon_0), in eV Angstrom
+COULOMB = 14.399645478425668
+# the universal screening function: length in Angstrom, power of Z, coefficients, decay rates
+SCREENING_LENGTH = 0.46850
+SCREENING_POWER = 0.23
+COEFFICIENTS = np.array([0.02817, 0.28022, 0.50986, 0.18175])
+DECAY_RATES = np.array([0.20162, 0.40290, 0.94229, 3.19980])
+
+
+@dataclass(frozen=True)
+class ZBLContribution:
+    """Energies and their derivatives, in eV and Angstrom.
+
+    Parameters
+    ----------
+    energies : list of arrays of shape (n_atoms,)
+        Half the energy of each pair goes to each of its atoms.
+    forces : list of arrays of shape (n_atoms, 3)
+        Minus the derivative with respect to the positions.
+    virial : array of shape (n_structures, 3, 3)
+        Minus the derivative with respect to the strain, also where there is no cell.
+    """
+
+    energies: list[np.ndarray]
+    forces: list[np.ndarray]
+    virial: np.ndarray
+
+
+def compute_zbl(structures) -> ZBLContribution:
+    r"""Compute the screened repulsion of the nuclei.
+
+    .. math::
+
+        E = \sum_{i<j} \left[ V_{ij}(r_{ij}) + S_{ij}(r_{ij}) \right], \qquad
+        V_{ij}(r) = \frac{e^2}{4 \pi \varepsilon_0} \frac{Z_i Z_j}{r}
+        \sum_{k=1}^4 c_k e^{-d_k r / a_{ij}}, \qquad
+        a_{ij} = \frac{0.46850}{Z_i^{0.23} + Z_j^{0.23}}
+
+    over the pairs closer than the outer cutoff :math:`r_c`, the sum of their covalent radii [2]_.
+    With the polynomial :math:`S(r) = \tfrac A3 r^3 + \tfrac B4 r^4 + C` energy, slope and
+    curvature of a pair vanish at :math:`r_c`. This is the ``pair_style zbl`` of LAMMPS [3]_, with
+    an inner cutoff of zero.
+
+    Parameters
+    ----------
+    structures : Structures
+        Positions and cells in Angstrom.
+
+    Returns
+    -------
+    ZBLContribution
+
+    Notes
+    -----
+    The covalent radii are those of ASE. Elements that have none there (beyond curium) get the
+    value that ASE writes for all of them: 0.2 Angstrom in older releases, 2.0 in newer ones.
+
+    References
+    ----------
+    .. [1] J. F. Ziegler, J. P. Biersack and U. Littmark, The Stopping and Range of Ions in Matter,
+       Vol. 1, Pergamon, 1985.
+    .. [2] B. Cordero et al., Covalent radii revisited, Dalton Trans. 2832 (2008),
+       :doi:`10.1039/B801115J`.
+    .. [3] https://docs.lammps.org/pair_zbl.html
+
+    Examples
+    --------
+    >>> from ase import Atoms
+    >>> from sklearn_soapbpnn.data import as_structures
+    >>> from sklearn_soapbpnn.potentials import compute_zbl
+    >>> dimer = Atoms("OH", [[0, 0, 0], [0, 0, 0.5]])
+    >>> zbl = compute_zbl(as_structures([dimer]))
+    >>> zbl.energies[0].round(3).tolist()
+    [8.946, 8.946]
+    """
+    numbers = np.concatenate(structures.numbers)
+    radii = covalent_radii[numbers]
+    graph = build_graph(structures, 2.0 * radii.max(), structures.elements)
+    i, j, vectors = (t.numpy() for t in (graph.centers, graph.neighbors, graph.pair_vectors))
+    structure = np.repeat(np.arange(len(structures)), graph.pair_counts.numpy())
+    distances = np.linalg.norm(vectors, axis=1)
+    # the neighbour list has one cutoff for all elements
+    inside = distances < radii[i] + radii[j]
+    i, j, structure = i[inside], j[inside], structure[inside]
+    vectors, distances = vectors[inside], distances[inside]
+
+    energy, slope = _evaluate_pairs(numbers[i], numbers[j], distances)
+
+    energies = np.zeros(len(numbers))
+    np.add.at(energies, i, energy / 2)
+    np.add.at(energies, j, energy / 2)
+    pull = (slope / distances)[:, None] * vectors  # of j on i
+    forces = np.zeros((len(numbers), 3))
+    np.add.at(forces, i, pull)
+    np.add.at(forces, j, -pull)
+    # the product of the vectors first: it is symmetric to the last bit
+    outer = vectors[:, :, None] * vectors[:, None, :]
+    virial = np.zeros((len(structures), 3, 3))
+    np.add.at(virial, structure, -(slope / distances)[:, None, None] * outer)
+
+    ends = np.cumsum(structures.n_atoms)[:-1]
+    return ZBLContribution(np.split(energies, ends), np.split(forces, ends), virial)
+
+
+def _evaluate_pairs(z_i, z_j, r):
+    """Energy and slope of pairs of elements closer than their outer cutoff."""
+    r_c = covalent_radii[z_i] + covalent_radii[z_j]
+    v, dv, _ = _screened_coulomb(z_i, z_j, r)
+    v_c, dv_c, d2v_c = _screened_coulomb(z_i, z_j, r_c)
+    # A, B and C from zero energy, slope and curvature at r_c
+    a = (r_c * d2v_c - 3 * dv_c) / r_c**2
+    b = (2 * dv_c - r_c * d2v_c) / r_c**3
+    c = -v_c + r_c * dv_c / 2 - r_c**2 * d2v_c / 12
+    return v + a / 3 * r**3 + b / 4 * r**4 + c, dv + a * r**2 + b * r**3
+
+
+def _screened_coulomb(z_i, z_j, r):
+    """V(r) and its first two derivatives."""
+    rates = (z_i**SCREENING_POWER + z_j**SCREENING_POWER)[:, None] / SCREENING_LENGTH * DECAY_RATES
+    terms = COEFFICIENTS * np.exp(-rates * r[:, None])
+    phi = terms.sum(1)
+    dphi = -(rates * terms).sum(1)
+    d2phi = (rates**2 * terms).sum(1)
+    coulomb = COULOMB * z_i * z_j / r
+    return (
+        coulomb * phi,
+        coulomb * (dphi - phi / r),
+        coulomb * (d2phi - 2 * dphi / r + 2 * phi / r**2),
+    )
