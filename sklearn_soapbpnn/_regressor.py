@@ -35,7 +35,7 @@ from .data import KNOWN_KINDS, TargetKind, Targets, as_structures, as_targets, c
 from .nn import SoapBPNN, check_volumes, evaluate, evaluate_features
 from .potentials import LongRangeParameters, check_long_range
 from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
-from .training import SoapBPNNNet, TotalLoss, TrainingData
+from .training import SoapBPNNNet, TargetLoss, TotalLoss, TrainingData
 
 
 class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
@@ -493,6 +493,74 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             scores.append(r2_score(label[there], value[there], sample_weight=weight[there]))
         return float(np.mean(scores))
 
+    @classmethod
+    def from_metatrain(cls, path):
+        """Return the fitted model of a metatrain checkpoint.
+
+        It gives metatrain's numbers, and goes on learning with ``warm_start=True``.
+
+        Parameters
+        ----------
+        path : str or path
+            A checkpoint (``.ckpt``) of metatrain's ``soap_bpnn``, of a source that you trust:
+            reading it runs code in it. The best epoch is taken.
+
+        Returns
+        -------
+        SoapBPNNRegressor
+            Targets have metatrain's names, without the prefix ``mtt::``.
+
+        Raises
+        ------
+        ImportError
+            If metatrain is not installed; it is needed for reading, not afterwards.
+        FileNotFoundError, ValueError
+            If there is no such file, it is no such checkpoint, or it has an option without a
+            counterpart.
+        """
+        from .interfaces._checkpoint import restore
+
+        return restore(cls, path)
+
+    @classmethod
+    def from_options(cls, path):
+        """Return an unfitted model with the hyperparameters of a metatrain ``options.yaml``.
+
+        Parameters
+        ----------
+        path : str, path or dict
+            The file, or what it holds.
+
+        Returns
+        -------
+        SoapBPNNRegressor
+
+        Raises
+        ------
+        ValueError
+            If options have no counterpart; the message names them all.
+        """
+        from .interfaces._options import read_options
+
+        return cls(**read_options(path))
+
+    def to_options(self, path=None):
+        """Return the hyperparameters as metatrain's options.
+
+        Parameters
+        ----------
+        path : str or path, default=None
+            Where to write them as YAML; None writes nothing.
+
+        Returns
+        -------
+        dict
+            What a metatrain ``options.yaml`` holds, but for the data.
+        """
+        from .interfaces._options import write_options
+
+        return write_options(self, path)
+
     def calculator(self, **kwargs):
         """Return an ASE calculator of the fitted model.
 
@@ -649,6 +717,26 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
                 validation = None
         self.net_ = net.partial_fit(train, validation)
         self._check_end()
+
+    def _restore(self, elements, kinds, derivatives, baseline, scaler):
+        """Set what fit sets, with a network of random weights."""
+        self.elements_, self.kinds_ = elements, kinds
+        self.targets_ = (*kinds, *derivatives)
+        names = (*SOAP_PARAMETERS, "dtype")
+        featurizer = SoapFeaturizer(**{name: getattr(self, name) for name in names})
+        self.featurizer_ = featurizer.set_output(transform="default")
+        self.featurizer_.elements_ = elements
+        self._parameters = featurizer._soap_parameters()
+        check_degrees(kinds, self._parameters.max_angular)
+        self.baseline_, self.scaler_, self.zbl_ = baseline, scaler, None
+        if self.zbl:
+            self.zbl_ = ZBLBaseline()
+            self.zbl_.elements_ = elements
+        self._carried = set()
+        losses = {name: TargetLoss() for name in self.targets_}
+        self.net_ = self._make_net(TotalLoss(losses), 0, 0).initialize()
+        self.module_.eval()
+        self.n_features_in_ = self.module_.first.n_features
 
     def _make_net(self, criterion, seed, order_seed):
         # the fused step saves most of Adam's overhead; another optimizer may lack it

@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.build import molecule as build_molecule
 
-from sklearn_soapbpnn import SoapBPNNRegressor
+from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind
 from sklearn_soapbpnn.data import as_structures, plan_batches
 from sklearn_soapbpnn.descriptors import SoapParameters
 from sklearn_soapbpnn.nn import Environments, SoapBPNN
@@ -72,16 +72,17 @@ def network(request):
     network = SoapBPNN(
         ELEMENTS,
         SoapParameters(max_radial=4, max_angular=3),
+        {"energy": TargetKind.scalar()},
         num_hidden_layers=2,
         num_neurons_per_layer=8,
         layernorm=request.param,
-        head="mlp",
+        heads={},
         seed=0,
         dtype=torch.float64,
     )
-    if network.bias is not None:
+    if network.first.bias is not None:
         with torch.no_grad():
-            network.bias.uniform_(-1.0, 1.0, generator=torch.Generator().manual_seed(0))
+            network.first.bias.uniform_(-1.0, 1.0, generator=torch.Generator().manual_seed(0))
     return network
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from sklearn.pipeline import Pipeline
@@ -29,7 +27,8 @@ class SoapBPNNCalculator(Calculator):
     -----
     Gives ``energy``, ``free_energy`` (the same), ``energies`` of the atoms (which share out the
     baseline by element), ``forces``, and ``stress`` where the cell has a volume, tensile positive
-    and in Voigt order: eV, eV/Angstrom and eV/Angstrom^3 if the model was fitted in these.
+    and in Voigt order: eV, eV/Angstrom and eV/Angstrom^3 if the model was fitted in these. A model
+    that learnt them also gives ``dipole`` and ``charges``.
 
     Examples
     --------
@@ -44,7 +43,9 @@ class SoapBPNNCalculator(Calculator):
     (9, 3)
     """
 
-    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
+    implemented_properties = [
+        *("energy", "free_energy", "energies", "forces", "stress", "dipole", "charges")
+    ]
     ignored_changes = {"initial_charges", "initial_magmoms"}
 
     def __init__(self, model, **kwargs):
@@ -56,12 +57,17 @@ class SoapBPNNCalculator(Calculator):
                 f"{type(self.regressor).__name__}."
             )
         check_is_fitted(self.regressor, "net_")
+        learnt = [name for name in ("dipole", "charges") if name in self.regressor.kinds_]
+        if "energy" in self.regressor.kinds_:
+            learnt += ["energy", "free_energy", "energies", "forces", "stress"]
+        if not learnt:
+            raise ValueError(
+                f"The model learnt {list(self.regressor.kinds_)}, none of which is a property of "
+                f"ASE's calculators: {self.implemented_properties}."
+            )
+        self.implemented_properties = learnt
         # descriptors are computed together with their gradients, not by the step
         self._steps = [step for step in steps if not isinstance(step, SoapFeaturizer)]
-        elements = self.regressor.elements_
-        isolated = self._attach(as_structures([Atoms([number]) for number in elements]))
-        self._atomic_offset = np.zeros(max(elements) + 1)
-        self._atomic_offset[elements] = isolated.offset.get("energy", 0.0)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         """Compute the properties, forces and stress only where they are asked for."""
@@ -69,23 +75,19 @@ class SoapBPNNCalculator(Calculator):
         structures = as_structures([self.atoms])
         check_elements(structures, self.regressor.elements_)
         derivatives = bool({"forces", "stress"} & set(properties))
-        structures = self._attach(structures)
-        prediction = evaluate(self.regressor.module_, structures, derivatives)
-        energy = float(prediction.energy[0])
-        self.results = {
-            "energy": energy,
-            "free_energy": energy,
-            "energies": prediction.energies[0] + self._atomic_offset[self.atoms.numbers],
-        }
-        if derivatives:
-            self.results["forces"] = prediction.forces[0]
-            if prediction.volumes[0] > 0:
-                self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0])
-
-    def _attach(self, structures):
         for step in self._steps:
             structures = step.transform(structures)
-        return self.regressor._attach(structures)
+        structures = self.regressor._attach(structures)
+        values = evaluate(self.regressor.module_, structures, derivatives)
+        self.results = {
+            name: values[name][0] for name in self.implemented_properties if name in values
+        }
+        if "energy" in values:
+            energy = float(values["energy"][0])
+            self.results |= {"energy": energy, "free_energy": energy}
+        stress = self.results.pop("stress", None)
+        if stress is not None and structures.volumes[0] > 0:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
 
 def _flatten(model):

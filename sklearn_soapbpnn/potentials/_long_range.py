@@ -130,9 +130,10 @@ class LongRange(nn.Module):
     References
     ----------
     .. [1] P. Loche et al., Fast and flexible long-range models for atomistic machine learning,
-       J. Chem. Phys. 162, 142501 (2025), :doi:`10.1063/5.0251713`.
+       arXiv:2412.03281 (2024).
     .. [2] I.-C. Yeh and M. L. Berkowitz, Ewald summation for systems with slab geometry,
-       J. Chem. Phys. 111, 3155 (1999), :doi:`10.1063/1.479595`.
+       J. Chem. Phys. 111, 3155 (1999), :doi:`10.1063/1.479595`; with a net charge, V. Ballenegger,
+       A. Arnold and J. J. Cerda, J. Chem. Phys. 131, 094107 (2009), :doi:`10.1063/1.3216473`.
     """
 
     def __init__(self, parameters, cutoff_radius, n_features, generator) -> None:
@@ -152,12 +153,12 @@ class LongRange(nn.Module):
     def compute_potential(self, charges: Tensor, geometry: Geometry) -> Tensor:
         """Return the potential V of charges, both (n_atoms, n_channels)."""
         counts, atoms = _group(geometry.structure_of_atom, len(geometry.pbc))
-        isolated = torch.tensor([not any(pbc) for pbc in geometry.pbc], device=counts.device)
-        potential = self._sum_pairs(charges, geometry.positions, counts, atoms, isolated)
-        if isolated.all():
+        periodic = torch.tensor([any(pbc) for pbc in geometry.pbc], device=counts.device)
+        potential = self._sum_pairs(charges, geometry.positions, counts, atoms, ~periodic)
+        if not any(map(any, geometry.pbc)):
             return potential
         waves = self._sum_waves(charges, geometry, counts, atoms)
-        return potential.index_add(0, atoms[~isolated.repeat_interleave(counts)], waves)
+        return potential.index_add(0, atoms[periodic.repeat_interleave(counts)], waves)
 
     def _sum_pairs(self, charges, positions, counts, atoms, isolated) -> Tensor:
         """Sum over all pairs of the structures that are not periodic, at once."""
@@ -211,14 +212,14 @@ class LongRange(nn.Module):
         z = normal / normal.norm()
         axes = torch.stack([x, torch.linalg.cross(z, x), z])
         positions = positions @ axes.T
-        # the potential does not change with the origin; rounding does
-        height = positions[:, 2].detach()
-        positions = positions - positions.new_tensor([0.0, 0.0, 1.0]) * height.mean()
+        # the potential does not change with the origin, but rounding and the mesh do
+        height = positions[:, 2] - positions[:, 2].mean()
+        positions = torch.cat([positions[:, :2], height[:, None]], dim=1)
 
         spacing, smearing = self.parameters.kspace_resolution, self.parameters.smearing
         size = max(float(a.detach().norm()), float(b.detach().norm()))
         vacuum = max(SLAB_VACUUM * size, SLAB_VACUUM_SMEARINGS * smearing)
-        distance = float(height.max() - height.min()) + vacuum
+        distance = float((height.max() - height.min()).detach()) + vacuum
         # one less than a power of two fills torch-pme's mesh, which has a power of two of points
         distance = spacing * (2 ** math.ceil(math.log2(distance / spacing + 1)) - 1)
         c = cell.new_tensor([0.0, 0.0, distance])

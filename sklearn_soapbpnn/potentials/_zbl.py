@@ -38,7 +38,7 @@ class ZBLContribution:
 
 
 def compute_zbl(structures) -> ZBLContribution:
-    r"""Compute the screened repulsion of the nuclei.
+    r"""Compute the screened repulsion of the nuclei [1]_.
 
     .. math::
 

@@ -211,6 +211,7 @@ class SoapBPNNNet(NeuralNet):
         """Forget the schedule and the moments of the optimiser, which are over."""
         del self.schedule_
         self.optimizer_.state.clear()
+        self.module_.eval()
         super().on_train_end(net, X=X, y=y, **kwargs)
 
     def train_step_single(self, batch, **fit_params):
@@ -242,6 +243,7 @@ class SoapBPNNNet(NeuralNet):
         """Run all batches of an epoch and record the loss and the errors of each target."""
         if iterator is None:
             return
+        self.module_.train(training)
         try:
             total, n_structures, errors = self._run_batches(iterator, training, step_fn, fit_params)
         except KeyboardInterrupt:

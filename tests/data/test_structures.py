@@ -262,7 +262,7 @@ def test_offsets_of_one_target_are_alike(structures):
     )
     with pytest.raises(ValueError, match=message):
         carrying.with_offset("t", np.zeros(4))
-    with pytest.raises(ValueError, match="for each structure and the other .* for each atom"):
+    with pytest.raises(ValueError, match="for each atom and the other .* for each structure"):
         carrying.with_offset("t", of_atoms(structures, (3,)))
     mixed = of_atoms(structures)[:3] + of_atoms(structures, (3,))[3:]
     with pytest.raises(ValueError, match="values of one shape"):

@@ -495,7 +495,7 @@ def test_from_atoms_undoes_flattening_of_any_kind():
         (TargetKind.spherical((2, 1), 3), np.zeros((3, 5)), r"\(5, 3\)"),
         (TargetKind.vector(per_atom=True), np.zeros((3, 4)), r"\(n_atoms, 3\), n_atoms=4"),
         (TargetKind.vector(per_atom=True), np.zeros((5, 3)), r"\(n_atoms, 3\), n_atoms=4"),
-        (TargetKind.scalar(per_atom=True), np.zeros(5), r"\(n_atoms\), n_atoms=4"),
+        (TargetKind.scalar(per_atom=True), np.zeros(5), r"\(n_atoms,\), n_atoms=4"),
     ],
 )
 def test_from_atoms_does_not_guess(kind, value, expected):

@@ -33,7 +33,7 @@ def expand(frames):
     graph = graph.to("cpu", torch.float64)
     order = torch.arange(len(structures))
     (index,) = plan_batches(graph, order, len(order), len(ELEMENTS))
-    channels = SCALE * expand_density(PAIR_BASIS, graph, len(ELEMENTS))[index.atoms]
+    channels = SCALE * expand_density(PAIR_BASIS, graph)[index.atoms]
     sizes = [n * (2 * l + 1) for l, n in enumerate(N_PER_L)]
     blocks = enumerate(channels.split(sizes, dim=2))
     expansion = {l: block.unflatten(2, (N_PER_L[l], 2 * l + 1)) for l, block in blocks}
@@ -137,9 +137,7 @@ def test_vectors_are_the_contraction_with_weights_of_the_centre(molecule):
     basis = TensorBasis(1, 1, make_elements(torch.Generator().manual_seed(0)), True)
     expansion, batch = expand([molecule])
     weight = basis.vectors.weight.unflatten(2, (len(ELEMENTS), -1))
-    expected = torch.einsum(
-        "ioan,ianm->imo", weight[batch.index.element], expansion[1]
-    )  # W_Z c, summed over neighbour element and radial channel
+    expected = torch.einsum("ioan,ianm->imo", weight[batch.index.element], expansion[1])
     torch.testing.assert_close(basis(expansion, batch), expected, **EXACT)
 
 

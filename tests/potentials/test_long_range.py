@@ -224,14 +224,17 @@ def test_third_vector_of_a_slab_has_no_meaning(third, use_ewald):
 @pytest.mark.parametrize("nodes", [2, 3, 4, 5])
 def test_mesh_converges_to_waves(periodic, nodes):
     exact = compute(build_fine(True), periodic)
-    errors = [
-        np.abs(compute(build_fine(False, CUTOFF, h, interpolation_nodes=nodes), periodic) - exact)
-        for h in (2.66, 1.33, 0.67, 0.33)
-    ]
-    errors = [error.max() for error in errors]
-    assert errors[3] < 0.01 * errors[0] or errors[3] < 1e-9
-    assert errors[1] < 2e-5 or nodes < 5  # with the default parameters
-    assert errors[3] < 1e-7 or nodes < 5
+    coarse, default, fine = (
+        np.abs(
+            compute(build_fine(False, resolution=h, interpolation_nodes=nodes), periodic) - exact
+        ).max()
+        for h in (2.66, 1.33, 0.33)
+    )
+    assert fine < 0.1 * coarse or fine < 1e-9
+    if nodes == 5:
+        assert default < 2e-5
+        # what is left of the interaction of slabs changes with their distance
+        assert fine < (1e-7 if periodic.pbc.all() else 1e-6)
 
 
 def test_mesh_agrees_with_torchpme_where_the_cell_vectors_are_the_axes():
@@ -331,7 +334,7 @@ def test_stress_is_the_derivative(periodic, use_ewald):
     [
         Atoms("HO", [[0.1, 0.2, 0.3], [0.4, 0.3, 2.0]]),
         in_cell(Atoms("HO", [[0.1, 0.2, 0.3], [0.4, 0.3, 2.0]]), SKEWED),
-        in_cell(Atoms("HO", [[0.1, 0.2, 0.3], [0.4, 0.3, 2.0]]), np.diag([4.0, 4.2, 4.5])),
+        in_cell(Atoms("HO", [[0.1, 0.2, 0.3], [0.4, 0.3, 2.0]]), np.diag([4.0, 4.2, 4.4])),
         in_cell(Atoms("HO", [[0.1, 0.2, 0.3], [0.4, 0.3, 2.0]]), SKEWED, [True, False, True]),
     ],
     ids=["molecule", "skewed cell", "orthogonal cell", "slab"],

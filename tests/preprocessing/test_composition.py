@@ -11,8 +11,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 
-from sklearn_soapbpnn import CompositionBaseline, Structures, Targets
+from sklearn_soapbpnn import CompositionBaseline, Structures, TargetKind, Targets
 from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn.preprocessing import check_fixed_weights
 
 WEIGHTS = {1: -13.6, 6: -1030.0, 7: -1485.0, 8: -2040.0}
 FORMULAS = ["H2", "CH4", "H2O", "NH3", "CO2", "CH3OH", "N2", "O2"]
@@ -98,17 +99,51 @@ def test_fixed_weights_of_absent_elements_do_not_matter():
 
 
 @pytest.mark.parametrize("element", ["Qq", "h", "hydrogen", 500, -1, 1.5, None])
-def test_no_element(element):
+@pytest.mark.parametrize("target", [None, "energy"])
+def test_no_element(element, target):
+    fixed = {element: 0.0} if target is None else {target: {element: 0.0}}
     with pytest.raises(ValueError, match="no chemical element") as info:
-        CompositionBaseline({element: 0.0}).fit([Atoms("H")], [0.0])
+        CompositionBaseline(fixed).fit([Atoms("H")], [0.0])
     assert repr(element) in str(info.value)
+
+
+def test_fixed_weights_in_every_form():
+    assert check_fixed_weights(None) == check_fixed_weights({}) == {}
+    assert check_fixed_weights({"H": -1, 8: 2.0}) == {"energy": {1: -1.0, 8: 2.0}}
+    by_target = {"energy": {"H": -1}, "gap": 3, "H": {1: 2}}
+    expected = {"energy": {1: -1.0}, "gap": 3.0, "H": {1: 2.0}}
+    assert check_fixed_weights(by_target) == expected
+
+
+def test_fixed_weights_mix_no_elements_and_targets():
+    message = (
+        r"weights mixes the elements \['H', 8\] with \['energy'\], of which each is no chemical"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_fixed_weights({"H": 0.0, "energy": 0.0, 8: 1.0}, "weights")
+
+
+@pytest.mark.parametrize("fixed", [{"H": 0.0}, {"dipole": 0.0}, {"forces": 0.0}, {"spin": 0.0}])
+def test_fixed_weights_of_targets_without_a_baseline(fixed):
+    y = Targets(dipole=np.ones((1, 3)), charges=[[1.0]], forces=[np.zeros((1, 3))])
+    with pytest.raises(
+        ValueError, match=r"no target of y with a .* baseline; these are \['charges'"
+    ):
+        CompositionBaseline(fixed).fit([Atoms("H")], y)
 
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf, -np.inf, "low", None, [1.0]])
 def test_weight_is_no_number(weight):
-    with pytest.raises(ValueError, match=r"fixed_weights\['H'\] must be a finite number") as info:
-        CompositionBaseline({"H": weight}).fit([Atoms("H")], [0.0])
-    assert repr(weight) in str(info.value)
+    forms = {
+        r"\['H'\]": {"H": weight},
+        r"\['energy'\]\['H'\]": {"energy": {"H": weight}},
+        r"\['energy'\]": {"energy": weight},
+    }
+    for where, fixed in forms.items():
+        message = rf"fixed_weights{where} must be a finite number"
+        with pytest.raises(ValueError, match=message) as info:
+            CompositionBaseline(fixed).fit([Atoms("H")], [0.0])
+        assert repr(weight) in str(info.value)
 
 
 def test_weights_must_be_a_mapping():
@@ -157,6 +192,193 @@ def test_needs_a_target_that_is_learnt_by_itself():
         CompositionBaseline().fit([Atoms("H")], y)
 
 
+# --- other targets ----------------------------------------------------------------------------
+
+
+def isotropic(values):
+    return np.multiply.outer(values, np.eye(3))
+
+
+def test_polarizability_has_an_isotropic_baseline():
+    frames = [Atoms("H2"), Atoms("O"), Atoms("H2O")]
+    tensors = isotropic([4.0, 5.0, 9.0])
+    anisotropic = np.array([[1.0, 2, 3], [2, -3, 4], [3, 4, 2]])  # of trace zero
+    y = Targets(polarizability=tensors + anisotropic)
+    baseline = CompositionBaseline().fit(frames, y)
+    coef = baseline.coef_["polarizability"]
+    np.testing.assert_allclose(coef, isotropic([2.0, 5.0]), atol=1e-12)
+    offset = baseline.transform(frames).offset
+    assert list(offset) == ["polarizability"]
+    np.testing.assert_allclose(offset["polarizability"], tensors, atol=1e-12)
+    np.testing.assert_allclose(baseline.predict(frames), tensors, atol=1e-12)
+
+
+def test_every_property_of_tensors_has_its_own():
+    frames = [Atoms("H2"), Atoms("O")]
+    values = np.stack([isotropic([4.0, 5.0]), isotropic([-2.0, 1.0])], axis=-1)
+    y = Targets(kinds={"t": TargetKind.tensor(2)}, t=values)
+    coef = CompositionBaseline().fit(frames, y).coef_["t"]
+    expected = np.stack([isotropic([2.0, 5.0]), isotropic([-1.0, 1.0])], axis=-1)
+    np.testing.assert_allclose(coef, expected, atol=1e-12)
+
+
+def test_only_scalar_blocks_have_a_baseline():
+    kinds = {"blocks": TargetKind.spherical([(0, 1, 2), (0, -1), (1, 1)])}
+    values = np.array([[4.0, 6.0, 9.0, 9.0, 9.0, 9.0], [1.0, 2.0, 9.0, 9.0, 9.0, 9.0]])
+    frames = [Atoms("H2"), Atoms("O")]
+    coef = CompositionBaseline().fit(frames, Targets(kinds=kinds, blocks=values)).coef_["blocks"]
+    expected = [[2.0, 3.0, 0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 0.0, 0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(coef, expected, atol=1e-12)
+
+
+def test_values_of_atoms_have_the_mean_of_their_element():
+    frames = [Atoms("OH"), Atoms("HO"), Atoms("C")]
+    charges = [[-1.0, 1.0], [2.0, np.nan], [np.nan]]
+    baseline = CompositionBaseline().fit(frames, Targets(charges=charges), [1.0, 3.0, 1.0])
+    # H: (1 + 3 * 2) / 4; carbon has no label
+    np.testing.assert_allclose(baseline.coef_["charges"], [1.75, 0.0, -1.0])
+    offset = baseline.transform([Atoms("H2O")]).offset["charges"]
+    assert isinstance(offset, tuple)
+    np.testing.assert_allclose(offset[0], [1.75, 1.75, -1.0])
+    np.testing.assert_allclose(baseline.predict([Atoms("H2O")])[0], [1.75, 1.75, -1.0])
+    assert baseline.predict([Atoms("H2O")], targets="charges").kinds["charges"].per_atom
+
+
+def test_tensors_of_atoms():
+    kinds = {"shielding": TargetKind.tensor(per_atom=True)}
+    values = isotropic([2.0, 4.0])
+    values[0, 0, 1] = 7.0
+    y = Targets(kinds=kinds, shielding=[values])
+    coef = CompositionBaseline().fit([Atoms("H2")], y).coef_["shielding"]
+    np.testing.assert_allclose(coef, isotropic([3.0]), atol=1e-12)
+
+
+def test_nothing_to_learn():
+    y = Targets(dipole=np.ones((2, 3)), forces=[np.ones((1, 3)), np.ones((2, 3))])
+    frames = [Atoms("H"), Atoms("OH")]
+    baseline = CompositionBaseline().fit(frames, y)
+    assert baseline.coef_ == {}
+    np.testing.assert_array_equal(baseline.elements_, [1, 8])
+    assert dict(baseline.transform(frames).offset) == {}
+    with pytest.raises(ValueError, match="nothing; the targets with a .* baseline are \\[\\]"):
+        baseline.predict(frames)
+    with pytest.raises(ValueError, match="absent from fit"):
+        baseline.transform([Atoms("Cu")])
+
+
+def test_what_follows_from_the_energy_has_no_baseline_of_its_own():
+    rows = [np.ones((1, 3)), np.ones((2, 3))]
+    y = Targets(
+        energy=[-1.0, -3.0],
+        energies=[np.ones(1), np.ones(2)],
+        forces=rows,
+        stress=np.ones((2, 3, 3)),
+        virial=np.ones((2, 3, 3)),
+        charges=[np.ones(1), np.ones(2)],
+    )
+    assert set(CompositionBaseline().fit([Atoms("H"), Atoms("OH")], y).coef_) == {
+        "energy",
+        "charges",
+    }
+
+
+def test_every_component_is_left_out_where_it_has_no_label():
+    """The first property is known in two structures, the second in others, the third in none."""
+    frames = [Atoms("H"), Atoms("H2"), Atoms("O"), Atoms("OH")]
+    values = [[1.0, np.nan], [np.nan, 6.0], [5.0, 2.0], [9.0, 5.0]]
+    y = Targets(kinds={"t": TargetKind.scalar(3)}, t=np.c_[values, np.full(4, np.nan)])
+    coef = CompositionBaseline().fit(frames, y).coef_["t"]
+    counts = counts_of(frames, [1, 8])
+    expected = np.linalg.pinv(counts[[0, 2, 3]]) @ [1.0, 5.0, 9.0]
+    np.testing.assert_allclose(coef[:, 0], expected, atol=1e-12)
+    np.testing.assert_allclose(coef[:, 1], [3.0, 2.0], atol=1e-12)
+    np.testing.assert_array_equal(coef[:, 2], 0.0)
+
+
+def test_a_tensor_needs_its_whole_diagonal():
+    tensors = isotropic([1.0, 100.0])
+    tensors[1, 2, 2] = np.nan
+    tensors[0, 0, 1] = np.nan
+    coef = CompositionBaseline().fit([Atoms("H")] * 2, Targets(polarizability=tensors)).coef_
+    np.testing.assert_allclose(coef["polarizability"], isotropic([1.0]), atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.integers(0, 1000), st.integers(1, 4))
+def test_properties_are_fitted_one_by_one(seed, n):
+    rng = np.random.default_rng(seed)
+    frames = [Atoms(rng.choice([1, 6, 8], size=rng.integers(1, 5))) for _ in range(6)]
+    values, weights = rng.normal(size=(6, n)), rng.random(6) + 0.1
+    values[rng.random((6, n)) < 0.2] = np.nan
+    values[0] = 1.0
+    y = Targets(kinds={"t": TargetKind.scalar(n)}, t=values)
+    coef = CompositionBaseline({"t": {6: 0.5}}).fit(frames, y, weights).coef_["t"]
+    for k in range(n):
+        single = CompositionBaseline({"C": 0.5}).fit(frames, Targets(energy=values[:, k]), weights)
+        np.testing.assert_allclose(coef[:, k], single.coef_["energy"], atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "expected"), [(2.0, [2.0, 2.0]), ({"H": 2.0}, [2.0, 4.0]), ({1: 2, "O": 7}, [2, 7])]
+)
+def test_fixed_weights_of_other_targets(fixed, expected):
+    frames = [Atoms("OH")]
+    y = Targets(
+        kinds={"dos": TargetKind.scalar(2), "polarizability": TargetKind.tensor()},
+        dos=[[6.0, 6.0]],
+        polarizability=isotropic([6.0]),
+        charges=[[4.0, 9.0]],
+    )
+    names = ("dos", "polarizability", "charges")
+    coef = CompositionBaseline(dict.fromkeys(names, fixed)).fit(frames, y).coef_
+    np.testing.assert_allclose(coef["dos"], np.transpose([expected] * 2), atol=1e-12)
+    np.testing.assert_allclose(coef["polarizability"], isotropic(expected), atol=1e-12)
+    np.testing.assert_allclose(coef["charges"], expected)
+
+
+def test_offsets_of_all_targets_are_subtracted_before():
+    frames = [Atoms("H"), Atoms("H2")]
+    y = Targets(
+        energy=[9.0, 18.0],
+        polarizability=isotropic([3.0, 6.0]),
+        charges=[[1.0], [1.0, 1.0]],
+    )
+    structures = (
+        as_structures(frames)
+        .with_offset("energy", [10.0, 20.0])
+        .with_offset("polarizability", isotropic([1.0, 2.0]))
+        .with_offset("charges", [np.array([0.25]), np.array([0.25, 0.25])])
+    )
+    baseline = CompositionBaseline().fit(structures, y)
+    np.testing.assert_allclose(baseline.coef_["energy"], [-1.0])
+    np.testing.assert_allclose(baseline.coef_["polarizability"], isotropic([2.0]), atol=1e-12)
+    np.testing.assert_allclose(baseline.coef_["charges"], [0.75])
+    offset = baseline.transform(structures).offset
+    np.testing.assert_allclose(offset["energy"], y["energy"])
+    np.testing.assert_allclose(offset["polarizability"], y["polarizability"], atol=1e-12)
+    np.testing.assert_allclose(np.concatenate(offset["charges"]), 1.0)
+
+
+def test_predict_names_its_targets():
+    frames = [Atoms("H"), Atoms("OH")]
+    y = Targets(charges=[[1.0], [2.0, 1.0]], energy=[-1.0, -5.0])
+    baseline = CompositionBaseline().fit(frames, y)
+    np.testing.assert_allclose(baseline.predict(frames), [-1.0, -5.0])
+    assert baseline.predict(frames, targets=["charges", "energy"]).names == ("charges", "energy")
+    predicted = baseline.predict(frames, targets="energy")
+    np.testing.assert_array_equal(predicted["energy"], baseline.predict(frames))
+    for targets, what in ((["energy", "spin"], "'spin'"), ([], "nothing")):
+        message = rf"targets names {what}; .* are \['charges', 'energy'\]"
+        with pytest.raises(ValueError, match=message):
+            baseline.predict(frames, targets=targets)
+
+
+def test_needs_a_weight_for_every_target():
+    y = Targets(energy=[1.0, 2.0], dipole=[[1.0, 1.0, 1.0], [np.nan] * 3])
+    with pytest.raises(ValueError, match="zero for every structure whose dipole is known"):
+        CompositionBaseline().fit([Atoms("H")] * 2, y, sample_weight=[0.0, 1.0])
+
+
 # --- as a step -----------------------------------------------------------------------------------
 
 
@@ -167,6 +389,9 @@ def test_transform_attaches_the_prediction(frames):
     assert isinstance(structures, Structures)
     np.testing.assert_allclose(structures.offset["energy"], energies)
     np.testing.assert_array_equal(structures.offset["energy"], baseline.predict(frames))
+    shares = structures.offset["energies"]
+    for atoms, share in zip(frames, shares, strict=True):
+        np.testing.assert_allclose(share, [WEIGHTS[number] for number in atoms.numbers])
 
 
 def test_fit_learns_what_the_offset_leaves():

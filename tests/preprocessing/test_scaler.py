@@ -10,8 +10,9 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
-from sklearn_soapbpnn import CompositionBaseline, Structures, Targets, TargetScaler
-from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn import CompositionBaseline, Structures, TargetKind, Targets, TargetScaler
+from sklearn_soapbpnn.data import as_structures, expand_scale
+from sklearn_soapbpnn.preprocessing import check_scales
 
 
 def fitted_scale(X, y, **kwargs):
@@ -130,6 +131,169 @@ def test_unknown_target():
 def test_weights_must_be_a_mapping():
     with pytest.raises(ValueError, match="'fixed_weights' parameter of TargetScaler"):
         TargetScaler(0.1).fit([Atoms("H")], [1.0])
+
+
+@pytest.mark.parametrize(
+    "fixed",
+    [{"blocks": [1.0, 0.0]}, {"blocks": {"H": -1.0}}, {"blocks": [[1.0]]}, {"blocks": ["a"]}],
+)
+def test_every_fixed_weight_must_be_positive(fixed):
+    with pytest.raises(ValueError, match=r"scales\['blocks'\].* must be a positive number"):
+        check_scales(fixed, "scales")
+
+
+def test_fixed_weights_of_no_element():
+    with pytest.raises(ValueError, match=r"\['charges'\] names 'Qq', which is no chemical element"):
+        check_scales({"charges": {"Qq": 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("fixed", "expected"), [(3, [3.0, 3.0, 3.0]), ([1, 2.0, 3], [1, 2, 3]), (np.ones(3), [1, 1, 1])]
+)
+def test_fixed_weights_of_several_scales(fixed, expected):
+    kinds = {"blocks": TargetKind.spherical([(0, 1), (1, 1, 2)])}
+    y = Targets(kinds=kinds, blocks=np.full((1, 7), 9.0))
+    scale = TargetScaler({"blocks": fixed}).fit([Atoms("H")], y).scale_["blocks"]
+    np.testing.assert_array_equal(scale, expected)
+
+
+def test_fixed_weights_of_atoms():
+    y = Targets(charges=[[4.0, 6.0]])
+    fixed = {"charges": {"H": 0.5, 79: 3.0}}
+    table = TargetScaler(fixed).fit([Atoms("HO")], y).scale_["charges"]
+    assert table.shape == (119, 1)
+    np.testing.assert_array_equal(table[[1, 6, 8, 79], 0], [0.5, 1.0, 6.0, 3.0])
+    table = TargetScaler({"charges": 2.0}).fit([Atoms("HO")], y).scale_["charges"]
+    np.testing.assert_array_equal(table, 2.0)
+
+
+def test_fixed_weights_that_do_not_fit():
+    y = Targets(dipole=np.ones((1, 3)))
+    with pytest.raises(ValueError, match="gives scales of elements, but the target has one value"):
+        TargetScaler({"dipole": {"H": 1.0}}).fit([Atoms("H")], y)
+    with pytest.raises(ValueError, match="has 3 numbers, but the target has 1 scales"):
+        TargetScaler({"dipole": [1.0, 2.0, 3.0]}).fit([Atoms("H")], y)
+
+
+# --- other targets -------------------------------------------------------------------------------
+
+
+def test_a_vector_has_one_scale():
+    y = Targets(dipole=[[3.0, 0.0, 0.0], [0.0, 4.0, 8.0]])
+    scale = TargetScaler().fit([Atoms("H"), Atoms("H2")], y).scale_
+    # per atom (3, 0, 0) and (0, 2, 4)
+    assert scale == {"dipole": pytest.approx(np.sqrt((9 + 4 + 16) / 6))}
+    assert isinstance(scale["dipole"], float)
+    whole = TargetScaler(per_structure_targets=["dipole"]).fit([Atoms("H"), Atoms("H2")], y)
+    assert whole.scale_["dipole"] == pytest.approx(np.sqrt((9 + 16 + 64) / 6))
+
+
+def test_every_block_and_property_has_a_scale():
+    kinds = {"blocks": TargetKind.spherical([(0, 1), (1, 1, 2)])}
+    # the last axis: block of order 0; (m, property) of the block of order 1
+    values = [[5.0, 1.0, 10.0, 2.0, 20.0, 2.0, 20.0], [-5.0, 1.0, 10.0, 2.0, 20.0, 2.0, 20.0]]
+    scale = TargetScaler().fit([Atoms("H")] * 2, Targets(kinds=kinds, blocks=values)).scale_
+    np.testing.assert_allclose(scale["blocks"], [5.0, np.sqrt(3.0), 10 * np.sqrt(3.0)])
+    tensors = np.ones((1, 3, 3, 2)) * [2.0, 3.0]
+    y = Targets(kinds={"t": TargetKind.tensor(2)}, t=tensors)
+    np.testing.assert_allclose(TargetScaler().fit([Atoms("H")], y).scale_["t"], [2.0, 3.0])
+
+
+def test_values_of_atoms_have_a_scale_for_each_element():
+    frames = [Atoms("OH"), Atoms("HHC")]
+    y = Targets(charges=[[-5.0, 1.0], [2.0, np.nan, np.nan]])
+    scaler = TargetScaler().fit(frames, y, sample_weight=[1.0, 3.0])
+    table = scaler.scale_["charges"]
+    assert table.shape == (119, 1)
+    # carbon has no label
+    expected = [np.sqrt((1 + 3 * 4) / 4), 5.0, 1.0, 1.0]
+    np.testing.assert_allclose(table[[1, 8, 6, 79], 0], expected)
+    assert (np.delete(table, [1, 8], axis=0) == 1.0).all()
+    carrying = scaler.transform([Atoms("H2O")])
+    found = expand_scale(carrying, "charges", y.kinds["charges"])
+    np.testing.assert_allclose(found[:, 0], [expected[0], expected[0], 5.0])
+
+
+def test_a_stress_counts_times_the_volume():
+    frames = [Atoms("H2", cell=[2, 2, 2], pbc=True), Atoms("H", cell=[1, 1, 3], pbc=True)]
+    y = Targets(non_conservative_stress=np.stack([np.eye(3), 2 * np.eye(3)]))
+    # per atom 8 / 2 and 2 * 3 on the diagonal
+    scale = TargetScaler().fit(frames, y).scale_["non_conservative_stress"]
+    assert scale == pytest.approx(np.sqrt((16 + 36) * 3 / 18))
+    scaler = TargetScaler(per_structure_targets=("non_conservative_stress",)).fit(frames, y)
+    found = scaler.scale_["non_conservative_stress"]
+    assert found == pytest.approx(np.sqrt((64 + 36) * 3 / 18))
+
+
+def test_a_stress_without_cell_says_nothing():
+    y = Targets(non_conservative_stress=np.ones((2, 3, 3)))
+    frames = [Atoms("H"), Atoms("H", cell=[1, 1, 3], pbc=True)]
+    scale = TargetScaler().fit(frames, y).scale_["non_conservative_stress"]
+    assert scale == pytest.approx(3.0)
+    with pytest.raises(ValueError, match="'non_conservative_stress' of y: no .* finite volume"):
+        TargetScaler().fit(frames[:1], y[:1])
+
+
+def test_what_follows_from_the_energy_has_its_scale():
+    y = Targets(
+        energy=[2.0], forces=[np.full((1, 3), 9.0)], virial=np.ones((1, 3, 3)), energies=[[2.0]]
+    )
+    assert TargetScaler().fit([Atoms("H")], y).scale_ == {"energy": 2.0}
+    with pytest.raises(ValueError, match=r"names 'forces'; the scaled targets are \['energy'\]"):
+        TargetScaler({"forces": 1.0}).fit([Atoms("H")], y)
+
+
+def test_single_components_may_have_no_label():
+    y = Targets(kinds={"t": TargetKind.scalar(3)}, t=[[2.0, np.nan, np.nan], [np.nan, 3.0, np.nan]])
+    scale = TargetScaler().fit([Atoms("H")] * 2, y).scale_["t"]
+    np.testing.assert_allclose(scale, [2.0, 3.0, 1.0])
+
+
+def test_offsets_of_all_targets_are_subtracted():
+    y = Targets(dipole=[[3.0, 0.0, 0.0]], charges=[[2.0]])
+    structures = as_structures([Atoms("H")]).with_offset("dipole", [[0.0, 0.0, 3.0]])
+    structures = structures.with_offset("charges", [np.array([2.0])])
+    scale = TargetScaler().fit(structures, y).scale_
+    assert scale["dipole"] == pytest.approx(np.sqrt(6))
+    assert scale["charges"][1, 0] == 1.0  # nothing is left
+
+
+def test_rounding_is_judged_for_each_scale():
+    y = Targets(kinds={"t": TargetKind.scalar(2)}, t=[[1000.0, 1e-9]])
+    structures = as_structures([Atoms("H")]).with_offset("t", np.array([[1000.0 + 1e-10, 0.0]]))
+    np.testing.assert_allclose(TargetScaler().fit(structures, y).scale_["t"], [1.0, 1e-9])
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.integers(0, 1000), st.booleans(), st.booleans())
+def test_scaling_the_labels_scales_the_scale(seed, per_atom, per_structure):
+    rng = np.random.default_rng(seed)
+    frames = [Atoms(rng.choice([1, 6, 8], size=rng.integers(1, 5))) for _ in range(4)]
+    kind = TargetKind.spherical([(0, 1), (2, 1, 2)], per_atom=per_atom)
+    sizes = [len(atoms) for atoms in frames]
+    values = [rng.normal(size=(n, 11)) for n in sizes] if per_atom else rng.normal(size=(4, 11))
+    factor = np.array([2.0, *[3.0, 5.0] * 5])
+    scaler = TargetScaler(per_structure_targets=["t"] * per_structure)
+    first = scaler.fit(frames, Targets(kinds={"t": kind}, t=values)).scale_["t"]
+    other = [v * factor for v in values] if per_atom else values * factor
+    second = scaler.fit(frames, Targets(kinds={"t": kind}, t=other)).scale_["t"]
+    seen = np.unique(np.concatenate([atoms.numbers for atoms in frames])) if per_atom else ...
+    np.testing.assert_allclose(second[seen], first[seen] * [2.0, 3.0, 5.0])
+
+
+def test_unknown_per_structure_targets():
+    with pytest.raises(
+        ValueError, match=r"per_structure_targets names \['spin'\]; y has \['energy'"
+    ):
+        TargetScaler(per_structure_targets=["spin"]).fit([Atoms("H")], [1.0])
+    # what follows from the energy may be named, though it has no scale of its own
+    scaler = TargetScaler(per_structure_targets=["virial"]).fit([Atoms("H2")], [1.0])
+    assert scaler.scale_ == {"energy": 0.5}
+
+
+def test_energy_of_whole_structures():
+    scaler = TargetScaler(per_structure_targets=("energy",)).fit([Atoms("H2")], [3.0])
+    assert scaler.scale_ == {"energy": 3.0}
 
 
 # --- as a step -----------------------------------------------------------------------------------
