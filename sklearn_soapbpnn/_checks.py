@@ -19,15 +19,7 @@ OWN_NET_PARAMETERS = {
     "log_separate_blocks",
 }
 # part of the signature from the start; refused, not ignored, until they are built
-NOT_BUILT = (
-    "distributed",
-    "distributed_port",
-    "checkpoint_interval",
-    "checkpoint_dir",
-    "num_workers",
-    "early_stopping",
-    "n_iter_no_change",
-)
+NOT_BUILT = ("distributed", "checkpoint_dir", "num_workers", "early_stopping")
 
 
 def check_parameters(model, targets):
@@ -35,7 +27,7 @@ def check_parameters(model, targets):
     defaults = inspect.signature(type(model)).parameters
     for name in NOT_BUILT:
         value, default = getattr(model, name), defaults[name].default
-        if value != default:
+        if value not in (None, False, 0):
             raise NotImplementedError(
                 f"{name}={value!r} is not implemented yet; leave it at {default!r}."
             )
@@ -50,8 +42,10 @@ def check_parameters(model, targets):
     unknown = sorted(set(model.per_structure_targets) - set(allowed))
     if unknown:
         raise ValueError(f"per_structure_targets names {unknown}; it may name {sorted(allowed)}.")
-    check_fixed_weights(model.fixed_composition_weights, "fixed_composition_weights")
-    check_scales(model.fixed_scaling_weights, "fixed_scaling_weights")
+    check_fixed_weights(
+        model.fixed_composition_weights, "fixed_composition_weights", targets.kinds
+    )
+    check_scales(model.fixed_scaling_weights, "fixed_scaling_weights", targets.kinds)
     if model.cutoff_width > model.cutoff_radius:
         raise ValueError(
             f"cutoff_width={model.cutoff_width} must not exceed "

@@ -1,6 +1,7 @@
 """DESIGN.md, sections 5 and 9: what is refused, with which words, and what must work."""
 
 import inspect
+import sys
 
 import numpy as np
 import pandas as pd
@@ -16,16 +17,20 @@ from sklearn_soapbpnn import (
     CompositionBaseline,
     SoapBPNNRegressor,
     SoapFeaturizer,
+    TargetKind,
     Targets,
     TargetScaler,
 )
 from sklearn_soapbpnn._checks import NOT_BUILT
 from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
+from sklearn_soapbpnn.preprocessing import ZBLBaseline
 
 SOAP = {"cutoff_radius": 3.0, "max_radial": 1, "max_angular": 1}
 ENERGY = np.array([-2.0, -1.0, -3.0, 1.0])
 ENERGY.flags.writeable = False
+DIPOLE = np.arange(12.0).reshape(4, 3)
+DIPOLE.flags.writeable = False
 
 
 def small_model(**parameters):
@@ -66,6 +71,11 @@ def model():
 
 
 @pytest.fixture(scope="module")
+def dipole_model():
+    return small_model().fit(make_frames(), Targets(dipole=DIPOLE))
+
+
+@pytest.fixture(scope="module")
 def pipeline():
     return small_pipeline().fit(make_frames(), ENERGY)
 
@@ -86,11 +96,11 @@ def scaler():
 
 
 def assert_refused(error, message, X, y, *, estimator=None, **fit_params):
-    """Check that fit raises, and before a net is trained."""
+    """Check that fit raises, and before any work starts: not even a baseline is fitted."""
     estimator = small_model() if estimator is None else estimator
     with pytest.raises(error, match=message):
         estimator.fit(X, y, **fit_params)
-    assert not hasattr(estimator, "net_")
+    assert not [name for name in vars(estimator) if name.endswith("_")]
 
 
 # --- structures ----------------------------------------------------------------------------------
@@ -238,7 +248,10 @@ def test_coincident_atoms(request, name, case):
 
 
 def test_coincident_atoms_are_found_before_training(frames):
-    assert_refused(ValueError, "same place", [frames[0], COINCIDENT["same"]], [0.0, 1.0])
+    model = small_model()
+    with pytest.raises(ValueError, match="same place"):
+        model.fit([frames[0], COINCIDENT["same"]], [0.0, 1.0])
+    assert not hasattr(model, "net_")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +282,7 @@ FITTERS = [small_model, small_pipeline, CompositionBaseline, TargetScaler]
         ([0.0, [1.0, 2.0], 0.0, 0.0], r"\by\b"),
         (Targets(energy=[0.0, 0.0]), "X has 4 structures, but y has 2"),
         (Targets(energy=[np.nan] * 4), "'energy' has no label at all"),
-        (Targets(dipole=np.zeros((4, 3))), r"'energy'.*\['dipole'\]|'dipole' is not implemented"),
+        (Targets(forces=make_forces(make_frames())), r"y (has|needs) .*'energy'.*\['forces'\]"),
     ],
     ids=[
         *("NaN", "infinity", "length", "column", "two columns", "scalar", "text", "ragged"),
@@ -278,7 +291,7 @@ FITTERS = [small_model, small_pipeline, CompositionBaseline, TargetScaler]
 )
 def test_bad_labels(frames, make, y, message):
     estimator = make()
-    with pytest.raises((ValueError, NotImplementedError), match=message):
+    with pytest.raises(ValueError, match=message):
         estimator.fit(frames, y)
     assert not hasattr(estimator, "net_")
 
@@ -303,22 +316,79 @@ def test_forces_of_wrong_length(frames):
     assert_refused(ValueError, message, frames, y)
 
 
-def test_columns_that_cannot_be_learnt(frames):
-    y = Targets(energy=ENERGY, dipole=np.zeros((4, 3)))
-    assert_refused(NotImplementedError, "'dipole' is not implemented.*y may hold", frames, y)
-    y = Targets(forces=make_forces(frames))
-    message = r"y needs a column 'energy', it has \['forces'\]"
-    assert_refused(ValueError, message, frames, y)
-    both = {"stress": np.zeros((4, 3, 3)), "virial": np.zeros((4, 3, 3))}
-    y = Targets(energy=ENERGY, **both)
-    assert_refused(ValueError, "both 'stress' and 'virial'.*Pass one", frames, y)
+STRESS = np.zeros((4, 3, 3))
+NOT_LEARNABLE = {
+    "forces": (
+        {"forces": make_forces(make_frames())},
+        r"y has \['forces'\], which derive from a column 'energy', but only \['forces'\]. "
+        "Energies may be NaN.*use 'non_conservative_forces'",
+    ),
+    "stress": ({"stress": STRESS}, r"y has \['stress'\], which derive from a column 'energy'"),
+    "forces and a dipole": (
+        {"dipole": DIPOLE, "forces": make_forces(make_frames())},
+        r"y has \['forces'\], which derive from .*'energy', but only \['dipole', 'forces'\]",
+    ),
+    "stress and virial": (
+        {"energy": ENERGY, "stress": STRESS, "virial": STRESS},
+        "both 'stress' and 'virial'.*Leave one out",
+    ),
+    "energies": (
+        {"energies": [np.zeros(len(atoms)) for atoms in make_frames()]},
+        "y has a column 'energies'.*not a target. Give labels of atoms another name.*TargetKind",
+    ),
+    "energy and energies": (
+        {"energy": ENERGY, "energies": [np.zeros(len(atoms)) for atoms in make_frames()]},
+        "y has a column 'energies'",
+    ),
+}
 
 
-@pytest.mark.parametrize("name", ["stress", "virial"])
+@pytest.mark.parametrize("case", NOT_LEARNABLE)
+def test_columns_that_cannot_be_learnt(frames, case):
+    columns, message = NOT_LEARNABLE[case]
+    assert_refused(ValueError, message, frames, Targets(**columns))
+
+
+@pytest.mark.parametrize("case", NOT_LEARNABLE)
+def test_validation_columns_that_cannot_be_learnt(frames, case):
+    columns, message = NOT_LEARNABLE[case]
+    message = message.replace("y has", "y_val has")
+    y_val = Targets(**columns)
+    assert_refused(ValueError, message, frames, ENERGY, X_val=frames, y_val=y_val)
+
+
+TOO_HIGH = {
+    "vector": (0, TargetKind.vector(), 1),
+    "tensor": (1, TargetKind.tensor(), 2),
+    "antisymmetric part": (0, TargetKind.spherical((1, -1)), 1),
+    "pseudoscalar": (0, TargetKind.spherical((0, -1)), 1),
+    "one block of several": (2, TargetKind.spherical([(0, 1), (3, 1)]), 3),
+    "of atoms": (1, TargetKind.spherical((2, 1), 3, per_atom=True), 2),
+}
+
+
+@pytest.mark.parametrize("case", TOO_HIGH)
+def test_degree_that_the_expansion_lacks(frames, case):
+    max_angular, kind, degree = TOO_HIGH[case]
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, *kind.shape))
+    if kind.per_atom:
+        values = [rng.normal(size=(len(atoms), *kind.shape)) for atoms in frames]
+    y = Targets(kinds={"q": kind}, q=values)
+    message = rf"'q' is built .*degree {degree}, but max_angular={max_angular}. Raise .* {degree}\b"
+    model = small_model(max_angular=max_angular)
+    with pytest.raises(ValueError, match=message):
+        model.fit(frames, y)
+    assert not hasattr(model, "net_")
+    model.set_params(max_angular=degree).fit(frames, y)
+
+
+@pytest.mark.parametrize("name", ["stress", "virial", "non_conservative_stress"])
 def test_stress_labels_need_a_cell(frames, name):
     """Labels that no structure can have: learning from them would do nothing, in silence."""
     y = Targets(energy=ENERGY[:3], **{name: np.ones((3, 3, 3))})
-    assert_refused(ValueError, name, frames[:3], y)
+    message = f"Target '{name}' of y: no structure .* finite volume. Set the cells, or leave"
+    assert_refused(ValueError, message, frames[:3], y)
 
 
 @pytest.mark.parametrize("make", FITTERS)
@@ -370,6 +440,31 @@ def test_bad_validation_data_is_named(frames, X_val, y_val, message):
     assert_refused(ValueError, message, frames, ENERGY, X_val=X_val, y_val=y_val)
 
 
+@pytest.mark.parametrize(
+    ("y", "y_val", "message"),
+    [
+        (
+            Targets(dipole=DIPOLE),
+            ENERGY,
+            r"y_val has the columns .*'energy'.* but y has .*'dipole'",
+        ),
+        (
+            Targets(kinds={"q": TargetKind.vector()}, q=DIPOLE),
+            Targets(kinds={"q": TargetKind.scalar(3)}, q=DIPOLE),
+            r"y_val has .*'q': TargetKind.scalar\(3\).* but y has .*'q': TargetKind.vector\(\)",
+        ),
+        (
+            Targets(energy=ENERGY, dipole=DIPOLE),
+            Targets(energy=ENERGY),
+            "y_val has the columns .*'energy'.* but y has .*'dipole'",
+        ),
+    ],
+    ids=["name", "kind", "missing"],
+)
+def test_validation_labels_of_another_kind(frames, y, y_val, message):
+    assert_refused(ValueError, message, frames, y, X_val=frames, y_val=y_val)
+
+
 def test_validation_data_must_carry_what_the_training_data_carry(frames):
     X = make_pipeline(CompositionBaseline(), SoapFeaturizer(**SOAP)).fit_transform(frames, ENERGY)
     message = r"X_val lacks the features and offset that X carries.*transform_input=\['X_val'\]"
@@ -387,7 +482,16 @@ BAD_VALUES = {
     "num_hidden_layers": [-1, 1.0],
     "num_neurons_per_layer": [0, "32"],
     "layernorm": ["yes", 2],
+    "add_lambda_basis": ["yes", 2, None],
     "heads": ["mlp", ["mlp"]],
+    "zbl": ["yes", 2, None],
+    "species_encoding": ["embedded", None, True],
+    "n_pseudo_species": [0, -1, 2.0, None],
+    "long_range": ["yes", 2, None],
+    "use_ewald": ["no", 2],
+    "smearing": [0, -1.4, np.nan, np.inf, "1"],
+    "kspace_resolution": [0.0, -1.0, np.nan, np.inf, "1"],
+    "interpolation_nodes": [1, 6, 3.0, None],
     "batch_size": [0, 2.5],
     "num_epochs": [0, -1],
     "warmup_fraction": [-0.1, 1.5],
@@ -399,12 +503,14 @@ BAD_VALUES = {
     "fixed_composition_weights": [[1.0]],
     "per_structure_targets": ["energy"],
     "log_mae": ["yes"],
+    "log_separate_blocks": ["yes", 2],
     "best_model_metric": ["rmse", None],
     "loss": [None, 3],
     "device": [0, None, "quantum"],
     "dtype": ["float16", np.float32],
     "random_state": ["seed", -1],
     "validation_fraction": [-0.1, 1.0],
+    "warm_start": ["yes", 2, None],
     "verbose": [-1],
     "callbacks": ["early"],
     "net_params": [[]],
@@ -473,6 +579,7 @@ def test_cutoff_width_beyond_the_radius(frames):
         ({"energy": None}, "loss.*None"),
         ({"energy": {"forces": 3}}, "loss.*3"),
         ({1: "mse", "forces": "mse"}, "loss names the targets"),
+        ({"dipole": "mse"}, r"loss names the targets \['dipole'\]; it may name \['energy'\]"),
     ],
     ids=str,
 )
@@ -482,21 +589,131 @@ def test_bad_loss(frames, loss, message):
 
 
 @pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("l2", "loss of 'energy': type must be one of .*got 'l2'"),
+        ({"dipole": "l2"}, "loss of 'dipole': type must be one of .*got 'l2'"),
+        ({"dipole": {"forces": "mse"}}, "loss of 'dipole' has the unknown entry 'forces'; known"),
+        ({"forces": "mse"}, r"loss names .*\['forces'\]; it may name \['energy', 'dipole'\]"),
+        ({"charges": "mse"}, r"loss names .*\['charges'\]; it may name \['energy', 'dipole'\]"),
+    ],
+    ids=str,
+)
+def test_bad_loss_of_several_targets(frames, loss, message):
+    y = Targets(energy=ENERGY, dipole=DIPOLE, forces=make_forces(frames))
+    assert_refused(ValueError, message, frames, y, estimator=small_model(loss=loss))
+
+
+LEARNT = r"\['energy', 'dipole'\]"
+
+
+@pytest.mark.parametrize(
     ("heads", "message"),
     [
-        ({"forces": "mlp"}, r"heads=\{'forces': 'mlp'\}: the target must be 'energy'"),
+        ({"forces": "mlp"}, rf"heads=\{{'forces': 'mlp'\}}: the target must be one of {LEARNT}"),
+        ({"charges": "mlp"}, rf"heads=\{{'charges': 'mlp'\}}: the target must be one of {LEARNT}"),
+        ({1: "mlp"}, rf"heads=\{{1: 'mlp'\}}: the target must be one of {LEARNT}"),
         ({"energy": "cnn"}, r"heads=\{'energy': 'cnn'\}.*'mlp' or 'linear'"),
         ({"energy": None}, r"heads=\{'energy': None\}.*'mlp' or 'linear'"),
+        ({"energy": 2}, r"heads=\{'energy': 2\}.*'mlp' or 'linear'"),
+        ({"energy": "mlp", "dipole": ["mlp"]}, r"heads=\{'dipole': \['mlp'\]\}.*'mlp' or 'linear'"),
     ],
+    ids=str,
 )
 def test_bad_heads(frames, heads, message):
-    assert_refused(ValueError, message, frames, ENERGY, estimator=small_model(heads=heads))
+    y = Targets(energy=ENERGY, dipole=DIPOLE, forces=make_forces(frames))
+    assert_refused(ValueError, message, frames, y, estimator=small_model(heads=heads))
 
 
-def test_bad_per_structure_targets(frames):
-    model = small_model(per_structure_targets=["energy", "charge"])
-    message = r"per_structure_targets names \['charge'\]; it may name \['energy', 'forces'"
+@pytest.mark.parametrize(
+    ("y", "allowed"),
+    [
+        (ENERGY, r"\['energy', 'forces'"),
+        (Targets(energy=ENERGY, dipole=DIPOLE), r"\['dipole', 'energy', 'forces'"),
+        (Targets(dipole=DIPOLE), r"\['dipole'\]"),
+    ],
+    ids=["energy", "both", "dipole"],
+)
+def test_bad_per_structure_targets(frames, y, allowed):
+    model = small_model(per_structure_targets=["charges"])
+    message = rf"per_structure_targets names \['charges'\]; it may name {allowed}"
+    assert_refused(ValueError, message, frames, y, estimator=model)
+
+
+def test_zbl_needs_energies(frames):
+    message = r"zbl=True needs a target 'energy', but y has \['dipole'\]"
+    assert_refused(
+        ValueError, message, frames, Targets(dipole=DIPOLE), estimator=small_model(zbl=True)
+    )
+
+
+# --- long range ----------------------------------------------------------------------------------
+
+
+def make_wire():
+    atoms = molecule("H2O", cell=[0, 0, 4.0])
+    atoms.pbc = (False, False, True)
+    return atoms
+
+
+def test_long_range_needs_hidden_layers(frames):
+    message = "long_range=True needs hidden layers.*set num_hidden_layers to 1 or more"
+    model = small_model(long_range=True, num_hidden_layers=0)
     assert_refused(ValueError, message, frames, ENERGY, estimator=model)
+
+
+def test_long_range_along_a_wire(frames):
+    X = [frames[0], make_wire(), *frames[2:]]
+    message = r"X\[1\] is periodic along one direction \(pbc=\[False, False, True\]\).*"
+    message += "Set pbc=False.*or set long_range=False"
+    model = small_model(long_range=True)
+    assert_refused(ValueError, message, X, ENERGY, estimator=model)
+    model.fit(frames, ENERGY)
+    with pytest.raises(ValueError, match=message):
+        model.predict(X)
+    small_model().fit(X, ENERGY)  # without long range it is no matter
+
+
+def test_long_range_without_torch_pme(frames, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchpme", None)
+    model = small_model(long_range=True)
+    with pytest.raises(ImportError, match=r"torch-pme: pip install sklearn_soapbpnn\[long-range\]"):
+        model.fit(frames, ENERGY)
+    assert not hasattr(model, "net_")
+    small_model().fit(frames, ENERGY)
+
+
+# --- warm start ----------------------------------------------------------------------------------
+
+
+def assert_refit_refused(model, message, X, y):
+    """Check that a fit that goes on is refused, and leaves the model as it was."""
+    frames = make_frames()
+    before = model.predict(frames)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y)
+    np.testing.assert_array_equal(model.predict(frames), before)
+
+
+def test_warm_start_with_other_targets(frames):
+    model = small_model(warm_start=True).fit(frames, ENERGY)
+    for y in (Targets(dipole=DIPOLE), Targets(energy=ENERGY, dipole=DIPOLE)):
+        message = r"warm_start=True goes on with the targets \{'energy'.*, but y has .*'dipole'"
+        assert_refit_refused(model, message, frames, y)
+
+
+def test_warm_start_with_new_elements(frames):
+    model = small_model(warm_start=True).fit(frames, ENERGY)
+    message = r"X contains elements \['N'\] absent from fit, which saw \['H', 'C', 'O'\]. Refit"
+    assert_refit_refused(model, message, [frames[0], molecule("NH3")], ENERGY[:2])
+
+
+def test_warm_start_with_what_x_did_not_carry(frames, featurizer):
+    model = small_model(warm_start=True).fit(frames, ENERGY)
+    message = (
+        r"warm_start=True goes on with structures that carry \[\], but X carries \['features'\]"
+    )
+    assert_refit_refused(model, message, featurizer.transform(frames), ENERGY)
 
 
 @pytest.mark.parametrize(
@@ -545,7 +762,9 @@ def test_signature_of_the_steps():
     expected = {**{name: DEFAULTS[name] for name in soap}, **own}
     assert SoapFeaturizer().get_params() == expected
     assert CompositionBaseline().get_params() == {"fixed_weights": None}
-    assert TargetScaler().get_params() == {"fixed_weights": None}
+    scaler = {"fixed_weights": None, "per_structure_targets": ()}
+    assert TargetScaler().get_params() == scaler
+    assert ZBLBaseline().get_params() == {}
 
 
 def away_from(default):
@@ -604,6 +823,15 @@ def test_fixed_weights_that_contradict_a_step(frames, step, parameter, what):
     assert_refused(ValueError, message, X, ENERGY, estimator=model)
 
 
+def test_zbl_behind_a_zbl_baseline(frames):
+    X = ZBLBaseline().fit_transform(frames)
+    message = "zbl=True contradicts the ZBL energy that X carries.*Leave zbl=False"
+    assert_refused(ValueError, message, X, ENERGY, estimator=small_model(zbl=True))
+    with pytest.raises(ValueError, match="ZBL was subtracted already. Use one ZBLBaseline only"):
+        ZBLBaseline().fit_transform(X)
+    small_model().fit(X, ENERGY)
+
+
 # --- predict -------------------------------------------------------------------------------------
 
 
@@ -618,9 +846,40 @@ def test_predict_needs_fit(frames):
 @pytest.mark.parametrize("targets", ["enrgy", ["energy", "enrgy"], ("enrgy",)])
 @pytest.mark.parametrize("name", ["model", "pipeline"])
 def test_unknown_target_of_predict(request, frames, name, targets):
-    message = r"targets names 'enrgy'; available are \['energy', 'forces', 'stress', 'virial'\]"
+    message = (
+        r"targets names 'enrgy'; available are \['energy', 'energies', 'forces', 'stress', "
+        r"'virial', 'features', 'energy_last_layer_features'\]"
+    )
     with pytest.raises(ValueError, match=message):
         request.getfixturevalue(name).predict(frames, targets=targets)
+
+
+@pytest.mark.parametrize("target", ["energy", "forces", "energies", "polarizability"])
+def test_target_that_was_not_learnt(dipole_model, frames, target):
+    message = (
+        rf"targets names '{target}'; available are \['dipole', 'features', "
+        r"'dipole_last_layer_features'\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        dipole_model.predict(frames, targets=["dipole", target])
+
+
+def test_last_layer_features_of_a_target_that_was_not_learnt(dipole_model, frames):
+    with pytest.raises(ValueError, match="'energy_last_layer_features'; available are .*'dipole'"):
+        dipole_model.last_layer_features(frames)
+
+
+@pytest.mark.parametrize("atoms", [[[0]], [[0]] * 5, []], ids=len)
+def test_atoms_of_another_number_of_structures(model, frames, atoms):
+    message = f"atoms must name the atoms of each of the 4 structures, got {len(atoms)} entries"
+    for call in (model.features, model.last_layer_features):
+        with pytest.raises(ValueError, match=message):
+            call(frames, atoms=atoms)
+
+
+def test_score_needs_the_target_that_was_learnt(dipole_model, frames):
+    with pytest.raises(KeyError, match=r"'dipole'; it has \['energy'\]"):
+        dipole_model.score(frames, ENERGY)
 
 
 @pytest.mark.parametrize("targets", [[], (), 3, [None]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from operator import index
 
@@ -74,7 +74,7 @@ class TargetKind:
     blocks: tuple[Block, ...]
     cartesian_rank: int | None = None
     per_volume: bool = False
-    unit: str = ""
+    unit: str = field(default="", compare=False)
 
     @classmethod
     def scalar(cls, n_properties=None, *, per_atom=False, unit=""):

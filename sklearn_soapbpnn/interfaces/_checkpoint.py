@@ -57,9 +57,6 @@ def restore(cls, path):
     parameters = read_options({"architecture": hypers})
     heads = {strip_prefix(name): "linear" for name in kinds}
     heads |= parameters.get("heads") or {}
-    if model.hypers["bpnn"]["num_hidden_layers"] == 0:
-        # the width is that of an MLP head, which is as wide as the features there
-        parameters["num_neurons_per_layer"] = model.n_inputs_last_layer
     estimator = cls(**{**parameters, "heads": heads, "dtype": dtype})
     elements = np.sort(model.atomic_types)
     estimator._restore(
@@ -129,12 +126,14 @@ def read_scaler(model, elements, kinds) -> TargetScaler:
 def copy_weights(model, network, kinds):
     """Fill our network with the weights of metatrain's model."""
     copy = _CopyOrthogonal(model) if model.legacy else _CopyAlchemical(model)
-    copy.first_layer(network)
+    copy.first_layer(network, kinds)
     for k, layer in enumerate(network.trunk.layers if network.trunk is not None else ()):
         _fill(layer.weight, copy.trunk_weight(k + 1))
     for (name, kind), head in zip(kinds.items(), network.heads):
-        for layer, weight in zip(head.layers, copy.head_weights(name, kind)):
-            _fill(layer.weight, weight)
+        # without hidden layers the weights of linear heads are the first layer
+        if len(head.layers):
+            for layer, weight in zip(head.layers, copy.head_weights(name, kind)):
+                _fill(layer.weight, weight)
         for basis, theirs in zip(head.bases, _find_bases(model, name, kind)):
             if theirs is not None:
                 _copy_basis(copy, basis, theirs)
@@ -155,7 +154,7 @@ class _CopyOrthogonal:
         """Weights of hidden layer k: (n_elements, n_outputs, n_inputs)."""
         return self._stack(self.model.bpnn.module_list, 2 * k)
 
-    def first_layer(self, network):
+    def first_layer(self, network, kinds):
         """LayerNorm's affine part goes into the weights and the bias of the layer."""
         first = network.first
         weight = self.trunk_weight(0)
@@ -199,7 +198,7 @@ class _CopyAlchemical(_CopyOrthogonal):
     def trunk_weight(self, k):
         return self.model.bpnn_for_tensors[2 * k].weight[None]
 
-    def first_layer(self, network):
+    def first_layer(self, network, kinds):
         first, n_per_l = network.first, network.first.spectrum.n_per_l
         theirs = self.model
         species = theirs.soap_calculator.calculator.species
@@ -213,7 +212,11 @@ class _CopyAlchemical(_CopyOrthogonal):
         if isinstance(first.norm, torch.nn.LayerNorm):
             _fill(first.norm.weight, reorder(theirs.layernorm_for_tensors.weight[None])[0])
             _fill(first.norm.bias, reorder(theirs.layernorm_for_tensors.bias[None])[0])
-        _fill(first.linear.weight, reorder(self.trunk_weight(0)[0])[None])
+        if network.trunk is not None:
+            weight = self.trunk_weight(0)
+        else:
+            weight = torch.cat([self.head_weights(*item)[-1] for item in kinds.items()], dim=1)
+        _fill(first.linear.weight, reorder(weight[0])[None])
 
     def head_weights(self, name, kind):
         last = [layer.module_map.module_list[0].weight for layer in self._last(name, kind)]

@@ -8,7 +8,7 @@ from ase.data import atomic_numbers
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils.validation import check_is_fitted
 
-from ..data import Targets, as_structures, check_elements
+from ..data import DERIVED_TARGETS, Targets, as_structures, check_elements
 from ._base import TargetStep, compute_residuals
 
 
@@ -89,16 +89,11 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         self
         """
         structures, residuals = compute_residuals(X, y, sample_weight)
+        kinds = {name: residual.kind for name, residual in residuals.items()}
+        fixed = check_fixed_weights(self.fixed_weights, kinds=kinds)
         residuals = {n: r for n, r in residuals.items() if r.kind.invariants.size}
-        fixed = check_fixed_weights(self.fixed_weights)
-        for name in fixed.keys() - residuals.keys():
-            raise ValueError(
-                f"fixed_weights names {name!r}, which is no chemical element and no target of y "
-                f"with a composition baseline; these are {list(residuals)}. Elements without a "
-                "target are those of 'energy'."
-            )
         self.elements_ = structures.elements
-        self.kinds_ = {name: residual.kind for name, residual in residuals.items()}
+        self.kinds_ = {name: kinds[name] for name in residuals}
         self.coef_ = {
             name: _fit_coef(structures, residual, self.elements_, fixed.get(name, {}))
             for name, residual in residuals.items()
@@ -179,11 +174,31 @@ def count_elements(structures, elements):
     return counts
 
 
-def check_fixed_weights(weights, name="fixed_weights"):
+def check_fixed_weights(weights, name="fixed_weights", kinds=None):
     """Return fixed weights as {target: {Z: number} or number}; messages call them ``name``.
 
-    Numbers of elements without a target are energies. Whether the targets exist is not known here.
+    Numbers of elements without a target are energies. With ``kinds``, those of the columns of y,
+    the targets must be columns that have a baseline.
     """
+    checked = _parse_fixed_weights(weights, name)
+    if kinds is None:
+        return checked
+    known = [
+        target
+        for target, kind in kinds.items()
+        if target not in DERIVED_TARGETS and kind.invariants.size
+    ]
+    for target in checked:
+        if target not in known:
+            raise ValueError(
+                f"{name} names {target!r}, which is no chemical element and no target of y with a "
+                f"composition baseline; these are {known}. Elements without a target are those of "
+                "'energy'."
+            )
+    return checked
+
+
+def _parse_fixed_weights(weights, name):
     weights = weights or {}
     elements = [
         key

@@ -79,11 +79,8 @@ class TargetScaler(TargetStep):
         self
         """
         structures, residuals = compute_residuals(X, y, sample_weight)
-        fixed = check_scales(self.fixed_weights)
-        for name in fixed.keys() - residuals.keys():
-            raise ValueError(
-                f"fixed_weights names {name!r}; the scaled targets are {list(residuals)}."
-            )
+        kinds = {name: residual.kind for name, residual in residuals.items()}
+        fixed = check_scales(self.fixed_weights, kinds=kinds)
         extensive = set(residuals) - set(self.per_structure_targets)
         unknown = set(self.per_structure_targets) - set(residuals) - set(DERIVED_TARGETS)
         if unknown:
@@ -115,11 +112,24 @@ class TargetScaler(TargetStep):
         return structures
 
 
-def check_scales(scales, name="fixed_weights"):
+def check_scales(scales, name="fixed_weights", kinds=None):
     """Return fixed scales as {target: number, array or {Z: number}}, which must be positive.
 
-    Whether the targets exist, and have that many scales, is not known here.
+    Messages call them ``name``. With ``kinds``, those of the columns of y, the targets must be
+    columns that have such scales.
     """
+    checked = _parse_scales(scales, name)
+    if kinds is None:
+        return checked
+    known = [target for target in kinds if target not in DERIVED_TARGETS]
+    for target, scale in checked.items():
+        if target not in known:
+            raise ValueError(f"{name} names {target!r}; the scaled targets are {known}.")
+        _check_layout(scale, kinds[target], f"{name}[{target!r}]")
+    return checked
+
+
+def _parse_scales(scales, name):
     checked = {}
     for target, scale in (scales or {}).items():
         entry = f"{name}[{target!r}]"
@@ -143,10 +153,23 @@ def _check_scale(scale, name):
     return float(scale)
 
 
+def _check_layout(scale, kind, name):
+    """Raise if a fixed scale is not one that a target of this kind can have."""
+    if isinstance(scale, Mapping) and not kind.per_atom:
+        raise ValueError(
+            f"{name} gives scales of elements, but the target has one value for each structure. "
+            "Pass a number."
+        )
+    if isinstance(scale, np.ndarray) and len(scale) != kind.n_scales:
+        raise ValueError(
+            f"{name} has {len(scale)} numbers, but the target has {kind.n_scales} scales. Pass one "
+            "for each, or a single number for all."
+        )
+
+
 def _fit_scale(name, structures, residual, extensive, fixed):
     """Scale of one target, in the layout of ``Structures.scale``."""
     kind = residual.kind
-    _check_fixed_scale(name, kind, fixed)
     if kind.per_atom:
         scale = np.ones((N_NUMBERS, kind.n_scales))
         rows = np.concatenate(structures.numbers)
@@ -163,19 +186,6 @@ def _fit_scale(name, structures, residual, extensive, fixed):
     if kind.per_atom:
         return scale
     return float(scale[0, 0]) if kind.n_scales == 1 else scale[0]
-
-
-def _check_fixed_scale(name, kind, fixed):
-    if isinstance(fixed, Mapping) and not kind.per_atom:
-        raise ValueError(
-            f"fixed_weights[{name!r}] gives scales of elements, but the target has one value for "
-            "each structure. Pass a number."
-        )
-    if isinstance(fixed, np.ndarray) and len(fixed) != kind.n_scales:
-        raise ValueError(
-            f"fixed_weights[{name!r}] has {len(fixed)} numbers, but the target has "
-            f"{kind.n_scales} scales. Pass one for each, or a single number for all."
-        )
 
 
 def _per_atom_factor(name, structures, residual, extensive):

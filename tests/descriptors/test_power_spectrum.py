@@ -85,7 +85,7 @@ def test_half_list_gives_the_expansion_of_the_full_list(structure):
     structures = as_structures([structure])
     graph = build_graph(structures, PARAMETERS.cutoff_radius, ELEMENTS)
     basis = PairBasis(PARAMETERS).double()
-    expansion = expand_density(basis, graph, len(ELEMENTS))
+    expansion = expand_density(basis, graph)
     expected = torch.zeros_like(expansion)
     i, j, vectors = neighbor_list("ijD", structure, PARAMETERS.cutoff_radius)
     for center, neighbor, values in zip(i, j, basis(torch.from_numpy(vectors))):

@@ -45,15 +45,15 @@ def plain_energies(network, structures, pair_vectors, graph):
     expansion = expansion.index_put((i, graph.element[j]), basis, accumulate=True)
     backward = basis * network.basis.parity
     expansion = expansion.index_put((j, graph.element[i]), backward, accumulate=True)
-    features = network.spectrum(network.spectrum.by_degree(expansion))
-    x, _ = network.norm.standardize(features)
-    weight = network.layers[0].weight
+    first = network.first
+    features = first.spectrum(first.spectrum.by_degree(expansion))
+    x, _ = first.norm.standardize(features)
     energies = []
     for element, row in zip(graph.element, x):
-        hidden = weight[element] @ row
-        if network.bias is not None:
-            hidden = hidden + network.bias[element]
-        for layer in network.layers[1:]:
+        hidden = first.linear.weight[element] @ row
+        if first.bias is not None:
+            hidden = hidden + first.bias[element]
+        for layer in [*network.trunk.layers, *network.head("energy").layers]:
             hidden = layer.weight[element] @ nn.functional.silu(hidden)
         energies.append(hidden)
     return torch.cat(energies)

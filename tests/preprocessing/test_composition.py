@@ -16,6 +16,7 @@ from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.preprocessing import check_fixed_weights
 
 WEIGHTS = {1: -13.6, 6: -1030.0, 7: -1485.0, 8: -2040.0}
+CHARGE = TargetKind.scalar(per_atom=True)
 FORMULAS = ["H2", "CH4", "H2O", "NH3", "CO2", "CH3OH", "N2", "O2"]
 
 
@@ -113,6 +114,14 @@ def test_fixed_weights_in_every_form():
     by_target = {"energy": {"H": -1}, "gap": 3, "H": {1: 2}}
     expected = {"energy": {1: -1.0}, "gap": 3.0, "H": {1: 2.0}}
     assert check_fixed_weights(by_target) == expected
+
+
+def test_check_fixed_weights_knows_the_targets():
+    kinds = {"gap": TargetKind.scalar(), "dipole": TargetKind.vector(), "energies": CHARGE}
+    assert check_fixed_weights({"gap": 1}, "weights", kinds) == {"gap": 1.0}
+    for name in ("dipole", "energies", "spin"):
+        with pytest.raises(ValueError, match=rf"weights names '{name}', .* these are \['gap'\]"):
+            check_fixed_weights({name: 1.0}, "weights", kinds)
 
 
 def test_fixed_weights_mix_no_elements_and_targets():

@@ -175,6 +175,15 @@ def test_fixed_weights_that_do_not_fit():
         TargetScaler({"dipole": [1.0, 2.0, 3.0]}).fit([Atoms("H")], y)
 
 
+def test_check_scales_knows_the_targets():
+    kinds = {"dipole": TargetKind.vector(), "forces": TargetKind.vector(per_atom=True)}
+    assert check_scales({"dipole": 2}, "scales", kinds) == {"dipole": 2.0}
+    for name in ("energy", "forces"):
+        message = rf"scales names '{name}'; the scaled targets are \['dipole'\]"
+        with pytest.raises(ValueError, match=message):
+            check_scales({name: 1.0}, "scales", kinds)
+
+
 # --- other targets -------------------------------------------------------------------------------
 
 

@@ -7,6 +7,8 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from soapbpnn_cases import label_everything
+
 from sklearn_soapbpnn import Targets
 from sklearn_soapbpnn.datasets import load_cuau, load_malonaldehyde
 from sklearn_soapbpnn.descriptors._store import _process_store
@@ -74,6 +76,18 @@ def _crystals():
 def crystals(_crystals):
     """Eight small crystals of different composition and size, labelled by EMT."""
     return _crystals
+
+
+@pytest.fixture(scope="session")
+def _everything(_crystals):
+    X, y = _crystals
+    return X, label_everything(X, y)
+
+
+@pytest.fixture
+def everything(_everything):
+    """The small crystals, with labels of every kind."""
+    return _everything
 
 
 @pytest.fixture(params=["molecules", "crystals"])

@@ -3,21 +3,84 @@
 import hashlib
 import os
 
+import numpy as np
 from sklearn.pipeline import Pipeline
 
-from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor, SoapFeaturizer, TargetScaler
+from sklearn_soapbpnn import (
+    CompositionBaseline,
+    SoapBPNNRegressor,
+    SoapFeaturizer,
+    TargetKind,
+    Targets,
+    TargetScaler,
+)
+from sklearn_soapbpnn.preprocessing import ZBLBaseline
 
 SOAP = {"cutoff_radius": 4.0, "max_radial": 3, "max_angular": 2}
 NETWORK = {"num_neurons_per_layer": 8, "num_epochs": 2, "batch_size": 4, "random_state": 0}
+# what no known name stands for
+KINDS = {
+    "gaps": TargetKind.scalar(2),
+    "quadrupole": TargetKind.spherical([(0, 1), (2, 1)]),
+    "shielding": TargetKind.tensor(per_atom=True),
+}
+# parameters that change what the network is
+OPTIONS = {
+    "plain": {},
+    "alchemical": {"species_encoding": "alchemical", "n_pseudo_species": 2},
+    "long range": {"long_range": True},
+    "all": {"species_encoding": "alchemical", "long_range": True, "heads": {"energy": "linear"}},
+}
+
+
+def label_everything(X, y):
+    """Add targets of every kind to energies, forces and stresses: smooth, and without meaning."""
+    rng = np.random.default_rng(1)
+
+    def draw(name, kind):
+        direction = rng.normal(size=(3, 1))
+        phase, shift = rng.normal(size=(2, kind.size))
+
+        def label(r):
+            values = np.sin(r @ direction + phase) + shift
+            return values if kind.per_atom else values.sum(0)
+
+        labels = [label(atoms.positions).reshape(-1, *kind.shape) for atoms in X]
+        return labels if kind.per_atom else np.concatenate(labels)
+
+    kinds = {
+        "dipole": TargetKind.vector(),
+        "polarizability": TargetKind.tensor(symmetric=True),
+        "charges": TargetKind.scalar(per_atom=True),
+        **KINDS,
+    }
+    columns = {name: draw(name, kind) for name, kind in kinds.items()}
+    columns["polarizability"] = columns["polarizability"] + np.swapaxes(
+        columns["polarizability"], 1, 2
+    )
+    return Targets(kinds=KINDS, **{name: y[name] for name in y.names}, **columns)
+
+
+def select_targets(y, names):
+    """Return some columns of Targets."""
+    kinds = {name: y.kinds[name] for name in names}
+    return Targets(kinds=kinds, **{name: y[name] for name in names})
+
+
+def list_predictions(model):
+    """Names of everything that a fitted regressor says of crystals."""
+    derived = ["energies", "forces", "stress", "virial"] * ("energy" in model.kinds_)
+    return [*model.kinds_, *derived, "features", f"{model.targets_[0]}_last_layer_features"]
 
 
 def make_regressor(**parameters):
     return SoapBPNNRegressor(**{**SOAP, **NETWORK, **parameters})
 
 
-def make_pipeline(*, featurizer=SoapFeaturizer, soap=None, bpnn=None, **parameters):
-    """Return the four steps of DESIGN.md, section 4."""
+def make_pipeline(*, featurizer=SoapFeaturizer, soap=None, bpnn=None, zbl=False, **parameters):
+    """Return the four steps of DESIGN.md, section 4, with a step for ZBL before them if wanted."""
     steps = [
+        *([("zbl", ZBLBaseline())] if zbl else []),
         ("baseline", CompositionBaseline()),
         ("scaler", TargetScaler()),
         ("soap", featurizer(**{**SOAP, **(soap or {})})),

@@ -13,7 +13,15 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
 from sklearn.utils import estimator_checks
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
-from soapbpnn_cases import NETWORK, SOAP
+from soapbpnn_cases import (
+    KINDS,
+    NETWORK,
+    OPTIONS,
+    SOAP,
+    list_predictions,
+    make_regressor,
+    select_targets,
+)
 
 from sklearn_soapbpnn import (
     CompositionBaseline,
@@ -23,15 +31,14 @@ from sklearn_soapbpnn import (
     TargetScaler,
 )
 from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn.preprocessing import ZBLBaseline
 
 # float64, so that what is equal up to rounding is very nearly equal
-ESTIMATORS = [
-    CompositionBaseline(),
-    TargetScaler(),
-    SoapFeaturizer(**SOAP, dtype="float64"),
-    SoapBPNNRegressor(**SOAP, **NETWORK, dtype="float64"),
-]
-SUPERVISED = [estimator for estimator in ESTIMATORS if not isinstance(estimator, SoapFeaturizer)]
+FEATURIZER = SoapFeaturizer(**SOAP, dtype="float64")
+REGRESSOR = SoapBPNNRegressor(**SOAP, **NETWORK, dtype="float64")
+SUPERVISED = [CompositionBaseline(), TargetScaler(), REGRESSOR]
+UNSUPERVISED = [ZBLBaseline(), FEATURIZER]
+ESTIMATORS = SUPERVISED + UNSUPERVISED
 REGRESSORS = [estimator for estimator in ESTIMATORS if is_regressor(estimator)]
 DATA_FREE_CHECKS = [
     "check_do_not_raise_errors_in_init_or_set_params",
@@ -73,7 +80,7 @@ def observe(estimator, X):
     if hasattr(estimator, "predict"):
         seen["predict"] = list(estimator.predict(X))
     if isinstance(estimator, SoapBPNNRegressor):
-        targets = estimator.predict(X, targets=["energy", "forces", "stress"])
+        targets = estimator.predict(X, targets=list_predictions(estimator))
         seen |= {name: list(targets[name]) for name in targets.names}
     if hasattr(estimator, "transform"):
         structures = estimator.transform(X)
@@ -306,27 +313,27 @@ def test_clone_of_a_fitted_estimator_is_not_fitted(estimator, crystals):
     ("estimator", "parameters", "look"),
     [
         (
-            ESTIMATORS[0],
+            SUPERVISED[0],
             {"fixed_weights": {"Cu": -100.0}},
-            lambda baseline: baseline.coef_[list(baseline.elements_).index(29)],
+            lambda baseline: baseline.coef_["energy"][list(baseline.elements_).index(29)],
         ),
         (
-            ESTIMATORS[1],
+            SUPERVISED[1],
             {"fixed_weights": {"energy": 7.0}},
             lambda scaler: scaler.scale_["energy"],
         ),
         (
-            ESTIMATORS[2],
+            FEATURIZER,
             {"max_angular": 1},
             lambda featurizer: max(name[:2] for name in featurizer.get_feature_names_out()),
         ),
         (
-            ESTIMATORS[3],
+            REGRESSOR,
             {"num_neurons_per_layer": 3},
             lambda model: sum(weight.numel() for weight in model.module_.parameters()),
         ),
     ],
-    ids=[name_of(estimator) for estimator in ESTIMATORS],
+    ids=["CompositionBaseline", "TargetScaler", "SoapFeaturizer", "SoapBPNNRegressor"],
 )
 def test_set_params_after_clone_takes_effect(estimator, parameters, look, crystals):
     X, y = crystals
@@ -340,10 +347,10 @@ def test_set_params_after_clone_takes_effect(estimator, parameters, look, crysta
 
 def test_n_features_in_of_the_regressor(data):
     X, y = data
-    model = clone(ESTIMATORS[-1])
+    model = clone(REGRESSOR)
     assert not hasattr(model, "n_features_in_")
     model.fit(X, y)
-    featurizer = clone(ESTIMATORS[2]).fit(X)
+    featurizer = clone(FEATURIZER).fit(X)
     assert model.n_features_in_ == np.asarray(featurizer.transform(X)).shape[1]
     assert model.n_features_in_ == len(featurizer.get_feature_names_out())
 
@@ -354,10 +361,10 @@ def test_fit_requires_y(estimator, crystals):
         clone(estimator).fit(crystals[0], None)
 
 
-def test_featurizer_needs_no_y(crystals):
+@each(UNSUPERVISED)
+def test_some_need_no_y(estimator, crystals):
     X, y = crystals
-    featurizer = ESTIMATORS[2]
-    assert_same(observe(clone(featurizer).fit(X), X), observe(clone(featurizer).fit(X, y), X))
+    assert_same(observe(clone(estimator).fit(X), X), observe(clone(estimator).fit(X, y), X))
 
 
 @each(ESTIMATORS)
@@ -416,6 +423,7 @@ def test_lengths_that_differ(estimator, crystals):
 
 def test_who_takes_sample_weight():
     assert all(has_fit_parameter(estimator, "sample_weight") for estimator in SUPERVISED)
+    assert not any(has_fit_parameter(estimator, "sample_weight") for estimator in UNSUPERVISED)
 
 
 @each(SUPERVISED)
@@ -453,3 +461,95 @@ def test_bad_sample_weights(estimator, weights, message, crystals):
     X, y = crystals
     with pytest.raises(ValueError, match=message):
         clone(estimator).fit(X, y, sample_weight=weights(len(X)))
+
+
+# --- targets of every kind, and what changes the network ------------------------------------------
+
+
+def make_model(option):
+    return make_regressor(dtype="float64", **OPTIONS[option])
+
+
+each_option = pytest.mark.parametrize("option", OPTIONS)
+
+
+@each_option
+def test_pickle_copy_and_clone_of_all_targets(option, everything):
+    X, y = everything
+    model = make_model(option).fit(X, y)
+    expected = observe(model, X)
+    assert {"dipole", "shielding", "forces"} < expected.keys()
+    for roundtrip in (lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy):
+        loaded = roundtrip(model)
+        assert loaded.kinds_ == model.kinds_
+        assert_same(observe(loaded, X), expected)
+    assert_same(observe(clone(model).fit(X, y), X), expected)
+
+
+@each_option
+def test_batches_and_order_of_all_targets(option, everything):
+    """Of atoms, each says the same wherever its structure stands."""
+    X, y = everything
+    model = make_model(option).fit(X, y)
+    whole = observe(model, X)
+    parts = [observe(model, X[i : i + 3]) for i in range(0, len(X), 3)]
+    joined = {name: sum((part[name] for part in parts), []) for name in whole}
+    assert_same(joined, whole, rtol=1e-10)
+    order = np.random.RandomState(0).permutation(len(X))
+    permuted = {name: [values[i] for i in order] for name, values in whole.items()}
+    assert_same(observe(model, [X[i] for i in order]), permuted, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["dipole"], ["charges"], ["quadrupole"], ["gaps", "shielding"], ["polarizability", "energy"]],
+    ids=" ".join,
+)
+def test_score_of_other_targets_is_r2(names, everything):
+    X, y = everything
+    model = make_model("plain").fit(X, select_targets(y, names))
+    main = "energy" if "energy" in names else names[0]
+    known, predicted = (t.flatten(main) for t in (y, model.predict(X, targets=[main])))
+    assert_allclose(model.score(X, y), r2_score(known, predicted), rtol=1e-12)
+    weights = np.arange(1.0, len(X) + 1)
+    rows = np.repeat(weights, [len(atoms) for atoms in X]) if y.kinds[main].per_atom else weights
+    expected = r2_score(known, predicted, sample_weight=rows)
+    assert_allclose(model.score(X, y, sample_weight=weights), expected, rtol=1e-12)
+
+
+def test_default_prediction_is_the_energy_or_the_first_target(everything):
+    X, y = everything
+    model = make_model("plain").fit(X, select_targets(y, ["dipole", "energy"]))
+    assert_array_equal(model.predict(X), model.predict(X, targets="energy")["energy"])
+    model = make_model("plain").fit(X, select_targets(y, ["shielding", "dipole"]))
+    predicted = model.predict(X, targets=["dipole", "shielding"])
+    assert predicted.names == ("dipole", "shielding")
+    assert predicted.kinds["shielding"] == KINDS["shielding"]
+    for mine, theirs, atoms in zip(model.predict(X), predicted["shielding"], X, strict=True):
+        assert_array_equal(mine, theirs)
+        assert mine.shape == (len(atoms), 3, 3)
+
+
+def test_sample_weights_of_other_targets(everything):
+    """Structures of zero weight are not learnt, and weights of one are none."""
+    X, y = everything
+    names = ["dipole", "charges", "quadrupole", "shielding"]
+    y = select_targets(y, names)
+    columns = {name: [np.array(values) for values in y[name]] for name in names}
+    for values in columns.values():
+        values[2] = values[2] + 50.0
+    spoilt = Targets(kinds=KINDS, **columns)
+    weights = np.ones(len(X))
+    weights[2] = 0.0
+    held_out = {"X_val": X[:2], "y_val": y[:2]}
+    model = make_model("plain")
+
+    def predict(labels, **fit_params):
+        return observe(clone(model).fit(X, labels, **held_out, **fit_params), X)
+
+    plain = predict(y)
+    assert_same(predict(spoilt, sample_weight=weights), predict(y, sample_weight=weights))
+    assert_same(predict(y, sample_weight=np.ones(len(X))), plain, rtol=1e-9)
+    heavy = predict(y, sample_weight=np.linspace(0.2, 3.0, len(X)))
+    for name in names:
+        assert not np.allclose(np.concatenate(heavy[name]), np.concatenate(plain[name]))

@@ -71,6 +71,32 @@ def test_threads_compute_each_structure_once(data, log):
     assert sorted(read_log(log)) == names_of(X)
 
 
+ENCODINGS = ["orthogonal", "alchemical"]
+
+
+def test_encodings_of_the_species_share_the_features(everything, log):
+    X, y = everything
+    pipe = make_pipeline(featurizer=CountingFeaturizer, soap={"log": str(log)})
+    grid = {"bpnn__species_encoding": ENCODINGS, "bpnn__long_range": [False, True]}
+    search = GridSearchCV(pipe, grid, cv=2).fit(X, y)
+    assert sorted(read_log(log)) == names_of(X)
+    assert len(set(search.cv_results_["mean_test_score"])) == 4
+
+
+def test_encodings_of_a_bare_regressor_share_the_features(crystals, monkeypatch):
+    X, y = crystals
+    compute, computed = SoapFeaturizer._compute, []
+
+    def count(self, structures):
+        computed.extend(map(name_positions, structures.positions))
+        return compute(self, structures)
+
+    monkeypatch.setattr(SoapFeaturizer, "_compute", count)
+    grid = {"species_encoding": ENCODINGS, "zbl": [False, True]}
+    GridSearchCV(make_regressor(), grid, cv=2).fit(X, y)
+    assert sorted(computed) == names_of(X)
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_what_is_no_geometry_does_not_matter(molecules, log, tmp_path, on_disk):
     X, y = molecules

@@ -28,10 +28,12 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
-from soapbpnn_cases import NETWORK, make_pipeline, make_regressor
+from soapbpnn_cases import NETWORK, make_pipeline, make_regressor, select_targets
 
 from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor, Targets, TargetScaler
 from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn.metrics import make_target_scorer
+from sklearn_soapbpnn.preprocessing import ZBLBaseline
 
 MODELS = {"bare": make_regressor, "pipeline": make_pipeline}
 SCORERS = {
@@ -210,6 +212,102 @@ def test_search_of_the_bare_regressor(labelled):
         assert_array_equal(bare.cv_results_[name], pipe.cv_results_[name])
 
 
+OPTION_GRID = [
+    {"heads": [None, {"energy": "linear"}]},
+    {"loss": ["mae", {"energy": {"type": "huber", "delta": 0.1, "forces": {"weight": 5.0}}}]},
+    {"species_encoding": ["alchemical"], "n_pseudo_species": [1, 2]},
+    {"long_range": [True], "smearing": [1.0, 2.0]},
+    {"long_range": [True], "use_ewald": [True]},
+    {"num_hidden_layers": [0]},
+]
+
+
+def test_search_over_options_of_the_network(crystals):
+    """Each option makes a difference, and the same one in a Pipeline."""
+    X, y = crystals
+    shared = {"num_epochs": 1, "batch_size": 2}
+    bare = GridSearchCV(make_regressor(**shared), OPTION_GRID, cv=2).fit(X, y)
+    grid = [{f"bpnn__{name}": v for name, v in part.items()} for part in OPTION_GRID]
+    pipe = GridSearchCV(make_pipeline(bpnn=shared), grid, cv=2).fit(X, y)
+    scores = bare.cv_results_["mean_test_score"]
+    assert_array_equal(scores, pipe.cv_results_["mean_test_score"])
+    assert len(set(scores)) == len(scores) == 10
+    assert_array_equal(bare.predict(X), pipe.predict(X))
+    for parameters, score in zip(bare.cv_results_["params"][::3], scores[::3]):
+        model = make_regressor(**shared, **parameters)
+        assert score == cross_val_score(model, X, y, cv=2).mean()
+
+
+def test_search_over_zbl(crystals):
+    """A step that comes and goes is the switch of the regressor."""
+    X, y = crystals
+    bare = GridSearchCV(make_regressor(num_epochs=1), {"zbl": [False, True]}, cv=2).fit(X, y)
+    grid = {"zbl": ["passthrough", ZBLBaseline()]}
+    pipe = GridSearchCV(make_pipeline(zbl=True, bpnn={"num_epochs": 1}), grid, cv=2).fit(X, y)
+    scores = bare.cv_results_["mean_test_score"]
+    assert_array_equal(scores, pipe.cv_results_["mean_test_score"])
+    assert scores[0] != scores[1]
+    switched = GridSearchCV(make_pipeline(bpnn={"num_epochs": 1}), {"bpnn__zbl": [False, True]})
+    scores = switched.set_params(cv=2).fit(X, y).cv_results_["mean_test_score"]
+    assert scores[0] == bare.cv_results_["mean_test_score"][0] != scores[1]
+
+
+def predict_rows(model, X, y, train, test, name):
+    """Labels and predictions of one target, for one fold, as rows."""
+    fitted = fit_by_hand(model, X, y, train)
+    predicted = fitted.predict([X[i] for i in test], targets=[name])
+    return y[test].flatten(name), predicted.flatten(name)
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("name", ["dipole", "charges", "quadrupole"])
+def test_cross_val_score_without_energies(everything, make, name):
+    X, y = everything
+    y = select_targets(y, [name])
+    scores = cross_val_score(make(), X, y, cv=2)
+    folds = [predict_rows(make(), X, y, *fold, name) for fold in KFold(2).split(X)]
+    assert_allclose(scores, [r2_score(*rows) for rows in folds], rtol=1e-12)
+
+
+def test_scorers_of_sklearn_for_a_dipole(everything):
+    """One column of values per structure is an array, whatever its shape."""
+    X, y = everything
+    y = select_targets(y, ["dipole"])
+    folds = [predict_rows(make_regressor(), X, y, *fold, "dipole") for fold in KFold(2).split(X)]
+    for scoring, score in SCORERS.items():
+        scores = cross_val_score(make_regressor(), X, y, cv=2, scoring=scoring)
+        assert_allclose(scores, [score(*rows) for rows in folds], rtol=1e-12)
+    predictions = cross_val_predict(make_regressor(), X, y, cv=2)
+    assert_array_equal(predictions, np.concatenate([predicted for _, predicted in folds]))
+
+
+@pytest.mark.parametrize("metric", ["rmse", "mae"])
+@pytest.mark.parametrize(
+    "name", ["polarizability", "shielding", "quadrupole", "charges", "stress", "gaps"]
+)
+def test_scorers_of_single_targets(everything, name, metric):
+    X, y = everything
+    score = {"rmse": root_mean_squared_error, "mae": mean_absolute_error}[metric]
+    scorer = make_target_scorer(name, metric)
+    scores = cross_val_score(make_pipeline(), X, y, cv=2, scoring=scorer)
+    folds = [predict_rows(make_pipeline(), X, y, *fold, name) for fold in KFold(2).split(X)]
+    assert_allclose(scores, [-score(*rows) for rows in folds], rtol=1e-12)
+
+
+def test_search_that_is_scored_by_several_targets(everything):
+    X, y = everything
+    scoring = {name: make_target_scorer(name) for name in ("energy per atom", "polarizability")}
+    grid = {"bpnn__heads": [{"polarizability": "mlp"}, {"polarizability": "linear"}]}
+    search = GridSearchCV(make_pipeline(), grid, cv=2, scoring=scoring, refit="polarizability")
+    results = search.fit(X, y).cv_results_
+    for name in scoring:
+        scores = results[f"mean_test_{name}"]
+        assert scores[0] != scores[1]
+        assert (scores < 0).all()
+    best = int(np.argmax(results["mean_test_polarizability"]))
+    assert search.best_params_ == results["params"][best]
+
+
 def test_randomized_search_of_a_nested_pipeline(molecules):
     X, y = molecules
     nested = Pipeline([("front", make_pipeline()[:3]), ("bpnn", SoapBPNNRegressor(**NETWORK))])
@@ -275,7 +373,7 @@ def test_repeated_structures_are_weights(crystals, step):
         assert_allclose(weighted.scale_["energy"], repeated.scale_["energy"], rtol=1e-13)
     else:
         assert_array_equal(weighted.elements_, repeated.elements_)
-        assert_allclose(weighted.coef_, repeated.coef_, rtol=1e-11)
+        assert_allclose(weighted.coef_["energy"], repeated.coef_["energy"], rtol=1e-11)
 
 
 def test_weight_zero_leaves_a_structure_out(crystals):
@@ -288,9 +386,9 @@ def test_weight_zero_leaves_a_structure_out(crystals):
     garbage[left_out] = 1e6
     weighted = CompositionBaseline().fit(X, garbage, sample_weight=weights)
     expected = CompositionBaseline().fit([X[i] for i in rest], garbage[rest])
-    assert_allclose(weighted.coef_, expected.coef_, rtol=1e-11)
+    assert_allclose(weighted.coef_["energy"], expected.coef_["energy"], rtol=1e-11)
     everything = CompositionBaseline().fit(X, garbage)
-    assert not np.allclose(everything.coef_, expected.coef_)
+    assert not np.allclose(everything.coef_["energy"], expected.coef_["energy"])
     attached = expected.transform(X)
     scaler = TargetScaler().fit(attached, garbage, sample_weight=weights)
     assert_allclose(

@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
-from soapbpnn_cases import make_pipeline, make_regressor
+from soapbpnn_cases import OPTIONS, list_predictions, make_pipeline, make_regressor
 
 from sklearn_soapbpnn.descriptors._store import _process_store
 
@@ -57,6 +57,22 @@ def test_joblib(fitted, data, tmp_path):
             assert_array_equal(mine, theirs)
         # and it can be fitted again
         assert_array_equal(clone(loaded).fit(X, y).predict(X), clone(model).fit(X, y).predict(X))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_joblib_of_all_targets(everything, option, tmp_path):
+    X, y = everything
+    X, y = X[:N_TRAIN], y[:N_TRAIN]
+    bare = make_regressor(zbl=True, **OPTIONS[option]).fit(X, y)
+    pipe = make_pipeline(zbl=True, bpnn=OPTIONS[option]).fit(X, y)
+    names = list_predictions(bare)
+    for model in (bare, pipe):
+        joblib.dump(model, tmp_path / "model")
+        loaded = joblib.load(tmp_path / "model")
+        _process_store.clear()
+        mine, theirs = (m.predict(everything[0], targets=names) for m in (loaded, model))
+        for name in names:
+            assert_array_equal(mine.flatten(name), theirs.flatten(name), err_msg=name)
 
 
 @pytest.mark.parametrize("data", ["crystals"], indirect=True)

@@ -6,7 +6,16 @@ import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
-from soapbpnn_cases import NETWORK, SOAP, make_pipeline, make_regressor
+from soapbpnn_cases import (
+    KINDS,
+    NETWORK,
+    OPTIONS,
+    SOAP,
+    list_predictions,
+    make_pipeline,
+    make_regressor,
+    select_targets,
+)
 
 from sklearn_soapbpnn import (
     CompositionBaseline,
@@ -51,6 +60,22 @@ def assert_same_model(first, second, X):
     assert histories[0][:, "train_loss"] == histories[1][:, "train_loss"]
 
 
+def assert_same_in_everything(first, second, X):
+    """Every target and feature is the same to the bit, and both have learnt in the same steps."""
+    bare, last = (getattr(model, "steps", [(None, model)])[-1][1] for model in (first, second))
+    assert bare.kinds_ == last.kinds_
+    names = list_predictions(bare)
+    a, b = (model.predict(X, targets=names) for model in (first, second))
+    assert list(a.names) == list(b.names) == names
+    for name in names:
+        assert a.kinds[name] == b.kinds[name]
+        for left, right in zip(a[name], b[name], strict=True):
+            assert np.isfinite(left).all()
+            assert_array_equal(left, right, err_msg=name)
+    for key in ("train_loss", "valid_loss"):
+        assert bare.history_[:, key] == last.history_[:, key]
+
+
 def request_validation(pipe):
     pipe[-1].set_fit_request(X_val=True, y_val=True)
     return pipe
@@ -68,11 +93,74 @@ def test_pipeline_is_the_bare_regressor(split):
     assert_same_model(bare, pipe, X)
     assert_same_model(bare, pipe, X_new)
     assert_array_equal(bare.elements_, pipe[-1].elements_)
-    assert_array_equal(bare.baseline_.coef_, pipe["baseline"].coef_)
+    np.testing.assert_equal(bare.baseline_.coef_, pipe["baseline"].coef_)
     assert bare.scaler_.scale_ == pipe["scaler"].scale_
     assert bare.n_features_in_ == pipe[-1].n_features_in_
     assert bare.targets_ == pipe[-1].targets_
     assert pipe[-1].baseline_ is pipe[-1].scaler_ is None
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_pipeline_is_the_bare_regressor_for_all_targets(everything, option):
+    X, y = everything
+    bare = make_regressor(**OPTIONS[option])
+    pipe = make_pipeline(bpnn=OPTIONS[option])
+    fit_cold(bare, X[:N_TRAIN], y[:N_TRAIN])
+    fit_cold(pipe, X[:N_TRAIN], y[:N_TRAIN])
+    assert_same_in_everything(bare, pipe, X)
+    np.testing.assert_equal(bare.baseline_.coef_, pipe["baseline"].coef_)
+    np.testing.assert_equal(bare.scaler_.scale_, pipe["scaler"].scale_)
+    other = make_regressor(random_state=1, **OPTIONS[option]).fit(X[:N_TRAIN], y[:N_TRAIN])
+    for name in bare.kinds_:
+        mine, others = (model.predict(X, targets=[name]).flatten(name) for model in (bare, other))
+        assert not np.allclose(mine, others, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("names", [["dipole"], ["charges"], ["shielding", "gaps"]], ids=" ".join)
+def test_pipeline_is_the_bare_regressor_without_energies(everything, names):
+    X, y = everything
+    y = select_targets(y, names)
+    bare, pipe = fit_cold(make_regressor(), X, y), fit_cold(make_pipeline(), X, y)
+    assert_same_in_everything(bare, pipe, X)
+
+
+@pytest.mark.parametrize("option", ["plain", "all"])
+def test_zbl_as_a_step(everything, option):
+    """The first step of the Pipeline is what ``zbl=True`` does."""
+    X, y = everything
+    bare = make_regressor(zbl=True, **OPTIONS[option])
+    pipe = make_pipeline(zbl=True, bpnn=OPTIONS[option])
+    fit_cold(bare, X[:N_TRAIN], y[:N_TRAIN])
+    fit_cold(pipe, X[:N_TRAIN], y[:N_TRAIN])
+    assert_same_in_everything(bare, pipe, X)
+    np.testing.assert_equal(bare.baseline_.coef_, pipe["baseline"].coef_)
+    without = make_regressor(**OPTIONS[option]).fit(X[:N_TRAIN], y[:N_TRAIN])
+    assert not np.allclose(bare.predict(X), without.predict(X), rtol=1e-6, atol=0)
+    for calculator in (bare.calculator(), SoapBPNNCalculator(pipe)):
+        atoms = X[-1].copy()
+        atoms.calc = calculator
+        expected = bare.predict([atoms], targets=["energy", "forces"])
+        assert_allclose(atoms.get_potential_energy(), expected["energy"][0], rtol=1e-5)
+        assert_allclose(atoms.get_forces(), expected["forces"][0], atol=1e-4)
+
+
+def test_options_of_the_targets_are_those_of_the_steps(everything):
+    X, y = everything
+    composition = {"energy": {"Cu": -1.0, 79: -2.0}, "charges": {"Cu": 0.3}, "gaps": 0.5}
+    scale = {"dipole": 2.0, "gaps": [0.5, 3.0], "charges": {29: 0.1}}
+    shared = {"loss": {"dipole": "mae", "charges": {"type": "huber", "weight": 3.0}}}
+    shared |= {"heads": {"dipole": "linear"}, "per_structure_targets": ["gaps", "dipole"]}
+    bare = make_regressor(
+        fixed_composition_weights=composition, fixed_scaling_weights=scale, **shared
+    )
+    pipe = make_pipeline(bpnn=shared).set_params(
+        baseline__fixed_weights=composition,
+        scaler__fixed_weights=scale,
+        scaler__per_structure_targets=["gaps", "dipole"],
+    )
+    assert_same_in_everything(bare.fit(X, y), pipe.fit(X, y), X)
+    assert_array_equal(bare.baseline_.coef_["energy"], [-1.0, -2.0])
+    assert_array_equal(bare.scaler_.scale_["gaps"], [0.5, 3.0])
 
 
 def test_pipeline_is_the_bare_regressor_on_larger_crystals(alloys):
@@ -116,7 +204,7 @@ def test_fixed_weights(crystals):
         baseline__fixed_weights=composition, scaler__fixed_weights=scale
     )
     assert_same_model(bare.fit(X, y), pipe.fit(X, y), X)
-    assert_array_equal(bare.baseline_.coef_, [-1.0, -2.0])
+    assert_array_equal(bare.baseline_.coef_["energy"], [-1.0, -2.0])
     assert bare.scaler_.scale_ == scale
 
 
@@ -156,6 +244,21 @@ def test_validation_structures(split):
     assert bare.history_[:, "valid_loss"] == pipe[-1].history_[:, "valid_loss"]
     held_out = make_regressor(num_epochs=4).fit(X, y)
     assert not np.array_equal(bare.predict(X_val), held_out.predict(X_val))
+
+
+@pytest.mark.parametrize("option", ["plain", "all"])
+def test_validation_structures_with_all_targets(everything, option):
+    X, y = everything
+    parameters = {**OPTIONS[option], "num_epochs": 4}
+    train, val = slice(0, N_TRAIN), slice(N_TRAIN, None)
+    bare = make_regressor(zbl=True, **parameters)
+    fit_cold(bare, X[train], y[train], X_val=X[val], y_val=y[val])
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipe = make_pipeline(zbl=True, bpnn=parameters, transform_input=["X_val"])
+        fit_cold(request_validation(pipe), X[train], y[train], X_val=X[val], y_val=y[val])
+    assert_same_in_everything(bare, pipe, X)
+    held_out = make_regressor(zbl=True, **parameters).fit(X[train], y[train])
+    assert not np.array_equal(bare.predict(X), held_out.predict(X))
 
 
 def test_validation_structures_pick_the_epoch(crystals):
@@ -211,6 +314,21 @@ def test_sample_weight(split):
     assert_same_model(bare, routed, X_new)
     unweighted = make_regressor().fit(X, y)
     assert not np.allclose(bare.predict(X_new), unweighted.predict(X_new), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("names", [["dipole"], ["energy", "charges", "shielding"]], ids=" ".join)
+def test_sample_weight_of_all_steps(everything, names):
+    X, y = everything
+    y = select_targets(y, names)
+    weights = np.linspace(0.2, 3.0, len(X))
+    bare = fit_cold(make_regressor(), X, y, sample_weight=weights)
+    by_step = {f"{step}__sample_weight": weights for step in ("baseline", "scaler", "bpnn")}
+    pipe = fit_cold(make_pipeline(), X, y, **by_step)
+    assert_same_in_everything(bare, pipe, X)
+    unweighted = make_regressor().fit(X, y)
+    for name in names:
+        a, b = (model.predict(X, targets=[name]).flatten(name) for model in (bare, unweighted))
+        assert not np.allclose(a, b, rtol=1e-6, atol=0)
 
 
 def test_labels_of_weight_zero_do_not_matter(crystals):
@@ -299,6 +417,14 @@ def test_data_frame_in_front_of_the_network_is_refused(crystals):
         make_pipeline().set_output(transform="pandas").fit(*crystals)
 
 
+def test_every_target_carries_its_offset_and_scale(everything):
+    X, y = everything
+    attached = make_pipeline(zbl=True)[:-1].fit_transform(X, y)
+    own = {"energy", "polarizability", "charges", *KINDS}  # a dipole has no invariant part
+    assert set(attached.offset) == {*own, "energies", "forces", "virial"}
+    assert set(attached.scale) == {*own, "dipole"}
+
+
 @pytest.mark.parametrize("fitted", [CompositionBaseline, TargetScaler, SoapFeaturizer])
 def test_steps_stack_what_they_attach(crystals, fitted):
     """Each step keeps what X carries already."""
@@ -307,7 +433,10 @@ def test_steps_stack_what_they_attach(crystals, fitted):
     attached = front.transform(X)
     step = fitted(**SOAP) if fitted is SoapFeaturizer else fitted()
     again = step.fit(attached, y).transform(attached)
-    assert set(again.offset) == set(again.scale) == {"energy"}
+    assert set(again.offset) == {"energy", "energies"}
+    assert set(again.scale) == {"energy"}
     assert_array_equal(np.asarray(again), np.asarray(attached))
     # the baseline has nothing left to subtract
     assert_allclose(again.offset["energy"], attached.offset["energy"], rtol=1e-12)
+    for mine, theirs in zip(again.offset["energies"], attached.offset["energies"], strict=True):
+        assert_allclose(mine, theirs, rtol=1e-12, atol=1e-12)

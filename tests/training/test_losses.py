@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from sklearn_soapbpnn.training._dataset import Labels
 from sklearn_soapbpnn.training._losses import TargetLoss, TotalLoss, parse_loss
 
 PREDICTION = torch.tensor([1.0, 2.0, 5.0])
@@ -39,7 +40,8 @@ def test_a_batch_without_labels_has_no_loss():
 
 def test_total_is_the_sum():
     total = TotalLoss({"energy": TargetLoss(), "forces": TargetLoss("mae", weight=2.0)})
-    labels = {"energy": (LABEL, None), "forces": (LABEL, None)}
+    one = torch.ones(())
+    labels = {name: Labels(LABEL, None, one, one, False) for name in ("energy", "forces")}
     predictions = {"energy": PREDICTION, "forces": PREDICTION}
     torch.testing.assert_close(total(predictions, labels), torch.tensor(10 / 3 + 2 * 4 / 3))
 

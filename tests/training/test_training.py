@@ -149,8 +149,10 @@ def test_without_validation_the_last_epoch_is_kept(molecules):
 def test_per_structure_targets(molecules):
     X, y = molecules
     shared = {**SMALL, "dtype": "float64", "num_epochs": 1, "learning_rate": 1e-12}
-    per_atom = SoapBPNNRegressor(**shared).fit(X, y["energy"])
-    whole = SoapBPNNRegressor(**shared, per_structure_targets=["energy"]).fit(X, y["energy"])
+    fixed = {"scale_targets": False}
+    per_atom = SoapBPNNRegressor(**shared, **fixed).fit(X, y["energy"])
+    fixed["per_structure_targets"] = ["energy"]
+    whole = SoapBPNNRegressor(**shared, **fixed).fit(X, y["energy"])
     n_atoms = len(X[0])
     np.testing.assert_allclose(
         whole.history_[-1, "train_loss"], n_atoms**2 * per_atom.history_[-1, "train_loss"]
@@ -159,6 +161,13 @@ def test_per_structure_targets(molecules):
         whole.history_[-1, "valid_energy_rmse"],
         n_atoms * per_atom.history_[-1, "valid_energy_rmse"],
     )
+    scales = [
+        SoapBPNNRegressor(**shared, per_structure_targets=names)
+        .fit(X, y["energy"])
+        .scaler_.scale_["energy"]
+        for names in ([], ["energy"])
+    ]
+    np.testing.assert_allclose(scales[1], n_atoms * scales[0])
 
 
 @pytest.mark.parametrize(
@@ -313,7 +322,9 @@ def test_weights_act_whatever_the_size_of_the_batch(molecules, batch_size):
     shared = {**LEARNING, "batch_size": batch_size, "validation_fraction": 0, "num_epochs": 60}
     fixed = {"fixed_scaling_weights": {"energy": 0.1}}
     baseline = CompositionBaseline().fit(X, y)
-    fixed["fixed_composition_weights"] = dict(zip(baseline.elements_, baseline.coef_))
+    fixed["fixed_composition_weights"] = dict(
+        zip(baseline.elements_, baseline.coef_["energy"])
+    )
     labels = y["energy"] + np.where(half, 1.0, -1.0)
     errors = [
         np.mean(

@@ -1,0 +1,219 @@
+"""What metatrain's options say target by target: names, heads, baselines, scales, losses.
+
+The functions that read take a value, its dotted path, and a list to which they add what has no
+counterpart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+
+import numpy as np
+
+from ..data import DERIVED_TARGETS, KNOWN_KINDS
+from ..preprocessing import check_fixed_weights, check_scales
+from ..training import TargetLoss, parse_loss
+from ..training._losses import REDUCTIONS, TYPES
+
+PREFIX = "mtt::"
+# targets that metatrain knows without the prefix
+STANDARD_TARGETS = {
+    *("energy", "non_conservative_force", "non_conservative_forces", "non_conservative_stress"),
+    *("charge", "heat_flux", "mass", "momentum", "position", "spin_multiplicity", "velocity"),
+}
+GRADIENTS = {"positions": "forces", "strain": "stress"}
+
+
+def list_trained(training_set, problems):
+    """Return the targets that metatrain would train on, or None if the options do not say."""
+    if training_set is None:
+        return None
+    if isinstance(training_set, str):
+        return ["energy"]
+    parts = [training_set] if isinstance(training_set, Mapping) else training_set
+    if not np.iterable(parts) or not all(isinstance(part, Mapping) for part in parts):
+        return problems.append(
+            f"training_set={training_set!r} (not a data set, nor a list of them)"
+        )
+    targets = {name: None for part in parts for name in part.get("targets") or ()}
+    return list(_rename(targets, "training_set.targets", problems))
+
+
+def list_named(parameters, first=("energy",)):
+    """Return the targets ``first`` and those that arguments name, without derivatives."""
+    loss = parameters.get("loss")
+    fixed = parameters.get("fixed_composition_weights")
+    names = [
+        *first,
+        *(parameters.get("heads") or ()),
+        *(loss if isinstance(loss, Mapping) else ()),
+        *map(str, parameters.get("per_structure_targets", ())),
+        *check_fixed_weights(fixed, "fixed_composition_weights"),
+        *(parameters.get("fixed_scaling_weights") or ()),
+    ]
+    return [name for name in dict.fromkeys(names) if name not in DERIVED_TARGETS]
+
+
+def read_targets(value, path, problems):
+    """Read a mapping by target; an empty one is None."""
+    if isinstance(value, Mapping):
+        return _rename(value, path, problems) or None
+    hint = "a file; fit these, or write the numbers" if isinstance(value, str) else "not a mapping"
+    return problems.append(f"{path}={value!r} ({hint})")
+
+
+def read_per_structure(names, path, problems):
+    """Read the targets that are not divided by the number of atoms."""
+    if isinstance(names, str) or not np.iterable(names):
+        return problems.append(f"{path}={names!r} (not a list)")
+    names = tuple(_rename(dict.fromkeys(names), path, problems))
+    # with the energy, metatrain leaves its derivative by strain undivided as well
+    return (*names, "stress") if "energy" in names else names
+
+
+def read_loss(loss, path, problems):
+    """Read the loss of all targets."""
+    if not isinstance(loss, Mapping):
+        if loss not in TYPES:
+            problems.append(f"{path}={loss!r} ({', '.join(TYPES)} are there)")
+        return loss
+    parts = {}
+    for name, entry in loss.items():
+        term, derivatives = _read_terms(entry, f"{path}.{name}", problems)
+        if str(name).removeprefix(PREFIX) == "energy":
+            term |= _complete(term, derivatives)
+        elif derivatives:
+            problems.append(f"{path}.{name} ({' and '.join(derivatives)} belong to 'energy' only)")
+        parts[name] = term
+    return _rename(parts, path, problems)
+
+
+def read_baseline(parameters, learnt):
+    """Read a baseline of zero for all targets, metatrain's way to have none, as none."""
+    fixed = parameters.get("fixed_composition_weights") or {}
+    zero = {name for name, value in fixed.items() if isinstance(value, Real) and value == 0}
+    if zero and zero.issuperset([*learnt, *fixed]):
+        del parameters["fixed_composition_weights"]
+        parameters["remove_composition_contribution"] = False
+
+
+def write_heads(heads, names, kinds, problems):
+    """Name the head of every target, since metatrain's default is another one."""
+    heads = {name: (heads or {}).get(name, "mlp") for name in names}
+    kinds = {**KNOWN_KINDS, **kinds}
+    for name, head in heads.items():
+        if head == "mlp" and name in kinds and not kinds[name].is_scalar:
+            problems.append(
+                f"an MLP head of {name!r}, which is no scalar (heads={{{name!r}: 'linear'}} is)"
+            )
+    return _write_names(heads)
+
+
+def write_baseline(parameters, names):
+    """Write fixed composition weights, by atomic number."""
+    if not parameters["remove_composition_contribution"]:
+        return _write_names(dict.fromkeys(names, 0.0))
+    fixed = parameters["fixed_composition_weights"]
+    return _write_names(check_fixed_weights(fixed, "fixed_composition_weights"))
+
+
+def write_scales(scales, problems):
+    """Write fixed scales, by atomic number."""
+    scales = check_scales(scales, "fixed_scaling_weights")
+    for name, scale in scales.items():
+        if isinstance(scale, np.ndarray):
+            problems.append(f"fixed_scaling_weights[{name!r}] with several numbers (one is)")
+    return _write_names(scales)
+
+
+def write_per_structure(names, learnt, problems):
+    """Write the targets that are not divided by the number of atoms."""
+    # the virial is what the loss of the stress acts on, and forces are never divided
+    names = ["stress" if name == "virial" else str(name) for name in names if name != "forces"]
+    energy, stress = "energy" in names, "stress" in names
+    if (stress and not energy) or (energy and not stress and {"stress", "virial"} & set(learnt)):
+        problems.append("per_structure_targets with one of 'energy' and 'stress' (both are)")
+    return [_add_prefix(name) for name in dict.fromkeys(names) if name != "stress"]
+
+
+def write_loss(loss, names):
+    """Write the loss of all targets, with all there is to say about it."""
+    losses = parse_loss(loss, names)
+    if isinstance(loss, str):
+        return loss
+    terms = {name: _write_term(losses[name]) for name in loss}
+    if "energy" in terms:
+        terms["energy"]["gradients"] = {
+            theirs: _write_term(losses[ours]) for theirs, ours in GRADIENTS.items()
+        }
+    return _write_names(terms)
+
+
+def _rename(targets, path, problems):
+    """Return a mapping by metatrain's names of targets as one by ours."""
+    renamed = {}
+    for name, value in targets.items():
+        ours = str(name).removeprefix(PREFIX)
+        if ours in DERIVED_TARGETS:
+            problems.append(f"{path}.{name} ({ours!r} follows from the energy; rename the target)")
+        elif ours in renamed:
+            problems.append(f"{path}.{name} (there is a target {ours!r} already)")
+        renamed[ours] = value
+    return renamed
+
+
+def _write_names(targets):
+    return {_add_prefix(name): value for name, value in targets.items()}
+
+
+def _add_prefix(name):
+    standard = name.split("/")[0] in STANDARD_TARGETS or "::" in name
+    return name if standard else PREFIX + name
+
+
+def _read_terms(entry, path, problems):
+    """Read the loss of one target, and of its derivatives by our names."""
+    entry = dict(entry) if isinstance(entry, Mapping) else {"type": entry}
+    derivatives = {}
+    for theirs, ours in {"forces": "forces", "stress": "stress", "virial": "stress"}.items():
+        if theirs in entry:
+            derivatives[ours] = _read_term(entry.pop(theirs), f"{path}.{theirs}", problems)
+    gradients = entry.pop("gradients", None) or {}
+    if not isinstance(gradients, Mapping):
+        problems.append(f"{path}.gradients={gradients!r} (not a mapping)")
+        gradients = {}
+    for theirs, part in gradients.items():
+        ours = GRADIENTS.get(theirs)
+        if ours is None:
+            problems.append(f"{path}.gradients.{theirs}={part!r}")
+            continue
+        part = _read_term(part, f"{path}.gradients.{theirs}", problems)
+        derivatives[ours] = {**derivatives.get(ours, {}), **part}
+    return _read_term(entry, path, problems), derivatives
+
+
+def _read_term(entry, path, problems):
+    """Read a loss without derivatives."""
+    entry = dict(entry) if isinstance(entry, Mapping) else {"type": entry}
+    allowed = {"type": TYPES, "reduction": REDUCTIONS}
+    for name, value in entry.items():
+        if name not in TargetLoss.__dataclass_fields__:
+            problems.append(f"{path}.{name}={value!r}")
+        elif name in allowed and value not in allowed[name]:
+            problems.append(f"{path}.{name}={value!r} ({', '.join(allowed[name])} are there)")
+    return entry
+
+
+def _complete(term, derivatives):
+    """Say what derivatives do not inherit from the energy in metatrain, as they do here."""
+    defaults = {"type": "mse", "reduction": "mean", "delta": 1.0}
+    own = {name: value for name, value in defaults.items() if term.get(name, value) != value}
+    parts = {ours: {**own, **derivatives.get(ours, {})} for ours in GRADIENTS.values()}
+    return {ours: part for ours, part in parts.items() if part}
+
+
+def _write_term(loss):
+    term = {"type": loss.type, "weight": float(loss.weight), "reduction": loss.reduction}
+    # metatrain's other losses do not take it
+    return {**term, "delta": float(loss.delta)} if loss.type == "huber" else term

@@ -1,0 +1,310 @@
+"""Translation between metatrain's ``options.yaml`` and the regressor's constructor arguments."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from .._checks import SOAP_PARAMETERS
+from ._option_targets import (
+    list_named,
+    list_trained,
+    read_baseline,
+    read_loss,
+    read_per_structure,
+    read_targets,
+    write_baseline,
+    write_heads,
+    write_loss,
+    write_per_structure,
+    write_scales,
+)
+
+# what an options file says besides hyperparameters
+NOT_READ = ("training_set", "validation_set", "test_set", "wandb", "print_stats", "final_eval")
+# options without a counterpart, with the values at which they do nothing
+IDLE = {
+    "architecture.training.max_atoms_per_batch": None,
+    "architecture.training.min_atoms_per_batch": 0,
+    "test_set": 0,
+    "final_eval": True,
+    "print_stats": "auto",
+}
+DEVICES = {"cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "mps": "mps"}
+PRECISIONS = {32: "float32", 64: "float64"}
+SPECIES_ENCODINGS = {True: "orthogonal", False: "alchemical"}
+N_PSEUDO_SPECIES = 4  # metatrain's
+
+_MODEL = {
+    "soap.max_angular": "max_angular",
+    "soap.max_radial": "max_radial",
+    "soap.cutoff.radius": "cutoff_radius",
+    "soap.cutoff.width": "cutoff_width",
+    "bpnn.num_hidden_layers": "num_hidden_layers",
+    "bpnn.num_neurons_per_layer": "num_neurons_per_layer",
+    "bpnn.layernorm": "layernorm",
+    "add_lambda_basis": "add_lambda_basis",
+    "zbl": "zbl",
+    "long_range.enable": "long_range",
+    "long_range.use_ewald": "use_ewald",
+    "long_range.smearing": "smearing",
+    "long_range.kspace_resolution": "kspace_resolution",
+    "long_range.interpolation_nodes": "interpolation_nodes",
+}
+_TRAINING = (
+    *("distributed_port", "batch_size", "num_epochs", "warmup_fraction", "learning_rate"),
+    *("log_interval", "checkpoint_interval", "scale_targets", "num_workers", "log_mae"),
+    *("log_separate_blocks", "best_model_metric"),
+)
+# dotted path -> argument, for values that mean the same on both sides
+SAME = {
+    **{f"architecture.model.{path}": name for path, name in _MODEL.items()},
+    **{f"architecture.training.{name}": name for name in _TRAINING},
+}
+# the same, of earlier versions of metatrain, or not to be set any more
+DEPRECATED = {
+    f"architecture.training.{name}": name
+    for name in ("distributed", "remove_composition_contribution")
+}
+
+
+def read_options(path):
+    """Return the constructor arguments that metatrain's options set.
+
+    Without a head in the options a target gets a linear one, as metatrain's code has it (its
+    documentation says MLP). So ``heads`` names every target of ``training_set``, or, where there is
+    none, the energy and what other options name.
+
+    Parameters
+    ----------
+    path : str, path or mapping
+        An ``options.yaml`` of the architecture ``soap_bpnn``, or what it holds.
+
+    Returns
+    -------
+    dict
+        Arguments that the options set, and ``heads``. Targets lose the prefix ``mtt::``. A number
+        as ``validation_set`` is the ``validation_fraction``.
+
+    Raises
+    ------
+    ValueError
+        If options are unknown or have no counterpart; the message names them all.
+
+    Warns
+    -----
+    UserWarning
+        If the options name data, which ``fit`` takes instead.
+    """
+    options = _load(path)
+    parameters, problems, not_read = {}, [], []
+    for key, value in _flatten(options):
+        if key == "validation_set" and isinstance(value, Real):
+            parameters["validation_fraction"] = value
+        elif key == "architecture.name" or (key in IDLE and value == IDLE[key]):
+            continue
+        elif key in NOT_READ:
+            not_read.append(key)
+        elif isinstance(value, str) and "${" in value:
+            problems.append(f"{key}={value!r} (write the value itself)")
+        elif key in _READERS:
+            name, read = _READERS[key]
+            parameters[name] = read(value, key, problems)
+        elif key in SAME or key in DEPRECATED:
+            parameters[{**SAME, **DEPRECATED}[key]] = value
+        else:
+            problems.append(f"{key}={value!r}")
+    learnt = list_trained(options.get("training_set"), problems)
+    if problems:
+        raise ValueError(
+            f"SoapBPNNRegressor has no counterpart of: {'; '.join(problems)}. Take them out of the "
+            "options, or change them."
+        )
+    learnt = list_named(parameters) if learnt is None else learnt
+    read_baseline(parameters, learnt)
+    parameters["heads"] = {
+        **dict.fromkeys(learnt, "linear"),
+        **(parameters.get("heads") or {}),
+    }
+    if not_read:
+        warnings.warn(
+            f"The options name {', '.join(not_read)}, which a regressor does not hold. Pass the "
+            "data to fit(X, y, X_val=..., y_val=...), with lists of ase.Atoms as X and "
+            "Targets.from_atoms(X, energy=..., forces=...) as y.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return parameters
+
+
+def write_options(model, path=None):
+    """Return the hyperparameters of a regressor as metatrain's options.
+
+    ``training_set`` is for the user to add, and ``validation_set`` to replace where it is no
+    fraction of it. Arguments that change no result (``checkpoint_dir``, ``verbose``,
+    ``warm_start``) are left out.
+
+    Parameters
+    ----------
+    model : SoapBPNNRegressor
+        If it is fitted, ``heads`` names the targets that it learnt; if not, the energy. Those that
+        its arguments name come on top.
+    path : str or path, default=None
+        Where to write them as YAML.
+
+    Returns
+    -------
+    dict
+        The options, nested.
+
+    Raises
+    ------
+    ValueError
+        If an argument is invalid or has no counterpart; the message names them all.
+    """
+    model._validate_params()
+    parameters, problems = model.get_params(deep=False), _list_foreign(model)
+    kinds = getattr(model, "kinds_", {})
+    if kinds:
+        # with features of another step, the model's own arguments are not the ones
+        parameters |= {name: getattr(model._parameters, name) for name in SOAP_PARAMETERS}
+    names = list_named(parameters, list(kinds) or ["energy"])
+    encoding = {ours: legacy for legacy, ours in SPECIES_ENCODINGS.items()}
+    training = {
+        "loss": write_loss(parameters["loss"], names),
+        "atomic_baseline": write_baseline(parameters, names),
+        "fixed_scaling_weights": write_scales(parameters["fixed_scaling_weights"], problems),
+        "per_structure_targets": write_per_structure(
+            parameters["per_structure_targets"], getattr(model, "targets_", ()), problems
+        ),
+        # metatrain finds out by itself, and warns if it is told
+        **({"distributed": True} if parameters["distributed"] else {}),
+    }
+    options = {
+        **_write_base(parameters, problems),
+        "architecture.name": "soap_bpnn",
+        "architecture.model.legacy": encoding[parameters["species_encoding"]],
+        "architecture.model.heads": write_heads(parameters["heads"], names, kinds, problems),
+        **{key: parameters[name] for key, name in SAME.items()},
+        **{f"architecture.training.{name}": value for name, value in training.items()},
+    }
+    if problems:
+        raise ValueError(
+            f"metatrain has no counterpart of: {'; '.join(problems)}. Set other values before "
+            "writing options."
+        )
+    options = _nest(options)
+    if path is not None:
+        Path(path).write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
+    return options
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as metatrain reads it: 1e-3 is a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), "-+0123456789"
+)
+
+
+def _load(path):
+    """Return the options as a mapping, if they are of the right architecture."""
+    options = path
+    if not isinstance(path, Mapping):
+        try:
+            options = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        except yaml.YAMLError as err:
+            raise ValueError(f"path={str(path)!r} is no YAML file: {err}") from err
+    if not isinstance(options, Mapping):
+        raise ValueError(f"path={str(path)!r} holds {options!r}, not a mapping of options.")
+    architecture = options.get("architecture")
+    name = architecture.get("name") if isinstance(architecture, Mapping) else architecture
+    if name != "soap_bpnn":
+        raise ValueError(
+            f"architecture.name is {name!r}; only options of metatrain's 'soap_bpnn' can be read."
+        )
+    return options
+
+
+def _flatten(options, prefix=""):
+    """Yield the dotted path and the value of each option."""
+    for key, value in options.items():
+        key = f"{prefix}{key}"
+        if isinstance(value, Mapping) and key not in _READERS and key not in NOT_READ:
+            yield from _flatten(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def _nest(options):
+    """Return dotted paths as nested dicts, of types that YAML knows."""
+    nested = {}
+    for key, value in options.items():
+        *parents, last = key.split(".")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value.item() if isinstance(value, np.generic) else value
+    return nested
+
+
+def _make_reader(choices):
+    def read(value, key, problems):
+        for choice, ours in choices.items():
+            # as in metatrain, 1 is not true
+            if value == choice and type(value) is type(choice):
+                return ours
+        return problems.append(f"{key}={value!r} ({', '.join(map(repr, choices))} are there)")
+
+    return read
+
+
+_READERS = {
+    "device": ("device", _make_reader(DEVICES)),
+    "base_precision": ("dtype", _make_reader(PRECISIONS)),
+    "seed": ("random_state", lambda seed, *_: seed),
+    "architecture.model.legacy": ("species_encoding", _make_reader(SPECIES_ENCODINGS)),
+    "architecture.model.heads": ("heads", read_targets),
+    "architecture.training.loss": ("loss", read_loss),
+    "architecture.training.atomic_baseline": ("fixed_composition_weights", read_targets),
+    # its name in earlier versions
+    "architecture.training.fixed_composition_weights": ("fixed_composition_weights", read_targets),
+    "architecture.training.fixed_scaling_weights": ("fixed_scaling_weights", read_targets),
+    "architecture.training.per_structure_targets": ("per_structure_targets", read_per_structure),
+}
+
+
+def _write_base(parameters, problems):
+    """Write what is not of the architecture."""
+    bits = {ours: bits for bits, ours in PRECISIONS.items()}
+    options = {"base_precision": bits[parameters["dtype"]]}
+    seed, device = parameters["random_state"], str(parameters["device"])
+    if isinstance(seed, np.random.RandomState):
+        problems.append(f"random_state={seed!r} (an int is there)")
+    elif seed is not None:
+        options["seed"] = seed
+    if device in ("cpu", "cuda"):
+        options["device"] = device
+    elif device != "auto":
+        problems.append(f"device={device!r} ('auto', 'cpu' and 'cuda' are there)")
+    options["validation_set"] = parameters["validation_fraction"]
+    return options
+
+
+def _list_foreign(model):
+    """Return arguments that change the result, and that metatrain does not have."""
+    found = [name for name in ("early_stopping", "callbacks", "net_params") if getattr(model, name)]
+    if model.n_pseudo_species != N_PSEUDO_SPECIES:
+        found.append(
+            f"n_pseudo_species={model.n_pseudo_species} (metatrain has {N_PSEUDO_SPECIES})"
+        )
+    if model.validation_fraction == 0:
+        found.append("validation_fraction=0 (metatrain picks the best epoch by a validation set)")
+    return found

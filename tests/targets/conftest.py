@@ -1,0 +1,45 @@
+"""Labelled structures for targets of every kind."""
+
+import numpy as np
+import pytest
+from ase.build import bulk, molecule
+
+from sklearn_soapbpnn import Targets
+from sklearn_soapbpnn.datasets import load_malonaldehyde
+
+
+@pytest.fixture(scope="session")
+def malonaldehyde():
+    """Sixty frames at 300 K with energies, forces and dipoles."""
+    X, _ = load_malonaldehyde(return_X_y=True)
+    X = X[:300:5]
+    return X, Targets.from_atoms(X, energy="energy", forces="forces", dipole="dipole")
+
+
+@pytest.fixture(scope="session")
+def mixture():
+    """Structures of different size and elements: molecules, a crystal and a slab."""
+    frames = [molecule(name) for name in ("CH3CH2OH", "H2O", "CO", "CH4", "C2H2", "O2")]
+    frames += [bulk("C", "diamond", a=3.6, cubic=True), bulk("CO", "rocksalt", a=4.0)]
+    slab = molecule("H2CO")
+    slab.set_cell([[4.0, 0.0, 0.0], [1.5, 4.2, 0.0], [-0.8, 0.9, 4.5]])
+    slab.pbc = [True, True, False]
+    frames.append(slab)
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.1, seed=seed)
+    return frames
+
+
+@pytest.fixture
+def draw():
+    """Return a function that draws labels of some kinds for structures."""
+
+    def draw(frames, kinds, seed=0):
+        rng = np.random.default_rng(seed)
+        columns = {
+            name: [rng.normal(size=(len(atoms),) * kind.per_atom + kind.shape) for atoms in frames]
+            for name, kind in kinds.items()
+        }
+        return Targets(kinds=kinds, **columns)
+
+    return draw
