@@ -3,7 +3,7 @@
 from ._featurizer import SoapFeaturizer
 from ._regressor import SoapBPNNRegressor
 from .data import Structures, TargetKind, Targets
-from .preprocessing import CompositionBaseline, TargetScaler
+from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
 
 __version__ = "0.1.0"
 
@@ -15,4 +15,5 @@ __all__ = [
     "TargetKind",
     "TargetScaler",
     "Targets",
+    "ZBLBaseline",
 ]

@@ -1,4 +1,4 @@
-"""SoapBPNNRegressor: the potential as a scikit-learn regressor."""
+"""SoapBPNNRegressor: potentials and tensors as a scikit-learn regressor."""
 
 import warnings
 from collections.abc import Mapping
@@ -41,10 +41,15 @@ from .training import SoapBPNNNet, TargetLoss, TotalLoss, TrainingData
 class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
     r"""Behler-Parrinello neural network on SOAP power spectra.
 
-    .. math:: E = \sum_Z n_Z e_Z + s \sum_i \mathrm{MLP}_{Z_i}(\mathrm{LayerNorm}_{Z_i}(p_i))
+    .. math::
 
-    with the composition baseline :math:`e_Z`, the scale s and the SOAP power spectrum
-    :math:`p_i` [1]_ [2]_. Forces and stress are exact derivatives. On its own the regressor fits
+        E = \sum_Z n_Z e_Z + \sum_{i<j} V^\mathrm{ZBL}_{ij}
+            + s \sum_i \mathrm{MLP}_{Z_i}(\mathrm{LayerNorm}_{Z_i}(p_i))
+
+    with the composition baseline :math:`e_Z`, optionally the ZBL repulsion, the scale s and the
+    SOAP power spectrum :math:`p_i` [1]_ [2]_. Forces and stress are exact derivatives. Any number
+    of other targets is learnt from the same hidden layers: scalars, vectors, 3x3 and spherical
+    tensors, of structures or of atoms, each equivariant by construction. On its own the regressor fits
     baseline and scale and computes the descriptors; in a Pipeline behind
     :class:`CompositionBaseline`, :class:`TargetScaler` and :class:`SoapFeaturizer` it uses what
     they attached, with the same result to the bit.
@@ -54,20 +59,39 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
     cutoff_radius, cutoff_width, max_radial, max_angular
         See :class:`SoapFeaturizer`. Used when X arrives without features.
     num_hidden_layers : int, default=2
-        Hidden layers before the head.
+        Hidden layers before the heads, shared by all targets.
     num_neurons_per_layer : int, default=32
         Width of the hidden layers.
     layernorm : bool, default=True
         Normalise the features of each atom before the network. Without it training converges more
         slowly, but may extrapolate better.
     add_lambda_basis : bool, default=True
-        Only matters for tensors, which are not implemented yet.
+        Build tensors of order 2 and higher from the density expansion of their own order as well,
+        not only from products of three vectors. More flexible, a little slower.
     heads : dict, default=None
-        ``{"energy": "mlp"}`` (one more hidden layer, the default) or ``{"energy": "linear"}``.
-    zbl, species_encoding, n_pseudo_species : default=False, "orthogonal", 4
-        Not implemented yet.
-    long_range, use_ewald, smearing, kspace_resolution, interpolation_nodes
-        Not implemented yet.
+        ``{target: "mlp"}`` (one more hidden layer, as wide as the others; also for targets that are
+        not named) or ``{target: "linear"}``.
+    zbl : bool, default=False
+        Learn what the Ziegler-Biersack-Littmark repulsion of close nuclei leaves, see
+        :class:`ZBLBaseline`; in eV and Angstrom only.
+    species_encoding : {"orthogonal", "alchemical"}, default="orthogonal"
+        ``"orthogonal"`` keeps elements apart: one network for each, descriptors grow with their
+        number squared. ``"alchemical"`` learns to embed the elements in a few pseudo-species, with
+        one network for all: for data sets of many elements.
+    n_pseudo_species : int, default=4
+        Number of pseudo-species.
+    long_range : bool, default=False
+        Add features that see beyond the cutoff: charges that the hidden layers give, and the
+        potential that they make [3]_. Needs torch-pme: ``pip install
+        sklearn_soapbpnn[long-range]``.
+    use_ewald : bool, default=False
+        Train with Ewald sums rather than on a mesh (P3M); predictions use the mesh.
+    smearing : float, default=1.4
+        Width of the Gaussians that split the long-range sums, in the unit of the positions.
+    kspace_resolution : float, default=1.33
+        Length that the long-range sums resolve; smaller is more accurate and slower.
+    interpolation_nodes : int, default=5
+        Mesh points that a charge is spread over along each direction, 2 to 5.
     distributed, distributed_port : default=False, 39591
         Not implemented yet.
     batch_size : int, default=8
@@ -85,25 +109,27 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
     scale_targets : bool, default=True
         Whether to divide the targets by their scale, see :class:`TargetScaler`.
     fixed_scaling_weights : dict, default=None
-        Scales that are not to be fitted, e.g. ``{"energy": 0.1}``.
+        Scales that are not to be fitted, e.g. ``{"energy": 0.1}``; see :class:`TargetScaler`.
     remove_composition_contribution : bool, default=True
         Whether to subtract the composition baseline, see :class:`CompositionBaseline`.
     fixed_composition_weights : dict, default=None
-        Energies of elements that are not to be fitted, by symbol or atomic number.
+        Energies of elements that are not to be fitted, by symbol or atomic number, or
+        ``{target: {element: value}}``; see :class:`CompositionBaseline`.
     per_structure_targets : sequence of str, default=()
-        Targets whose loss and errors are of the structure, not per atom.
+        Targets whose loss and scale are of the structure, not per atom.
     num_workers : int, default=None
         Not implemented yet.
     log_mae : bool, default=False
         Show mean absolute errors as well.
     log_separate_blocks : bool, default=False
-        Not implemented yet.
+        Record and show the errors of each block and property of a target as well.
     best_model_metric : {"rmse_prod", "mae_prod", "loss"}, default="rmse_prod"
         What picks the epoch whose weights are kept: the product of the validation errors of all
         targets, or the validation loss.
     loss : str or dict, default="mse"
-        ``"mse"``, ``"mae"`` or ``"huber"``, or ``{"energy": {"type": ..., "weight": ...,
-        "reduction": "mean" or "sum", "delta": ..., "forces": {...}, "stress": {...}}}``.
+        ``"mse"``, ``"mae"`` or ``"huber"``, or for each target one of these or ``{"type": ...,
+        "weight": ..., "reduction": "mean" or "sum", "delta": ...}``, that of the energy also with
+        ``"forces"`` and ``"stress"``, which take the same.
     device : str, default="auto"
         ``"cpu"``, ``"cuda"``, ... ``"auto"`` takes the GPU if there is one.
     dtype : {"float32", "float64"}, default="float32"
@@ -118,7 +144,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
     early_stopping, n_iter_no_change : default=False, 20
         Not implemented yet.
     warm_start : bool, default=False
-        Not implemented yet.
+        Go on from the weights of the last fit, with its elements, baseline and scale; the
+        optimiser, its schedule and the best epoch start anew.
     verbose : int, default=0
         Print a line of errors every ``log_interval`` epochs.
     callbacks : list of skorch callbacks, default=None
@@ -133,12 +160,16 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         Atomic numbers seen in fit, ascending.
     baseline_ : CompositionBaseline or None
         The fitted baseline; None if X carried an offset, or none is subtracted.
+    zbl_ : ZBLBaseline or None
+        The ZBL step; None without it.
     scaler_ : TargetScaler or None
         The fitted scaler; None if X carried a scale, or none is applied.
     featurizer_ : SoapFeaturizer or None
         The descriptor; None if X carried features.
     targets_ : tuple of str
-        Names of the targets that were learnt.
+        Names of the columns that were learnt from.
+    kinds_ : dict of str to TargetKind
+        Targets that have an output of their own, which is all but forces, stress and virial.
     n_features_in_ : int
         Size of the power spectrum of an atom.
     net_ : SoapBPNNNet
@@ -147,8 +178,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         The torch module.
     history_ : skorch.history.History
         For every epoch ``train_loss``, ``valid_loss``, ``valid_metric`` (what picks the best),
-        ``valid_energy_rmse`` and ``_mae`` (per atom), the same of ``forces`` and ``stress`` (also
-        where the virial is learnt), and ``dur``, its seconds.
+        ``valid_energy_rmse`` and ``_mae`` (per atom), the same of ``forces``, ``stress`` (also
+        where the virial is learnt) and every other target, and ``dur``, its seconds.
 
     See Also
     --------
@@ -167,6 +198,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
        doi:10.1103/PhysRevLett.98.146401.
     .. [2] Bartok, Kondor, Csanyi, "On representing chemical environments", Phys. Rev. B 87, 184115
        (2013), doi:10.1103/PhysRevB.87.184115.
+    .. [3] Loche et al., "Fast and flexible long-range models for atomistic machine learning",
+       J. Chem. Phys. 162, 142501 (2025), doi:10.1063/5.0251713.
 
     Examples
     --------
@@ -332,7 +365,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         X : sequence of ase.Atoms, or Structures
             Structures; offset, scale and features that they carry are used.
         y : array of shape (n_structures,), or Targets
-            Energies, or energies with ``forces`` and ``stress`` or ``virial``.
+            Energies, or any targets; ``forces`` and ``stress`` or ``virial`` belong to ``energy``.
         X_val : sequence of ase.Atoms, or Structures, default=None
             Validation structures; None holds out ``validation_fraction`` of X.
         y_val : array of shape (n_val,), or Targets, default=None
@@ -342,14 +375,14 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
 
         Returns
         -------
-        self
+        self : SoapBPNNRegressor
 
         Raises
         ------
         TypeError, ValueError
             If X, y or a parameter cannot be used; raised before any work starts.
         NotImplementedError
-            If a parameter or target that is not built yet is asked for.
+            If a parameter that is not built yet is set.
 
         Warns
         -----

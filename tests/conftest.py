@@ -9,6 +9,7 @@ from ase.build import molecule as build_molecule
 
 from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind
 from sklearn_soapbpnn.data import as_structures, plan_batches
+from sklearn_soapbpnn.datasets import load_cuau, load_malonaldehyde
 from sklearn_soapbpnn.descriptors import SoapParameters
 from sklearn_soapbpnn.nn import Environments, SoapBPNN
 
@@ -55,6 +56,18 @@ def structures():
 @pytest.fixture
 def molecule():
     return ETHANOL.copy()
+
+
+@pytest.fixture(scope="session")
+def shipped_molecules():
+    """The shipped molecules with energies and forces, read once for all tests."""
+    return load_malonaldehyde(return_X_y=True)
+
+
+@pytest.fixture(scope="session")
+def shipped_alloys():
+    """The shipped alloys with energies, forces and stress, read once for all tests."""
+    return load_cuau(return_X_y=True)
 
 
 @pytest.fixture(scope="session")

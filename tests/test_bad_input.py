@@ -20,11 +20,11 @@ from sklearn_soapbpnn import (
     TargetKind,
     Targets,
     TargetScaler,
+    ZBLBaseline,
 )
 from sklearn_soapbpnn._checks import NOT_BUILT
 from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
-from sklearn_soapbpnn.preprocessing import ZBLBaseline
 
 SOAP = {"cutoff_radius": 3.0, "max_radial": 1, "max_angular": 1}
 ENERGY = np.array([-2.0, -1.0, -3.0, 1.0])
@@ -497,6 +497,9 @@ BAD_VALUES = {
     "warmup_fraction": [-0.1, 1.5],
     "learning_rate": [0, -1e-3, "fast"],
     "log_interval": [0],
+    "checkpoint_interval": [0, 2.5],
+    "distributed_port": [0, 70000, "http"],
+    "n_iter_no_change": [0, 1.5],
     "scale_targets": ["yes"],
     "fixed_scaling_weights": [0.1],
     "remove_composition_contribution": ["no"],
@@ -547,6 +550,46 @@ def test_bad_soap_parameter_of_the_featurizer(frames, name):
 def test_bad_parameter_of_the_featurizer(frames, name, value):
     with pytest.raises(ValueError, match=f"'{name}' parameter of SoapFeaturizer"):
         SoapFeaturizer(**{name: value}).fit(frames)
+
+
+NOT_ATOMIC = pytest.mark.xfail(reason="found after the steps are fitted anew", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "X", "y", "fit_params"),
+    [
+        ({"batch_size": 0}, make_frames(), ENERGY, {}),
+        ({"heads": {"charges": "mlp"}}, make_frames(), ENERGY, {}),
+        ({"fixed_composition_weights": {"charges": 1.0}}, make_frames(), ENERGY, {}),
+        ({}, [Atoms("N", [[0, 0, np.nan]])], [1.0], {}),
+        ({}, make_frames(), Targets(forces=make_forces(make_frames())), {}),
+        pytest.param(
+            *({}, [molecule("NH3"), Atoms("H2", [[0, 0, 0]] * 2)], [1.0, 2.0], {}),
+            marks=NOT_ATOMIC,
+        ),
+        pytest.param(
+            *({}, make_frames(), Targets(polarizability=np.ones((4, 3, 3))), {}), marks=NOT_ATOMIC
+        ),
+        pytest.param(
+            *({}, make_frames(), Targets(energy=[np.nan, 1.0, 2.0, 3.0])),
+            {"sample_weight": [1, 0, 0, 0]},
+            marks=NOT_ATOMIC,
+        ),
+    ],
+    ids=[
+        *("parameter", "heads", "fixed weights", "position", "forces alone"),
+        *("coincident atoms", "degree", "weights"),
+    ],
+)
+def test_fit_that_is_refused_leaves_the_model_as_it_was(frames, parameters, X, y, fit_params):
+    model = small_model().fit(frames, ENERGY)
+    before = model.predict(frames, targets=["energy", "forces"])
+    model.set_params(**parameters)
+    with pytest.raises(ValueError, match="."):
+        model.fit(X, y, **fit_params)
+    after = model.predict(frames, targets=["energy", "forces"])
+    for name in before.names:
+        np.testing.assert_array_equal(after.flatten(name), before.flatten(name))
 
 
 def test_cutoff_width_beyond_the_radius(frames):
@@ -708,6 +751,37 @@ def test_warm_start_with_new_elements(frames):
     assert_refit_refused(model, message, [frames[0], molecule("NH3")], ENERGY[:2])
 
 
+@pytest.mark.xfail(reason="torch complains of its state_dict", strict=True, raises=RuntimeError)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_neurons_per_layer", 3),
+        ("num_hidden_layers", 1),
+        ("layernorm", False),
+        ("heads", {"energy": "linear"}),
+        ("species_encoding", "alchemical"),
+        ("long_range", True),
+    ],
+)
+def test_warm_start_with_another_network(frames, name, value):
+    model = small_model(warm_start=True).fit(frames, ENERGY)
+    assert_refit_refused(model.set_params(**{name: value}), name, frames, ENERGY)
+
+
+@pytest.mark.xfail(reason="what was fitted first is used in silence", strict=True)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("cutoff_radius", 3.5), ("cutoff_width", 0.4), ("max_radial", 2), ("max_angular", 2)],
+        *[("zbl", True), ("remove_composition_contribution", False), ("scale_targets", False)],
+        ("fixed_composition_weights", {"H": -1.0}),
+    ],
+)
+def test_warm_start_with_other_steps(frames, name, value):
+    model = small_model(warm_start=True).fit(frames, ENERGY)
+    assert_refit_refused(model.set_params(**{name: value}), name, frames, ENERGY)
+
+
 def test_warm_start_with_what_x_did_not_carry(frames, featurizer):
     model = small_model(warm_start=True).fit(frames, ENERGY)
     message = (
@@ -767,17 +841,10 @@ def test_signature_of_the_steps():
     assert ZBLBaseline().get_params() == {}
 
 
-def away_from(default):
-    if isinstance(default, bool):
-        return not default
-    return {"orthogonal": "alchemical", None: "elsewhere"}.get(default, default) or default
-
-
 @pytest.mark.parametrize("name", NOT_BUILT)
 def test_what_is_not_built_is_refused(frames, name):
     default = DEFAULTS[name]
-    value = default + 1 if type(default) in (int, float) else away_from(default)
-    assert value != default
+    value = {None: "elsewhere", False: True}[default]
     message = rf"{name}={value!r} is not implemented yet; leave it at {default!r}"
     model = small_model(**{name: value})
     assert_refused(NotImplementedError, message, frames, ENERGY, estimator=model)

@@ -32,14 +32,14 @@ def strained(atoms, strain):
 
 
 @pytest.mark.parametrize(
-    ("load", "target_names"),
+    ("name", "load", "target_names"),
     [
-        (load_malonaldehyde, ["energy", "forces"]),
-        (load_cuau, ["energy", "forces", "stress"]),
+        ("malonaldehyde", load_malonaldehyde, ["energy", "forces"]),
+        ("cuau", load_cuau, ["energy", "forces", "stress"]),
     ],
 )
-def test_bunch(load, target_names):
-    bunch = load()
+def test_bunch(request, name, load, target_names):
+    bunch = request.getfixturevalue(name)
     assert isinstance(bunch.target, Targets)
     assert bunch.target_names == target_names == list(bunch.target.names)
     assert len(bunch.target) == len(bunch.data)
@@ -56,9 +56,9 @@ def test_bunch(load, target_names):
     np.testing.assert_array_equal(np.asarray(target), np.asarray(bunch.target))
 
 
-@pytest.mark.parametrize("load", [load_malonaldehyde, load_cuau])
-def test_description_names_units_and_origin(load):
-    bunch = load()
+@pytest.mark.parametrize("name", ["malonaldehyde", "cuau"])
+def test_description_names_units_and_origin(request, name):
+    bunch = request.getfixturevalue(name)
     assert bunch.filename.endswith(".extxyz.gz")
     for words in ["eV/Angstrom", "Number of structures", str(len(bunch.data)), "python -m", "CC0"]:
         assert words in bunch.DESCR

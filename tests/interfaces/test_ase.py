@@ -14,17 +14,19 @@ from sklearn_soapbpnn import (
     CompositionBaseline,
     SoapBPNNRegressor,
     SoapFeaturizer,
+    TargetKind,
+    Targets,
     TargetScaler,
+    ZBLBaseline,
 )
-from sklearn_soapbpnn.datasets import load_cuau, load_malonaldehyde
 from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
 
 SMALL = {"max_radial": 4, "max_angular": 3}
 
 
 @pytest.fixture(scope="module")
-def data():
-    return load_malonaldehyde(return_X_y=True)
+def data(shipped_molecules):
+    return shipped_molecules
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +36,8 @@ def molecular(data):
 
 
 @pytest.fixture(scope="module")
-def metallic():
-    X, y = load_cuau(return_X_y=True)
+def metallic(shipped_alloys):
+    X, y = shipped_alloys
     model = SoapBPNNRegressor(**SMALL, num_epochs=3, dtype="float64", random_state=0)
     return model.fit(X[10:20], y[10:20]), X
 
@@ -115,6 +117,83 @@ def test_pipelines_and_searches(data):
         prediction = search.best_estimator_.predict([atoms], targets=["energy", "forces"])
         np.testing.assert_allclose(atoms.get_potential_energy(), prediction["energy"][0])
         np.testing.assert_allclose(atoms.get_forces(), prediction["forces"][0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"zbl": True},
+        {"species_encoding": "alchemical", "num_hidden_layers": 0},
+        {"long_range": True, "zbl": True},
+        {"long_range": True, "species_encoding": "alchemical", "heads": {"energy": "linear"}},
+    ],
+    ids=str,
+)
+def test_options_agree_with_predict_and_numerical_derivatives(shipped_alloys, options):
+    X, y = shipped_alloys
+    model = SoapBPNNRegressor(**SMALL, **options, num_epochs=2, dtype="float64", random_state=0)
+    model.fit(X[10:16], y[10:16])
+    atoms = X[40].copy()
+    atoms.set_cell(0.93 * atoms.cell, scale_atoms=True)  # close enough for ZBL
+    atoms.calc = model.calculator()
+    forces, stress = atoms.get_forces(), atoms.get_stress()
+    prediction = model.predict([atoms], targets=["energy", "forces", "stress"])
+    np.testing.assert_allclose(atoms.get_potential_energy(), prediction["energy"][0])
+    np.testing.assert_allclose(forces, prediction["forces"][0], atol=1e-10)
+    np.testing.assert_allclose(atoms.get_potential_energies().sum(), prediction["energy"][0])
+    numerical = calculate_numerical_forces(atoms, eps=1e-4, iatoms=[3])
+    np.testing.assert_allclose(forces[[3]], numerical, atol=1e-6 * np.abs(forces).max())
+    # what moves the mesh of the long-range sums costs some digits
+    expected = atoms.get_stress(voigt=False)
+    np.testing.assert_allclose(expected, prediction["stress"][0], rtol=1e-7, atol=1e-12)
+    if "long_range" not in options:
+        numerical = calculate_numerical_stress(atoms, eps=1e-5)
+        np.testing.assert_allclose(stress, numerical, atol=1e-5 * np.abs(stress).max())
+
+
+def test_dipole_and_charges(data):
+    """Whatever else was learnt, what ASE has a name for is given, and nothing else."""
+    X, y = data[0][:20], data[1][:20]
+    rng = np.random.default_rng(0)
+    columns = {
+        "gap": rng.normal(size=20),
+        "dipole": rng.normal(size=(20, 3)),
+        "charges": [rng.normal(size=len(atoms)) for atoms in X],
+    }
+    kinds = {"gap": TargetKind.scalar()}
+    network = {**SMALL, "num_epochs": 2, "random_state": 0}
+    moments = SoapBPNNRegressor(**network).fit(X, Targets(kinds=kinds, **columns))
+    everything = make_pipeline(
+        *(ZBLBaseline(), CompositionBaseline(), TargetScaler(), SoapFeaturizer(**SMALL)),
+        SoapBPNNRegressor(num_epochs=2, random_state=0),
+    )
+    y = Targets(kinds=kinds, energy=y["energy"], forces=y["forces"], **columns)
+    everything.fit(X, y)
+    for model, names in (
+        (moments, {"dipole", "charges"}),
+        (
+            everything,
+            {"dipole", "charges"} | set("energy free_energy energies forces stress".split()),
+        ),
+    ):
+        atoms = X[3].copy()
+        atoms.calc = SoapBPNNCalculator(model)
+        assert set(atoms.calc.implemented_properties) == names
+        prediction = model.predict([atoms], targets=["dipole", "charges"])
+        np.testing.assert_allclose(atoms.get_dipole_moment(), prediction["dipole"][0], atol=1e-5)
+        np.testing.assert_allclose(atoms.get_charges(), prediction["charges"][0], atol=1e-5)
+    assert np.isfinite(atoms.get_forces()).all()
+    atoms.calc = moments.calculator()
+    with pytest.raises(NotImplementedError, match="energy"):
+        atoms.get_potential_energy()
+
+
+def test_models_without_any_property_of_ase_are_refused(data):
+    X = data[0][:4]
+    y = Targets(kinds={"gap": TargetKind.scalar()}, gap=[1.0, 2.0, 3.0, 4.0])
+    model = SoapBPNNRegressor(**SMALL, num_epochs=1, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match=r"learnt \['gap'\], none of which is a property of ASE"):
+        model.calculator()
 
 
 def test_other_models_are_refused():

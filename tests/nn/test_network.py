@@ -1,10 +1,13 @@
 """The packed network against the full one, and the hand-written derivatives against autograd."""
 
+import pytest
 import torch
 from torch import nn
 
+from sklearn_soapbpnn import TargetKind
 from sklearn_soapbpnn.data import as_structures, build_graph
 from sklearn_soapbpnn.descriptors import PairBasis, PowerSpectrum, SoapParameters
+from sklearn_soapbpnn.nn import SoapBPNN
 from sklearn_soapbpnn.nn._layers import PackedLayerNorm
 
 
@@ -37,14 +40,19 @@ def test_packed_layernorm_and_first_layer_equal_the_full_ones():
     torch.testing.assert_close(x @ weight.T + bias, expected, rtol=1e-10, atol=1e-10)
 
 
-def plain_energies(network, structures, pair_vectors, graph):
-    """The formula of the network, differentiable by autograd all the way to the pair vectors."""
+def plain_expansion(network, pair_vectors, graph):
+    """Expansions over all elements, differentiable by autograd."""
     basis = _DifferentiableBasis.apply(pair_vectors, network.basis)
     i, j = graph.centers, graph.neighbors
     expansion = torch.zeros(graph.n_atoms, 3, basis.shape[1], dtype=torch.float64)
     expansion = expansion.index_put((i, graph.element[j]), basis, accumulate=True)
     backward = basis * network.basis.parity
-    expansion = expansion.index_put((j, graph.element[i]), backward, accumulate=True)
+    return expansion.index_put((j, graph.element[i]), backward, accumulate=True)
+
+
+def plain_energies(network, pair_vectors, graph):
+    """The formula of the network, differentiable by autograd all the way to the pair vectors."""
+    expansion = plain_expansion(network, pair_vectors, graph)
     first = network.first
     features = first.spectrum(first.spectrum.by_degree(expansion))
     x, _ = first.norm.standardize(features)
@@ -57,6 +65,24 @@ def plain_energies(network, structures, pair_vectors, graph):
             hidden = layer.weight[element] @ nn.functional.silu(hidden)
         energies.append(hidden)
     return torch.cat(energies)
+
+
+def plain_alchemical_energies(network, pair_vectors, graph):
+    """The same with pseudo-species, spelt out channel by channel."""
+    first, n_per_l = network.first, network.basis.n_per_l
+    expansion = plain_expansion(network, pair_vectors, graph)
+    features, start = [], 0
+    for l, n in enumerate(n_per_l):
+        stop = start + n * (2 * l + 1)
+        c = expansion[:, :, start:stop].unflatten(2, (n, 2 * l + 1))
+        mixed = torch.einsum("ab,ianm->ibnm", first.embedding, c).flatten(1, 2)
+        features.append(torch.einsum("ipm,iqm->ipq", mixed, mixed).flatten(1))
+        start = stop
+    hidden = torch.cat(features, dim=1) * first.encoding[graph.element]
+    hidden = first.norm(hidden) @ first.linear.weight[0].T
+    for layer in [*network.trunk.layers, *network.head("energy").layers]:
+        hidden = nn.functional.silu(hidden) @ layer.weight[0].T
+    return hidden[:, 0]
 
 
 class _DifferentiableBasis(torch.autograd.Function):
@@ -72,11 +98,37 @@ class _DifferentiableBasis(torch.autograd.Function):
         return torch.einsum("pc,pac->pa", grad, gradient), None
 
 
+PARAMETERS = SoapParameters(max_radial=2, max_angular=2)
+KINDS = {
+    "dipole": TargetKind.vector(),
+    "energy": TargetKind.scalar(),
+    "shielding": TargetKind.tensor(2, per_atom=True),
+}
+
+
+def make_network(kinds=KINDS, **options):
+    shared = {"num_hidden_layers": 1, "num_neurons_per_layer": 4, "layernorm": True, "heads": {}}
+    shared |= {"seed": 0, "dtype": torch.float64, **options}
+    return SoapBPNN((1, 6, 8), PARAMETERS, kinds, **shared)
+
+
+@pytest.mark.parametrize("layernorm", [True, False])
+def test_alchemical_energies_and_forces_agree_with_plain_autograd(
+    layernorm, structures, select_batch
+):
+    network = make_network({"energy": TargetKind.scalar()}, n_pseudo_species=2, layernorm=layernorm)
+    assert_agrees_with_autograd(network, plain_alchemical_energies, structures, select_batch)
+
+
 def test_energies_and_forces_agree_with_plain_autograd(network, structures, select_batch):
+    assert_agrees_with_autograd(network, plain_energies, structures, select_batch)
+
+
+def assert_agrees_with_autograd(network, plain, structures, select_batch):
     frames = as_structures(structures)
     graph = build_graph(frames, network.basis.cutoff_radius, network.elements)
     vectors = graph.pair_vectors.clone().requires_grad_()
-    energies = plain_energies(network, frames, vectors, graph)
+    energies = plain(network, vectors, graph)
     (pair_forces,) = torch.autograd.grad(energies.sum(), vectors)
     forces = torch.zeros(graph.n_atoms, 3, dtype=torch.float64)
     forces.index_add_(0, graph.centers, pair_forces)
@@ -99,6 +151,48 @@ def test_gradients_of_the_weights_agree_with_central_differences(network, struct
         return result.energy, result.forces, result.strain_gradient
 
     assert torch.autograd.gradcheck(outputs, values, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_pseudo_species": 2},
+        {"num_hidden_layers": 0},
+        {"num_hidden_layers": 0, "heads": {"energy": "linear", "dipole": "linear"}},
+        {"num_hidden_layers": 0, "heads": {"energy": "linear"}, "n_pseudo_species": 2},
+        {"num_hidden_layers": 2, "heads": {"energy": "linear", "shielding": "linear"}},
+        {"add_lambda_basis": False, "layernorm": False},
+    ],
+    ids=str,
+)
+def test_gradients_of_all_weights_agree_with_central_differences(options, molecule, select_batch):
+    """Of the energy, its derivatives, and what the other heads say."""
+    network = make_network(**options)
+    batch = select_batch(network, [molecule, molecule[:4]], memory=10**9)
+    names = [name for name, _ in network.named_parameters()]
+    values = [p.detach().clone().requires_grad_() for p in network.parameters()]
+
+    def outputs(*values):
+        result = torch.func.functional_call(network, dict(zip(names, values)), (batch, True))
+        derived = result.energy, result.forces, result.strain_gradient
+        return *derived, *(result.values[name] for name in ("dipole", "shielding"))
+
+    assert torch.autograd.gradcheck(outputs, values, fast_mode=True)
+
+
+def test_energy_does_not_depend_on_who_else_reads_the_features(molecule, select_batch):
+    """With the weights of the many, one head alone gives the same energies and forces."""
+    many = make_network()
+    alone = make_network({"energy": KINDS["energy"]})
+    weights = many.state_dict()
+    for name in list(weights):
+        if name.startswith("heads.") and not name.startswith("heads.1."):
+            del weights[name]
+    alone.load_state_dict({n.replace("heads.1.", "heads.0."): w for n, w in weights.items()})
+    with torch.no_grad():
+        first, second = (n(select_batch(n, [molecule])) for n in (many, alone))
+    torch.testing.assert_close(first.energy, second.energy, rtol=1e-12, atol=0)
+    torch.testing.assert_close(first.forces, second.forces, rtol=1e-12, atol=1e-14)
 
 
 def test_stored_and_factored_pair_gradients_give_the_same(network, structures, select_batch):

@@ -10,7 +10,6 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from soapbpnn_cases import label_everything
 
 from sklearn_soapbpnn import Targets
-from sklearn_soapbpnn.datasets import load_cuau, load_malonaldehyde
 from sklearn_soapbpnn.descriptors._store import _process_store
 
 
@@ -28,27 +27,17 @@ def _empty_store():
     _process_store.clear()
 
 
-@pytest.fixture(scope="session")
-def _malonaldehyde():
-    return load_malonaldehyde(return_X_y=True)
-
-
-@pytest.fixture(scope="session")
-def _cuau():
-    return load_cuau(return_X_y=True)
-
-
 @pytest.fixture
-def molecules(_malonaldehyde):
+def molecules(shipped_molecules):
     """Twelve molecules of one composition, with energies and forces."""
-    X, y = _malonaldehyde
+    X, y = shipped_molecules
     return X[:12], y[:12]
 
 
 @pytest.fixture
-def alloys(_cuau):
+def alloys(shipped_alloys):
     """Six of the shipped crystals, with energies, forces and stress."""
-    X, y = _cuau
+    X, y = shipped_alloys
     chosen = np.arange(0, 60, 10)
     return [X[i] for i in chosen], y[chosen]
 

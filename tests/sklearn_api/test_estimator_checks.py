@@ -29,9 +29,9 @@ from sklearn_soapbpnn import (
     SoapFeaturizer,
     Targets,
     TargetScaler,
+    ZBLBaseline,
 )
 from sklearn_soapbpnn.data import as_structures
-from sklearn_soapbpnn.preprocessing import ZBLBaseline
 
 # float64, so that what is equal up to rounding is very nearly equal
 FEATURIZER = SoapFeaturizer(**SOAP, dtype="float64")

@@ -30,10 +30,15 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from soapbpnn_cases import NETWORK, make_pipeline, make_regressor, select_targets
 
-from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor, Targets, TargetScaler
+from sklearn_soapbpnn import (
+    CompositionBaseline,
+    SoapBPNNRegressor,
+    Targets,
+    TargetScaler,
+    ZBLBaseline,
+)
 from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.metrics import make_target_scorer
-from sklearn_soapbpnn.preprocessing import ZBLBaseline
 
 MODELS = {"bare": make_regressor, "pipeline": make_pipeline}
 SCORERS = {
@@ -291,7 +296,9 @@ def test_scorers_of_single_targets(everything, name, metric):
     scorer = make_target_scorer(name, metric)
     scores = cross_val_score(make_pipeline(), X, y, cv=2, scoring=scorer)
     folds = [predict_rows(make_pipeline(), X, y, *fold, name) for fold in KFold(2).split(X)]
-    assert_allclose(scores, [-score(*rows) for rows in folds], rtol=1e-12)
+    # over all entries, not the mean over columns
+    expected = [-score(known.ravel(), predicted.ravel()) for known, predicted in folds]
+    assert_allclose(scores, expected, rtol=1e-12)
 
 
 def test_search_that_is_scored_by_several_targets(everything):

@@ -9,8 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from skorch.callbacks import Callback, EarlyStopping
 
-from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor, Targets
-from sklearn_soapbpnn.datasets import load_cuau, load_malonaldehyde
+from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor, TargetKind, Targets
 from sklearn_soapbpnn.training._net import WarmupCosine
 
 LEARNING = {"max_radial": 3, "max_angular": 2, "learning_rate": 1e-2, "random_state": 0}
@@ -18,15 +17,32 @@ SMALL = {"max_radial": 3, "max_angular": 2, "num_neurons_per_layer": 8, "random_
 
 
 @pytest.fixture(scope="module")
-def molecules():
-    X, y = load_malonaldehyde(return_X_y=True)
+def molecules(shipped_molecules):
+    X, y = shipped_molecules
     return X[:300:5], y[:300:5]
 
 
 @pytest.fixture(scope="module")
-def alloys():
-    X, y = load_cuau(return_X_y=True)
+def alloys(shipped_alloys):
+    X, y = shipped_alloys
     return X[10:22], y[10:22]
+
+
+def label_alloys(X, y):
+    """Add targets of every kind, of structures and of atoms."""
+    rng = np.random.default_rng(0)
+    kinds = {
+        "dipole": TargetKind.vector(),
+        "gaps": TargetKind.scalar(2),
+        "quadrupole": TargetKind.spherical([(0, 1), (2, 1)]),
+        "shielding": TargetKind.tensor(per_atom=True),
+        "non_conservative_stress": TargetKind.tensor(symmetric=True, per_volume=True),
+    }
+    columns = {}
+    for name, kind in kinds.items():
+        labels = [rng.normal(1.0, size=(len(atoms), *kind.shape)) for atoms in X]
+        columns[name] = labels if kind.per_atom else np.stack([v.sum(0) for v in labels])
+    return Targets(kinds=kinds, **{name: y[name] for name in y.names}, **columns)
 
 
 def rmse(a, b):
@@ -60,6 +76,60 @@ def test_history_agrees_with_predict_at_the_best_epoch(alloys):
         np.testing.assert_allclose(best[f"valid_stress_{kind}"], stress)
     product = best["valid_energy_rmse"] * best["valid_forces_rmse"] * best["valid_stress_rmse"]
     np.testing.assert_allclose(best["valid_metric"], product)
+
+
+def test_history_of_every_target_agrees_with_predict(alloys):
+    """In the user's units; of blocks and properties as well where that is asked for."""
+    X, y = alloys
+    y = label_alloys(X, y)
+    model = SoapBPNNRegressor(**SMALL, dtype="float64", num_epochs=2, log_separate_blocks=True)
+    model.fit(X[:8], y[:8], X_val=X[8:], y_val=y[8:])
+    best = min(model.history_, key=lambda epoch: epoch["valid_metric"])
+    prediction, names = model.predict(X[8:], targets=list(y.names)), list(y.names)[1:]
+    errors = {name: prediction.flatten(name) - y[8:].flatten(name) for name in names}
+    errors |= {f"gaps[{k}]": errors["gaps"][:, k] for k in range(2)}
+    errors["quadrupole[l0+]"] = errors["quadrupole"][:, :1]
+    errors["quadrupole[l2+]"] = errors["quadrupole"][:, 1:]
+    for name, error in errors.items():
+        np.testing.assert_allclose(best[f"valid_{name}_mae"], np.abs(error).mean())
+        np.testing.assert_allclose(best[f"valid_{name}_rmse"], np.sqrt(np.mean(error**2)))
+    product = np.prod([best[f"valid_{name}_rmse"] for name in y.names])
+    np.testing.assert_allclose(best["valid_metric"], product)
+    assert {key for key in best if "[" in key and key.endswith("_rmse")} == {
+        f"valid_{name}_rmse" for name in errors if "[" in name
+    }
+
+
+def test_blocks_are_logged_on_request_only(alloys, capsys):
+    X, y = alloys
+    y = label_alloys(X, y)
+    for wanted in (False, True):
+        model = SoapBPNNRegressor(**SMALL, num_epochs=1, log_separate_blocks=wanted, verbose=1)
+        model.fit(X, y)
+        header = capsys.readouterr().out.splitlines()[0]
+        for block in ("gaps[1]", "quadrupole[l2+]"):
+            assert (f"valid_{block}_mae" in model.history_[-1]) == wanted
+            assert (f"{block} rmse" in header) == wanted
+
+
+@pytest.mark.parametrize("name", ["dipole", "quadrupole", "shielding", "non_conservative_stress"])
+def test_labels_of_tensors_that_are_missing_do_not_matter(alloys, name):
+    """What stands where there is no label changes nothing, of a structure or of a component."""
+    X, y = alloys
+    y = label_alloys(X, y)
+    columns = {"energy": y["energy"], name: [np.array(values) for values in y[name]]}
+    for values, one in zip(columns[name][1:3], (..., 0)):
+        values[one] = np.nan
+    partial = Targets(kinds={name: y.kinds[name]}, **columns)
+    model = SoapBPNNRegressor(**SMALL, dtype="float64", num_epochs=2)
+    model.fit(X[:6], partial[:6], X_val=X, y_val=partial)
+    assert np.isfinite(model.history_[:, "train_loss"]).all()
+    prediction, known = model.predict(X, targets=[name]).flatten(name), partial.flatten(name)
+    assert np.isfinite(prediction).all()
+    best = min(model.history_, key=lambda epoch: epoch["valid_metric"])
+    error = (prediction - known)[np.isfinite(known)]
+    assert error.size < known.size
+    np.testing.assert_allclose(best[f"valid_{name}_rmse"], np.sqrt(np.mean(error**2)))
 
 
 @pytest.mark.parametrize("metric", ["rmse_prod", "mae_prod", "loss"])
@@ -170,10 +240,38 @@ def test_per_structure_targets(molecules):
     np.testing.assert_allclose(scales[1], n_atoms * scales[0])
 
 
+@pytest.mark.xfail(reason="the divisor of such targets is indexed as if it had rows", strict=True)
+@pytest.mark.parametrize("name", ["stress", "dipole", "gaps", "quadrupole"])
+def test_per_structure_targets_beside_the_energy(alloys, name):
+    """The loss of a target that is not divided by the number of atoms, here 32 throughout."""
+    X, y = alloys
+    chosen = [k for k, atoms in enumerate(X) if len(atoms) == 32]
+    X, y = [X[k] for k in chosen], label_alloys(X, y)[chosen]
+    y = Targets(kinds=y.kinds, energy=y["energy"], **{name: y[name]})
+    shared = {**SMALL, "dtype": "float64", "num_epochs": 1, "learning_rate": 1e-12}
+    shared["loss"] = {"energy": {"weight": 0.0, "stress": {"weight": 1.0}}}
+    shared["scale_targets"] = False
+    losses = [
+        SoapBPNNRegressor(**shared, per_structure_targets=names).fit(X, y).history_
+        for names in ([], [name])
+    ]
+    for key in ("train_loss", "valid_loss"):
+        np.testing.assert_allclose(losses[1][-1, key], 32**2 * losses[0][-1, key], rtol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def base_prediction(molecules):
+    X, y = molecules
+    return SoapBPNNRegressor(**SMALL, num_epochs=2).fit(X[:20], y[:20]).predict(X[:20])
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"heads": {"energy": "linear"}},
+        {"zbl": True},
+        {"species_encoding": "alchemical"},
+        {"long_range": True},
         {"num_hidden_layers": 0},
         {"num_hidden_layers": 0, "heads": {"energy": "linear"}},
         {"layernorm": False},
@@ -198,13 +296,102 @@ def test_per_structure_targets(molecules):
     ],
     ids=str,
 )
-def test_no_option_is_ignored(molecules, options):
+def test_no_option_is_ignored(molecules, base_prediction, options):
     X, y = molecules
-    base = SoapBPNNRegressor(**SMALL, num_epochs=2).fit(X[:20], y[:20])
     changed = SoapBPNNRegressor(**{**SMALL, "num_epochs": 2, **options}).fit(X[:20], y[:20])
     prediction = changed.predict(X[:20])
     assert np.isfinite(prediction).all()
-    assert not np.array_equal(prediction, base.predict(X[:20]))
+    assert not np.array_equal(prediction, base_prediction)
+
+
+def predict_quadrupoles(alloys, **options):
+    X, y = alloys[0][:4], label_alloys(*alloys)[:4]
+    y = Targets(kinds=y.kinds, energy=y["energy"], quadrupole=y["quadrupole"])
+    shared = {**SMALL, "species_encoding": "alchemical", "long_range": True, "num_epochs": 1}
+    model = SoapBPNNRegressor(**{**shared, **options}).fit(X, y)
+    return model.predict(X, targets=["quadrupole"])["quadrupole"]
+
+
+@pytest.fixture(scope="module")
+def base_quadrupoles(alloys):
+    return predict_quadrupoles(alloys)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_pseudo_species": 2},
+        {"add_lambda_basis": False},
+        {"heads": {"quadrupole": "linear"}},
+        {"loss": {"quadrupole": "mae"}},
+        {"loss": {"quadrupole": {"weight": 3.0}}},
+        {"use_ewald": True},
+        {"smearing": 1.0},
+        {"kspace_resolution": 0.9},
+        {"interpolation_nodes": 3},
+        {"fixed_scaling_weights": {"quadrupole": [0.1, 5.0]}},
+        {"fixed_composition_weights": {"quadrupole": {"Cu": 3.0}}},
+    ],
+    ids=str,
+)
+def test_no_option_of_tensors_and_long_range_is_ignored(alloys, base_quadrupoles, options):
+    quadrupoles = predict_quadrupoles(alloys, **options)
+    assert np.isfinite(quadrupoles).all()
+    assert not np.array_equal(quadrupoles, base_quadrupoles)
+
+
+# --- warm start ----------------------------------------------------------------------------------
+
+
+def test_warm_start_goes_on(molecules):
+    """Two fits learn from where the first one ended, with its baseline and its scale."""
+    X, y = molecules
+    shared = {**LEARNING, "num_epochs": 20, "validation_fraction": 0}
+    model = SoapBPNNRegressor(**shared, warm_start=True).fit(X, y)
+    first = model.history_[:, "train_loss"]
+    steps = model.baseline_, model.scaler_, model.featurizer_
+    model.set_params(learning_rate=1e-4).fit(X, y)
+    again = model.history_[:, "train_loss"]
+    assert len(again) == 20
+    assert again[0] < 0.5 * first[0]
+    assert again[-1] < again[0] < 1.1 * first[-1]
+    assert (model.baseline_, model.scaler_, model.featurizer_) == steps
+    cold = SoapBPNNRegressor(**shared).fit(X, y).fit(X, y)
+    assert cold.history_[:, "train_loss"] == first
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"species_encoding": "alchemical", "zbl": True},
+        {"long_range": True},
+        {"num_hidden_layers": 0},
+    ],
+    ids=str,
+)
+def test_warm_start_without_steps_changes_nothing(alloys, options):
+    """A learning rate next to zero: what was learnt before is still there, other labels or not."""
+    X, y = alloys
+    y = label_alloys(X, y)
+    model = SoapBPNNRegressor(**SMALL, num_epochs=2, dtype="float64", warm_start=True, **options)
+    before = model.fit(X, y).predict(X, targets=list(y.names))
+    model.set_params(learning_rate=1e-14).fit(X[:5], y[:5])
+    after = model.predict(X, targets=list(y.names))
+    for name in y.names:
+        size = np.abs(before.flatten(name)).max()
+        np.testing.assert_allclose(
+            after.flatten(name), before.flatten(name), rtol=1e-8, atol=1e-8 * size
+        )
+
+
+def test_warm_start_of_a_model_that_is_not_fitted_is_a_start(molecules):
+    X, y = molecules
+    warm, cold = (
+        SoapBPNNRegressor(**SMALL, num_epochs=1, warm_start=warm).fit(X, y).predict(X)
+        for warm in (True, False)
+    )
+    assert np.array_equal(warm, cold)
 
 
 def test_random_state_fixes_the_fit_to_the_bit(molecules):
@@ -317,14 +504,12 @@ def test_validation_structures_without_labels_pick_nothing(molecules):
 @pytest.mark.parametrize("batch_size", [1, 8, np.int64(60)])
 def test_weights_act_whatever_the_size_of_the_batch(molecules, batch_size):
     """Half of the structures are shifted; heavy weights pull the prediction to them."""
-    X, y = molecules
-    half = np.arange(len(X)) < 30
+    X, y = molecules[0][::2], molecules[1][::2]
+    half = np.arange(len(X)) < 15
     shared = {**LEARNING, "batch_size": batch_size, "validation_fraction": 0, "num_epochs": 60}
     fixed = {"fixed_scaling_weights": {"energy": 0.1}}
     baseline = CompositionBaseline().fit(X, y)
-    fixed["fixed_composition_weights"] = dict(
-        zip(baseline.elements_, baseline.coef_["energy"])
-    )
+    fixed["fixed_composition_weights"] = dict(zip(baseline.elements_, baseline.coef_["energy"]))
     labels = y["energy"] + np.where(half, 1.0, -1.0)
     errors = [
         np.mean(

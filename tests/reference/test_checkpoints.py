@@ -9,7 +9,7 @@ import torch
 
 from sklearn_soapbpnn import SoapBPNNRegressor, Targets
 
-pytest.importorskip("metatrain", reason="the extra `bench` installs metatrain")
+pytest.importorskip("metatrain.soap_bpnn", reason="the extra `bench` installs metatrain")
 pytestmark = [
     pytest.mark.metatrain,
     pytest.mark.filterwarnings("ignore"),  # metatrain's own

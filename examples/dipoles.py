@@ -1,0 +1,65 @@
+"""Energies, forces and dipoles from one model, and the infrared spectrum that follows.
+
+Malonaldehyde again, whose shipped frames carry GFN2-xTB dipoles. Molecular dynamics with the
+calculator gives the dipole along the way; the spectrum is that of its autocorrelation. Takes
+about a minute on two cores and writes its picture into the folder of this file.
+"""
+
+# %%
+# Three targets, one network
+# --------------------------
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from ase import units
+from ase.md.langevin import Langevin
+from sklearn.model_selection import train_test_split
+
+from sklearn_soapbpnn import SoapBPNNRegressor, Targets
+from sklearn_soapbpnn.datasets import load_malonaldehyde
+from sklearn_soapbpnn.metrics import summarize_errors
+
+TIME_STEP = 0.5  # fs
+N_STEPS = 4000
+here = Path(__file__).parent
+X = load_malonaldehyde().data
+y = Targets.from_atoms(X, energy="energy", forces="forces", dipole="dipole")
+X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=100, random_state=0)
+
+model = SoapBPNNRegressor(num_epochs=60, learning_rate=3e-3, random_state=0, verbose=1)
+model.set_params(log_interval=20).fit(X_train, y_train)
+prediction = model.predict(X_test, targets=["energy", "forces", "dipole"])
+print("\nRoot mean square errors on the test set")
+for name, errors in summarize_errors(X_test, y_test, prediction).items():
+    spread = np.concatenate([np.ravel(v) for v in y_test[name.split()[0]]]).std()
+    print(f"  {name:16} {errors['rmse']:.4f}   (spread of the labels {spread:.4f})")
+
+# %%
+# Dynamics
+# --------
+atoms = X_test[0].copy()
+atoms.calc = model.calculator()
+rng = np.random.default_rng(0)
+widths = np.sqrt(atoms.get_masses() * 300 * units.kB)
+atoms.set_momenta(widths[:, None] * rng.normal(size=(len(atoms), 3)))
+options = {"temperature_K": 300, "friction": 0.001 / units.fs, "rng": rng, "fixcm": False}
+dynamics = Langevin(atoms, TIME_STEP * units.fs, **options)
+dipoles = []
+dynamics.attach(lambda: dipoles.append(atoms.get_dipole_moment()))
+dynamics.run(N_STEPS)
+
+# %%
+# Spectrum
+# --------
+# The power spectrum of the dipole's velocity is the infrared spectrum, up to a prefactor.
+velocity = np.gradient(np.array(dipoles), axis=0) * np.hanning(len(dipoles))[:, None]
+intensity = (np.abs(np.fft.rfft(velocity, axis=0)) ** 2).sum(1)
+wavenumber = np.fft.rfftfreq(len(dipoles), TIME_STEP * 1e-15) / 2.99792458e10  # 1/cm
+smooth = np.convolve(intensity, np.ones(7) / 7, mode="same")
+
+figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+axes.plot(wavenumber, smooth / smooth.max())
+axes.set(xlim=(0, 4000), xlabel="wavenumber (1/cm)", ylabel="intensity", title="Malonaldehyde")
+figure.savefig(here / "dipoles.png", dpi=120)
+print(f"\nWrote {here / 'dipoles.png'}")

@@ -1,0 +1,150 @@
+"""Entries that are NaN act as if they were not there, for every kind of target."""
+
+import numpy as np
+import pytest
+import torch
+
+from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
+from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn.training import TotalLoss, TrainingData, parse_loss
+
+KINDS = {
+    "energy": TargetKind.scalar(),
+    "dipole": TargetKind.vector(),
+    "polarizability": TargetKind.tensor(symmetric=True),
+    "charges": TargetKind.scalar(2, per_atom=True),
+    "several": TargetKind.spherical([(0, 1, 2), (2, 1)], per_atom=True),
+}
+DERIVED = {
+    "forces": TargetKind.vector(per_atom=True),
+    "stress": TargetKind.tensor(symmetric=True, per_volume=True),
+}
+SMALL = {"max_radial": 3, "max_angular": 2, "num_neurons_per_layer": 8, "random_state": 0}
+
+
+@pytest.fixture
+def labels(mixture, draw):
+    complete = draw(mixture, {**KINDS, **DERIVED})
+    return {name: [np.array(part) for part in complete[name]] for name in complete.names}
+
+
+@pytest.fixture
+def model(mixture, labels):
+    """A float64 model of everything whose weights are as they were drawn."""
+    shared = {**SMALL, "dtype": "float64", "num_epochs": 1, "learning_rate": 1e-9}
+    return SoapBPNNRegressor(**shared).fit(mixture, Targets(kinds=KINDS, **labels))
+
+
+def find_gradient(model, X, labels, names=None, loss="mse"):
+    """Loss and its gradient by all weights, over one batch of all structures."""
+    y = Targets(kinds=KINDS, **{name: labels[name] for name in names or labels})
+    network = model.module_
+    losses = TotalLoss(parse_loss(loss, KINDS))
+    data = TrainingData(model._transform(as_structures(X)), y, network)
+    (batch,) = data.batches(torch.arange(len(X)), len(X))
+    network.zero_grad()
+    value = losses(batch.predictions(network), batch.labels)
+    value.backward()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+    return float(value.detach()), torch.cat([g.flatten() for g in gradients])
+
+
+def assert_same_gradient(first, second):
+    torch.testing.assert_close(first[0], second[0], rtol=1e-10, atol=0)
+    atol = 1e-10 * float(second[1].abs().max())
+    torch.testing.assert_close(first[1], second[1], rtol=0, atol=atol)
+
+
+def take(labels, kept):
+    return {name: [parts[index] for index in kept] for name, parts in labels.items()}
+
+
+def forget(parts, kept):
+    """Mark all but some structures as not labelled."""
+    return [np.where(i in kept, part, np.nan) for i, part in enumerate(parts)]
+
+
+KEPT = [0, 2, 5, 6, 8]
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+def test_structures_without_any_label_have_no_gradient(model, mixture, labels, loss):
+    """As if the data set did not hold them."""
+    some = {name: forget(parts, KEPT) for name, parts in labels.items()}
+    expected = find_gradient(model, [mixture[i] for i in KEPT], take(labels, KEPT), loss=loss)
+    assert expected[1].abs().max() > 0
+    assert_same_gradient(find_gradient(model, mixture, some, loss=loss), expected)
+
+
+@pytest.mark.parametrize("target", [*KINDS, *DERIVED])
+def test_structures_labelled_for_some_targets_only(model, mixture, labels, target):
+    """The loss is that of two data sets: the target's structures, and all of them for the rest."""
+    some = {**labels, target: forget(labels[target], KEPT)}
+    alone = find_gradient(model, [mixture[i] for i in KEPT], take(labels, KEPT), [target])
+    rest = find_gradient(model, mixture, labels, [name for name in labels if name != target])
+    assert alone[1].abs().max() > 0
+    expected = alone[0] + rest[0], alone[1] + rest[1]
+    assert_same_gradient(find_gradient(model, mixture, some), expected)
+
+
+@pytest.mark.parametrize("target", [*KINDS, *DERIVED])
+def test_single_components_that_are_missing(model, mixture, labels, target):
+    """As if they were predicted exactly already; the mean is over what is labelled."""
+    rng = np.random.default_rng(0)
+    known = [rng.random(part.shape) < 0.6 for part in labels[target]]
+    predicted = model.predict(mixture, targets=[target])[target]
+    missing = [np.where(there, part, np.nan) for there, part in zip(known, labels[target])]
+    exact = [np.where(there, *pair) for there, *pair in zip(known, labels[target], predicted)]
+    total = {"reduction": "sum"}
+    loss = {"energy": {"forces": total, "stress": total, **total}, target: total}
+    loss = {name: part for name, part in loss.items() if name in KINDS}
+    expected = find_gradient(model, mixture, {target: exact}, loss=loss)
+    assert expected[1].abs().max() > 0
+    assert_same_gradient(find_gradient(model, mixture, {target: missing}, loss=loss), expected)
+    count = sum(np.isfinite(a * b).sum() for a, b in zip(missing, predicted))
+    mean = expected[0] / count, expected[1] / count
+    assert_same_gradient(find_gradient(model, mixture, {target: missing}), mean)
+
+
+@pytest.mark.parametrize("target", [*KINDS, *DERIVED])
+def test_batch_without_a_label_of_a_target(model, mixture, labels, target):
+    first = [mixture[i] for i in range(4)]
+    some = {**take(labels, range(4)), target: forget(labels[target][:4], [])}
+    rest = find_gradient(model, first, some, [name for name in labels if name != target])
+    assert_same_gradient(find_gradient(model, first, some), rest)
+
+
+@pytest.mark.parametrize("species_encoding", ["orthogonal", "alchemical"])
+def test_fit_does_not_see_structures_without_labels(mixture, labels, species_encoding):
+    some = {name: forget(parts, KEPT) for name, parts in labels.items()}
+    shared = {**SMALL, "species_encoding": species_encoding, "dtype": "float64", "batch_size": 9}
+    shared |= {"num_epochs": 3, "validation_fraction": 0}
+    few = [mixture[i] for i in KEPT]
+    expected = SoapBPNNRegressor(**shared).fit(few, Targets(kinds=KINDS, **take(labels, KEPT)))
+    model = SoapBPNNRegressor(**shared).fit(mixture, Targets(kinds=KINDS, **some))
+    names = [*KINDS, *DERIVED]
+    prediction, wanted = (m.predict(mixture, targets=names) for m in (model, expected))
+    for name in names:
+        rows = wanted.flatten(name)
+        np.testing.assert_allclose(prediction.flatten(name), rows, rtol=1e-7, atol=1e-9)
+
+
+def test_structures_each_of_which_has_one_target(mixture, labels):
+    """With one structure in a batch, most targets have no label in it."""
+    names = list(labels)
+    some = {
+        name: forget(parts, [i for i in range(len(mixture)) if i % len(names) == k or i > 6])
+        for k, (name, parts) in enumerate(labels.items())
+    }
+    y = Targets(kinds=KINDS, **some)
+    model = SoapBPNNRegressor(**SMALL, num_epochs=2, batch_size=1, validation_fraction=0)
+    model.fit(mixture, y)
+    before = SoapBPNNRegressor(**SMALL, num_epochs=1, batch_size=1, validation_fraction=0)
+    before.set_params(learning_rate=1e-12).fit(mixture, y)
+    assert np.isfinite(model.history_[:, "train_loss"]).all()
+    first, second = (m.predict(mixture, targets=names) for m in (model, before))
+    for name in names:
+        a, b = first.flatten(name), second.flatten(name)
+        there = np.isfinite(a)
+        assert there.all() or name == "stress"
+        assert np.abs(a - b)[there].max() > 1e-5, name

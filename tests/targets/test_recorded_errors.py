@@ -1,0 +1,147 @@
+"""What the history records of every target, and how the best epoch follows from it."""
+
+import numpy as np
+import pytest
+
+from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
+from sklearn_soapbpnn.metrics import PER_ATOM, summarize_errors
+
+KINDS = {
+    "energy": TargetKind.scalar(),
+    "dipole": TargetKind.vector(2),
+    "charges": TargetKind.scalar(per_atom=True),
+    "pressure": TargetKind.tensor(symmetric=True, per_volume=True),
+    "several": TargetKind.spherical([(0, 1, 2), (2, 1)], per_atom=True),
+    "gaps": TargetKind.scalar(3),
+}
+DERIVED = {
+    "forces": TargetKind.vector(per_atom=True),
+    "stress": TargetKind.tensor(symmetric=True, per_volume=True),
+}
+NAMES = [*KINDS, *DERIVED]
+SMALL = {
+    "max_radial": 2,
+    "max_angular": 2,
+    "num_neurons_per_layer": 6,
+    "dtype": "float64",
+    "num_epochs": 4,
+    "learning_rate": 1e-2,
+    "batch_size": 3,
+    "random_state": 0,
+}
+
+
+@pytest.fixture
+def data(mixture, draw):
+    """Training and validation data, in each of which labels are missing here and there."""
+    complete = draw(mixture, {**KINDS, **DERIVED})
+    rng, columns = np.random.default_rng(1), {}
+    for name in complete.names:
+        parts = [np.where(rng.random(p.shape) < 0.2, np.nan, p) for p in complete[name]]
+        if name in ("stress", "pressure"):
+            no_cell = [atoms.cell.rank < 3 for atoms in mixture]
+            parts = [np.full((3, 3), np.nan) if no else p for no, p in zip(no_cell, parts)]
+        columns[name] = parts
+    y = Targets(kinds=KINDS, **columns)
+    train, val = [0, 1, 3, 4, 6, 8], [2, 5, 7, 6]
+    return [mixture[i] for i in train], y[train], [mixture[i] for i in val], y[val]
+
+
+@pytest.fixture
+def fit(data):
+    X, y, X_val, y_val = data
+
+    def fit(**options):
+        return SoapBPNNRegressor(**{**SMALL, **options}).fit(X, y, X_val=X_val, y_val=y_val)
+
+    return fit
+
+
+def best_epoch(model):
+    (*_, best) = (epoch for epoch in model.history_ if epoch["valid_metric_best"])
+    assert best["valid_metric"] == min(model.history_[:, "valid_metric"])
+    return best
+
+
+@pytest.mark.parametrize("options", [{}, {"per_structure_targets": ["energy"]}], ids=str)
+@pytest.mark.parametrize("species_encoding", ["orthogonal", "alchemical"])
+def test_errors_are_those_of_predict(fit, data, species_encoding, options):
+    """In the user's units; the energy per atom, unless it is a target of the structure."""
+    model, (X, y) = fit(species_encoding=species_encoding, **options), data[2:]
+    errors = summarize_errors(X, y, model.predict(X, targets=NAMES))
+    if not options:
+        errors["energy"] = errors[PER_ATOM]
+    best = best_epoch(model)
+    for name in NAMES:
+        for kind in ("rmse", "mae"):
+            value = best[f"valid_{name}_{kind}"]
+            np.testing.assert_allclose(value, errors[name][kind], rtol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("metric", ["rmse_prod", "mae_prod", "loss"])
+def test_best_model_metric_is_a_product_over_all_targets(fit, metric):
+    model = fit(best_model_metric=metric)
+    for epoch in model.history_:
+        kind = metric.removesuffix("_prod")
+        expected = epoch["valid_loss"]
+        if metric != "loss":
+            expected = np.prod([epoch[f"valid_{name}_{kind}"] for name in NAMES])
+        np.testing.assert_allclose(epoch["valid_metric"], expected)
+    best_epoch(model)
+
+
+def test_errors_of_separate_blocks(fit, data):
+    """Each block and property by itself, of targets that have several; they add up to the whole."""
+    model, (X, y) = fit(log_separate_blocks=True), data[2:]
+    best, prediction = best_epoch(model), model.predict(X, targets=NAMES)
+    components = {
+        "dipole": {"0": [0, 2, 4], "1": [1, 3, 5]},
+        "several": {"l0+,0": [0], "l0+,1": [1], "l2+": [2, 3, 4, 5, 6]},
+        "gaps": {"0": [0], "1": [1], "2": [2]},
+    }
+    for name, blocks in components.items():
+        known, predicted = y.flatten(name), prediction.flatten(name)
+        counts, squares, sizes = [], [], []
+        for block, columns in blocks.items():
+            error = (known - predicted)[:, columns]
+            error = error[np.isfinite(error)]
+            rmse, mae = (best[f"valid_{name}[{block}]_{kind}"] for kind in ("rmse", "mae"))
+            np.testing.assert_allclose(rmse, np.sqrt(np.mean(error**2)), rtol=1e-9)
+            np.testing.assert_allclose(mae, np.abs(error).mean(), rtol=1e-9)
+            counts.append(error.size)
+            squares.append(rmse**2)
+            sizes.append(mae)
+        whole = np.sqrt(np.average(squares, weights=counts))
+        np.testing.assert_allclose(best[f"valid_{name}_rmse"], whole)
+        np.testing.assert_allclose(best[f"valid_{name}_mae"], np.average(sizes, weights=counts))
+    recorded = {key.partition("[")[0] for key in best if "[" in key}
+    assert recorded == {f"valid_{name}" for name in components}
+
+
+def test_separate_blocks_are_off_by_default(fit):
+    assert not [key for key in fit().history_[-1] if "[" in key]
+
+
+@pytest.mark.parametrize("log_mae", [False, True])
+@pytest.mark.parametrize("log_separate_blocks", [False, True])
+def test_lines_that_are_printed(fit, capsys, log_mae, log_separate_blocks):
+    options = {"log_mae": log_mae, "log_separate_blocks": log_separate_blocks}
+    model = fit(verbose=1, log_interval=2, **options)
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[0]) for line in lines] == [1, 2, 4]
+    last, numbers = model.history_[-1], lines[-1].split()
+    for name in [*NAMES, "several[l2+]", "gaps[1]"]:
+        for kind in ("rmse", "mae"):
+            shown = (kind == "rmse" or log_mae) and ("[" not in name or log_separate_blocks)
+            assert (f" {name} {kind}" in header) == shown
+            if shown:
+                assert f"{last[f'valid_{name}_{kind}']:.4e}" in numbers
+
+
+def test_target_without_validation_labels_takes_no_part(data):
+    X, y, X_val, y_val = data
+    columns = {name: y_val[name] for name in y_val.names}
+    columns["dipole"] = np.full_like(columns["dipole"], np.nan)
+    y_val = Targets(kinds=KINDS, **columns)
+    with pytest.raises(ValueError, match="no label at all"):
+        SoapBPNNRegressor(**SMALL).fit(X, y, X_val=X_val, y_val=y_val)
