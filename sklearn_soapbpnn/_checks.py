@@ -16,14 +16,17 @@ LAST_LAYER = "_last_layer_features"
 OWN_NET_PARAMETERS = {
     *("module", "criterion", "lr", "max_epochs", "batch_size", "device", "callbacks", "verbose"),
     *("order_seed", "warmup_fraction", "best_model_metric", "log_interval", "log_mae"),
-    "log_separate_blocks",
+    *("log_separate_blocks", "n_iter_no_change", "checkpoints"),
 }
 # part of the signature from the start; refused, not ignored, until they are built
-NOT_BUILT = ("distributed", "checkpoint_dir", "num_workers", "early_stopping")
+NOT_BUILT = ("distributed", "num_workers")
 
 
-def check_parameters(model, targets):
-    """Check what constraints on single parameters cannot; return the loss of each target."""
+def check_parameters(model, targets, known=(), has_validation=False):
+    """Check what constraints on single parameters cannot; return the loss of each target.
+
+    ``known`` are the targets of a fit that is gone on with.
+    """
     defaults = inspect.signature(type(model)).parameters
     for name in NOT_BUILT:
         value, default = getattr(model, name), defaults[name].default
@@ -33,7 +36,7 @@ def check_parameters(model, targets):
             )
     learnt = list_learnt(targets)
     for target, head in (model.heads or {}).items():
-        if target not in learnt or head not in ("mlp", "linear"):
+        if target not in {*learnt, *known} or head not in ("mlp", "linear"):
             raise ValueError(
                 f"heads={{{target!r}: {head!r}}}: the target must be one of {learnt}, the head "
                 "'mlp' or 'linear'."
@@ -42,9 +45,7 @@ def check_parameters(model, targets):
     unknown = sorted(set(model.per_structure_targets) - set(allowed))
     if unknown:
         raise ValueError(f"per_structure_targets names {unknown}; it may name {sorted(allowed)}.")
-    check_fixed_weights(
-        model.fixed_composition_weights, "fixed_composition_weights", targets.kinds
-    )
+    check_fixed_weights(model.fixed_composition_weights, "fixed_composition_weights", targets.kinds)
     check_scales(model.fixed_scaling_weights, "fixed_scaling_weights", targets.kinds)
     if model.cutoff_width > model.cutoff_radius:
         raise ValueError(
@@ -63,8 +64,37 @@ def check_parameters(model, targets):
             f"net_params names {name!r}, which SoapBPNNRegressor sets itself: use its constructor "
             "arguments (learning_rate, num_epochs, batch_size, loss, callbacks, verbose, device)."
         )
+    if model.early_stopping and model.validation_fraction == 0 and not has_validation:
+        raise ValueError(
+            "early_stopping=True needs validation structures: raise validation_fraction=0, or pass "
+            "X_val and y_val."
+        )
     resolve_device(model.device)
     return parse_loss(model.loss, learnt)
+
+
+def check_continues(model, X, y):
+    """Raise if a fitted model cannot go on with other data."""
+    check_elements(X, model.elements_)
+    for name in list_learnt(y):
+        known = model.kinds_.get(name, y.kinds[name])
+        if known != y.kinds[name]:
+            raise ValueError(
+                f"Target {name!r} is {y.kinds[name]!r}, but the fit that this goes on with had "
+                f"{known!r}. Declare it as before (kinds=model.kinds_), or under another name."
+            )
+    new = [name for name in list_learnt(y) if name not in model.kinds_]
+    if new and model.num_hidden_layers == 0:
+        raise ValueError(
+            f"y has the new targets {new}, but without hidden layers (num_hidden_layers=0) there "
+            f"is nothing that they share with {list(model.kinds_)}. Fit a model of their own."
+        )
+    attached = list_attached(X)
+    if attached != model._carried:
+        raise ValueError(
+            f"The fit that this goes on with had structures that carry {sorted(model._carried)}, "
+            f"but X carries {sorted(attached)}. Use the same Pipeline steps."
+        )
 
 
 def check_degrees(kinds, max_angular):
@@ -160,6 +190,24 @@ def check_validation(X, y, X_val, y_val):
     if X.features is not None:
         check_features(X_val, X.features.parameters, X.features.elements, "X_val")
     return X_val, y_val
+
+
+def check_groups(groups, X):
+    """Return the group of each structure as an array, or None."""
+    if groups is None:
+        return None
+    groups = np.asarray(groups)
+    if groups.shape != (len(X),):
+        raise ValueError(
+            f"groups must name the group of each of the {len(X)} structures, got an array of shape "
+            f"{groups.shape}."
+        )
+    if len(np.unique(groups)) < 2:
+        raise ValueError(
+            f"groups names {groups[0]!r} for every structure, so none can be held out. Leave it "
+            "out, or pass X_val and y_val."
+        )
+    return groups
 
 
 def check_features(X, parameters, elements, name="X"):

@@ -1,5 +1,6 @@
 """SoapBPNNRegressor: potentials and tensors as a scikit-learn regressor."""
 
+import os
 import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -9,7 +10,7 @@ import torch
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import GroupShuffleSplit, train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
@@ -19,9 +20,11 @@ from ._checks import (
     LAST_LAYER,
     NOT_BUILT,
     SOAP_PARAMETERS,
+    check_continues,
     check_contradictions,
     check_degrees,
     check_features,
+    check_groups,
     check_learnt,
     check_names,
     check_parameters,
@@ -31,11 +34,12 @@ from ._checks import (
     resolve_device,
 )
 from ._featurizer import SoapFeaturizer
+from ._resume import find_state, name_checkpoint
 from .data import KNOWN_KINDS, TargetKind, Targets, as_structures, as_targets, check_elements
 from .nn import SoapBPNN, check_volumes, evaluate, evaluate_features
 from .potentials import LongRangeParameters, check_long_range
 from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
-from .training import SoapBPNNNet, TargetLoss, TotalLoss, TrainingData
+from .training import Checkpoints, SoapBPNNNet, TargetLoss, TotalLoss, TrainingData
 
 
 class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
@@ -49,8 +53,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
     with the composition baseline :math:`e_Z`, optionally the ZBL repulsion, the scale s and the
     SOAP power spectrum :math:`p_i` [1]_ [2]_. Forces and stress are exact derivatives. Any number
     of other targets is learnt from the same hidden layers: scalars, vectors, 3x3 and spherical
-    tensors, of structures or of atoms, each equivariant by construction. On its own the regressor fits
-    baseline and scale and computes the descriptors; in a Pipeline behind
+    tensors, of structures or of atoms, each equivariant by construction. On its own the regressor
+    fits baseline and scale and computes the descriptors; in a Pipeline behind
     :class:`CompositionBaseline`, :class:`TargetScaler` and :class:`SoapFeaturizer` it uses what
     they attached, with the same result to the bit.
 
@@ -104,8 +108,11 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         Highest learning rate of Adam.
     log_interval : int, default=5
         Epochs between the lines that ``verbose`` prints.
-    checkpoint_interval, checkpoint_dir : default=25, None
-        Not implemented yet.
+    checkpoint_interval : int, default=25
+        Epochs between two checkpoints.
+    checkpoint_dir : str or path, default=None
+        Folder of the checkpoints, one file for each set of data and parameters; see ``resume`` of
+        :meth:`fit`. None writes none.
     scale_targets : bool, default=True
         Whether to divide the targets by their scale, see :class:`TargetScaler`.
     fixed_scaling_weights : dict, default=None
@@ -141,8 +148,11 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         Share of the structures that is held out to pick the best epoch, if ``X_val`` is not given
         (baseline and scale see them all the same). With 0, or a single structure, the last epoch is
         kept.
-    early_stopping, n_iter_no_change : default=False, 20
-        Not implemented yet.
+    early_stopping : bool, default=False
+        End the fit when validation has not improved by ``best_model_metric`` for
+        ``n_iter_no_change`` epochs.
+    n_iter_no_change : int, default=20
+        Epochs to wait for a better one.
     warm_start : bool, default=False
         Go on from the weights of the last fit, with its elements, baseline and scale; the
         optimiser, its schedule and the best epoch start anew.
@@ -246,6 +256,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         "warm_start": ["boolean"],
         "distributed_port": [Interval(Integral, 1, 65535, closed="both")],
         "checkpoint_interval": [Interval(Integral, 1, None, closed="left")],
+        "checkpoint_dir": [str, os.PathLike, None],
+        "early_stopping": ["boolean"],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "best_model_metric": [StrOptions({"rmse_prod", "mae_prod", "loss"})],
         "loss": [str, dict],
@@ -357,7 +369,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         self.net_params = net_params
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, X_val=None, y_val=None, sample_weight=None):
+    def fit(self, X, y, X_val=None, y_val=None, sample_weight=None, groups=None, resume=False):
         """Fit the potential.
 
         Parameters
@@ -372,6 +384,13 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             Their labels, of the same names as y.
         sample_weight : array of shape (n_structures,), default=None
             Weights of the structures in the loss, the baseline and the scale.
+        groups : array of shape (n_structures,), default=None
+            Group of each structure (its trajectory, its composition, ...); what is held out for
+            validation are whole groups.
+        resume : bool, default=False
+            Go on from the newest checkpoint that a fit with the same data and parameters left in
+            ``checkpoint_dir``, and end with the same bits as if it had never been interrupted;
+            start afresh if there is none.
 
         Returns
         -------
@@ -389,32 +408,34 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         ConvergenceWarning
             If the loss diverged, or Ctrl-C ended the fit; the best epoch so far is kept.
         """
-        X = as_structures(X)
-        y = check_learnt(as_targets(y, X), X)
-        losses = check_parameters(self, y)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(
-                sample_weight, np.zeros(len(X)), dtype=np.float64, ensure_non_negative=True
-            )
-        validation = check_validation(X, y, X_val, y_val)
-        check_contradictions(self, X)
-        if self.long_range:
-            check_long_range(X)
-        weights = self._keep_weights(X, y) if self.warm_start and hasattr(self, "net_") else None
-        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
-        X = self._fit_steps(X, y, sample_weight, fitted=weights is not None)
-        self.elements_, self._parameters = X.features.elements, X.features.parameters
-        self.targets_ = y.names
-        self.kinds_ = {name: y.kinds[name] for name in list_learnt(y)}
-        check_degrees(self.kinds_, self._parameters.max_angular)
+        keep = self.warm_start and hasattr(self, "net_")
+        return self._fit(X, y, X_val, y_val, sample_weight, groups, resume, keep=keep)
 
-        train = (X, y, sample_weight)
-        if validation is not None:
-            validation = (self._transform(validation[0]), validation[1])
-        elif self.validation_fraction > 0 and len(X) > 1:
-            train, validation = self._split(*train, seed=int(seeds[0]))
-        self._fit_network(train, validation, losses, int(seeds[1]), int(seeds[2]), weights)
-        return self
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, X_val=None, y_val=None, sample_weight=None, groups=None):
+        """Go on learning, on the same or other data, for another ``num_epochs``.
+
+        Weights, elements, baseline and scale are kept; the optimiser, its schedule, the history
+        and the best epoch start anew. Targets that are new get a head, a baseline and a scale;
+        targets that y lacks can still be predicted, from hidden layers that go on changing.
+        Without a fit before, this is ``fit``.
+
+        Parameters
+        ----------
+        X, y, X_val, y_val, sample_weight, groups
+            See :meth:`fit`.
+
+        Returns
+        -------
+        self : SoapBPNNRegressor
+
+        Raises
+        ------
+        ValueError
+            If X contains elements that the fit before did not see, or a target is of another kind.
+        """
+        keep = hasattr(self, "net_")
+        return self._fit(X, y, X_val, y_val, sample_weight, groups, resume=False, keep=keep)
 
     def predict(self, X, targets=None):
         """Predict targets, and what derives from them.
@@ -623,6 +644,54 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         """Losses and validation errors of every epoch."""
         return self.net_.history
 
+    def _fit(self, X, y, X_val, y_val, sample_weight, groups, resume, keep):
+        """Check everything, fit what comes before the network, and the network."""
+        X = as_structures(X)
+        y = check_learnt(as_targets(y, X), X)
+        known = self.kinds_ if keep else {}
+        losses = check_parameters(self, y, known, has_validation=X_val is not None)
+        if resume and self.checkpoint_dir is None:
+            raise ValueError("resume=True needs checkpoint_dir, the folder of the checkpoints.")
+        groups = check_groups(groups, X)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, np.zeros(len(X)), dtype=np.float64, ensure_non_negative=True
+            )
+        validation = check_validation(X, y, X_val, y_val)
+        check_contradictions(self, X)
+        if self.long_range:
+            check_long_range(X)
+        if keep:
+            check_continues(self, X, y)
+        weights = self.module_.state_dict() if keep else None
+        checkpoint = state = None
+        if self.checkpoint_dir is not None:
+            arguments = (X, y, sample_weight, validation, groups, weights)
+            checkpoint = name_checkpoint(self, *arguments)
+            state = find_state(self, checkpoint) if resume else None
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3).tolist()
+        seeds = seeds if state is None else state["seeds"]
+        kinds = {**known, **{name: y.kinds[name] for name in list_learnt(y)}}
+        max_angular = self.max_angular if X.features is None else X.features.parameters.max_angular
+        check_degrees(kinds, max_angular)
+
+        X = self._fit_steps(X, y, sample_weight, known)
+        self.elements_, self._parameters = X.features.elements, X.features.parameters
+        self.kinds_ = kinds
+        self.targets_ = tuple(dict.fromkeys([*(self.targets_ if keep else ()), *y.names]))
+        train = (X, y, sample_weight)
+        if validation is not None:
+            validation = (self._transform(validation[0]), validation[1])
+        elif self.validation_fraction > 0 and len(X) > 1:
+            train, validation = self._split(*train, groups, seed=seeds[0])
+        net = self._make_net(TotalLoss(losses), *seeds[1:])
+        if checkpoint is not None:
+            interval = int(self.checkpoint_interval)
+            net.set_params(checkpoints=Checkpoints(checkpoint, interval, seeds, state))
+        done = 0 if state is None else len(state["history"])
+        self._fit_network(net, train, validation, weights, done)
+        return self
+
     def _evaluate(self, structures, names):
         """Return everything that is needed for some names."""
         derivatives = bool(set(DERIVATIVES) & set(names))
@@ -656,24 +725,12 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             )
         return [values[np.asarray(chosen)] for values, chosen in zip(columns, atoms)]
 
-    def _keep_weights(self, X, y):
-        """Return the weights that a warm start goes on from."""
-        check_elements(X, self.elements_)
-        kinds = {name: y.kinds[name] for name in list_learnt(y)}
-        if kinds != self.kinds_:
-            raise ValueError(
-                f"warm_start=True goes on with the targets {self.kinds_}, but y has {kinds}."
-            )
-        if list_attached(X) != self._carried:
-            raise ValueError(
-                f"warm_start=True goes on with structures that carry {sorted(self._carried)}, but "
-                f"X carries {sorted(list_attached(X))}."
-            )
-        return self.module_.state_dict()
-
-    def _fit_steps(self, X, y, sample_weight, fitted):
-        """Fit what X does not carry yet, and attach it; or attach what is fitted already."""
-        if fitted:
+    def _fit_steps(self, X, y, sample_weight, known):
+        """Fit what X does not carry yet, and attach it; what is ``known`` is kept."""
+        if known:
+            new = [name for name in list_learnt(y) if name not in known]
+            if new:
+                self._extend_steps(X, y.select(new), sample_weight)
             return self._transform(X)
         self.zbl_ = self.baseline_ = self.scaler_ = self.featurizer_ = None
         self._carried = list_attached(X)
@@ -696,12 +753,34 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             X = featurizer.transform(X)
         return X
 
-    def _split(self, X, y, sample_weight, seed):
-        """Hold out validation structures, at least one."""
-        n_val = int(np.ceil(self.validation_fraction * len(X)))
-        train, val = train_test_split(
-            np.arange(len(X)), test_size=min(n_val, len(X) - 1), random_state=seed
-        )
+    def _extend_steps(self, X, y, sample_weight):
+        """Fit baseline and scale of targets that are new."""
+        if self.zbl_ is not None:
+            X = self.zbl_.transform(X)
+        if self.baseline_ is not None:
+            baseline = CompositionBaseline(self.fixed_composition_weights)
+            baseline.fit(X, y, sample_weight=sample_weight)
+            self.baseline_.coef_ |= baseline.coef_
+            self.baseline_.kinds_ |= baseline.kinds_
+        if self.scaler_ is not None:
+            scaler = TargetScaler(self.fixed_scaling_weights, self.per_structure_targets)
+            if self.baseline_ is not None:
+                X = self.baseline_.transform(X)
+            scaler.fit(X, y, sample_weight=sample_weight)
+            self.scaler_.scale_ |= scaler.scale_
+
+    def _split(self, X, y, sample_weight, groups, seed):
+        """Hold out validation structures, at least one, or whole groups of them."""
+        if groups is None:
+            n_val = int(np.ceil(self.validation_fraction * len(X)))
+            train, val = train_test_split(
+                np.arange(len(X)), test_size=min(n_val, len(X) - 1), random_state=seed
+            )
+        else:
+            n_groups = len(np.unique(groups))
+            n_val = min(int(np.ceil(self.validation_fraction * n_groups)), n_groups - 1)
+            splitter = GroupShuffleSplit(n_splits=1, test_size=n_val, random_state=seed)
+            train, val = next(splitter.split(np.arange(len(X)), groups=groups))
         weight = None if sample_weight is None else sample_weight[train]
         return (X[train], y[train], weight), (X[val], y[val])
 
@@ -728,11 +807,18 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         check_features(X, self._parameters, self.elements_)
         return X
 
-    def _fit_network(self, train, validation, losses, seed, order_seed, weights):
+    def _fit_network(self, net, train, validation, weights, done):
         """Build the network and put the data on the device, and run the net."""
-        net = self._make_net(TotalLoss(losses), seed, order_seed).initialize()
+        net.initialize()
         if weights is not None:
-            net.module_.load_state_dict(weights)
+            try:
+                # heads of new targets keep their initial weights
+                net.module_.load_state_dict(weights, strict=False)
+            except RuntimeError as err:
+                raise ValueError(
+                    "The network of the fit that this goes on with has other parameters than set "
+                    f"now: {err}"
+                ) from err
         self.n_features_in_ = net.module_.first.n_features
         # the virial per atom is what the loss of the stress acts on
         names = {"virial": "stress"}
@@ -751,7 +837,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
                     stacklevel=4,
                 )
                 validation = None
-        self.net_ = net.partial_fit(train, validation)
+        self.net_ = net.partial_fit(train, validation, epochs=net.max_epochs - done)
         self._check_end()
 
     def _restore(self, elements, kinds, derivatives, baseline, scaler):
@@ -805,6 +891,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             log_interval=self.log_interval,
             log_mae=self.log_mae,
             log_separate_blocks=self.log_separate_blocks,
+            n_iter_no_change=int(self.n_iter_no_change) if self.early_stopping else None,
             verbose=self.verbose,
             callbacks=self.callbacks,
             **{"optimizer": torch.optim.Adam, **fused, **extra},

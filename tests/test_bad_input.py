@@ -377,9 +377,7 @@ def test_degree_that_the_expansion_lacks(frames, case):
     y = Targets(kinds={"q": kind}, q=values)
     message = rf"'q' is built .*degree {degree}, but max_angular={max_angular}. Raise .* {degree}\b"
     model = small_model(max_angular=max_angular)
-    with pytest.raises(ValueError, match=message):
-        model.fit(frames, y)
-    assert not hasattr(model, "net_")
+    assert_refused(ValueError, message, frames, y, estimator=model)
     model.set_params(max_angular=degree).fit(frames, y)
 
 
@@ -499,6 +497,8 @@ BAD_VALUES = {
     "log_interval": [0],
     "checkpoint_interval": [0, 2.5],
     "distributed_port": [0, 70000, "http"],
+    "checkpoint_dir": [3],
+    "early_stopping": ["yes", 2],
     "n_iter_no_change": [0, 1.5],
     "scale_targets": ["yes"],
     "fixed_scaling_weights": [0.1],
@@ -567,9 +567,7 @@ NOT_ATOMIC = pytest.mark.xfail(reason="found after the steps are fitted anew", s
             *({}, [molecule("NH3"), Atoms("H2", [[0, 0, 0]] * 2)], [1.0, 2.0], {}),
             marks=NOT_ATOMIC,
         ),
-        pytest.param(
-            *({}, make_frames(), Targets(polarizability=np.ones((4, 3, 3))), {}), marks=NOT_ATOMIC
-        ),
+        ({}, make_frames(), Targets(polarizability=np.ones((4, 3, 3))), {}),
         pytest.param(
             *({}, make_frames(), Targets(energy=[np.nan, 1.0, 2.0, 3.0])),
             {"sample_weight": [1, 0, 0, 0]},
@@ -590,6 +588,31 @@ def test_fit_that_is_refused_leaves_the_model_as_it_was(frames, parameters, X, y
     after = model.predict(frames, targets=["energy", "forces"])
     for name in before.names:
         np.testing.assert_array_equal(after.flatten(name), before.flatten(name))
+
+
+def test_early_stopping_needs_validation_structures(frames):
+    model = small_model(early_stopping=True, validation_fraction=0)
+    message = "early_stopping=True needs validation.*raise validation_fraction=0, or pass X_val"
+    assert_refused(ValueError, message, frames, ENERGY, estimator=model)
+    model.fit(frames, ENERGY, X_val=frames, y_val=ENERGY)
+
+
+def test_resume_needs_a_folder(frames):
+    message = "resume=True needs checkpoint_dir, the folder"
+    assert_refused(ValueError, message, frames, ENERGY, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([1, 2], r"groups must name the group of each of the 4 structures.*shape \(2,\)"),
+        (np.ones((4, 1)), r"groups must name .* of the 4 structures.*shape \(4, 1\)"),
+        (["a"] * 4, "groups names .*'a'.* for every structure.*Leave it out, or pass X_val"),
+    ],
+    ids=["length", "2-D", "one group"],
+)
+def test_bad_groups(frames, groups, message):
+    assert_refused(ValueError, message, frames, ENERGY, groups=groups)
 
 
 def test_cutoff_width_beyond_the_radius(frames):
@@ -717,6 +740,14 @@ def test_long_range_along_a_wire(frames):
     small_model().fit(X, ENERGY)  # without long range it is no matter
 
 
+@pytest.mark.xfail(reason="it is called X, and found after the steps are fitted", strict=True)
+def test_long_range_along_a_wire_of_the_validation_structures(frames):
+    X_val, model = [frames[0], make_wire()], small_model(long_range=True)
+    message = r"X_val\[1\] is periodic along one direction"
+    given = {"X_val": X_val, "y_val": ENERGY[:2]}
+    assert_refused(ValueError, message, frames, ENERGY, estimator=model, **given)
+
+
 def test_long_range_without_torch_pme(frames, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchpme", None)
     model = small_model(long_range=True)
@@ -738,11 +769,18 @@ def assert_refit_refused(model, message, X, y):
     np.testing.assert_array_equal(model.predict(frames), before)
 
 
-def test_warm_start_with_other_targets(frames):
-    model = small_model(warm_start=True).fit(frames, ENERGY)
-    for y in (Targets(dipole=DIPOLE), Targets(energy=ENERGY, dipole=DIPOLE)):
-        message = r"warm_start=True goes on with the targets \{'energy'.*, but y has .*'dipole'"
-        assert_refit_refused(model, message, frames, y)
+def test_warm_start_with_a_target_of_another_kind(frames):
+    first = Targets(kinds={"q": TargetKind.vector()}, q=DIPOLE)
+    second = Targets(kinds={"q": TargetKind.scalar(3)}, q=DIPOLE)
+    model = small_model(warm_start=True).fit(frames, first)
+    message = r"'q' is TargetKind.scalar\(3\), but the fit .* had TargetKind.vector\(\). Declare it"
+    assert_refit_refused(model, message, frames, second)
+
+
+def test_warm_start_with_new_targets_and_no_hidden_layers(frames):
+    model = small_model(warm_start=True, num_hidden_layers=0).fit(frames, ENERGY)
+    message = r"new targets \['dipole'\].*num_hidden_layers=0.*share with \['energy'\]. Fit"
+    assert_refit_refused(model, message, frames, Targets(energy=ENERGY, dipole=DIPOLE))
 
 
 def test_warm_start_with_new_elements(frames):
@@ -751,21 +789,25 @@ def test_warm_start_with_new_elements(frames):
     assert_refit_refused(model, message, [frames[0], molecule("NH3")], ENERGY[:2])
 
 
-@pytest.mark.xfail(reason="torch complains of its state_dict", strict=True, raises=RuntimeError)
+IN_SILENCE = pytest.mark.xfail(reason="weights without a place are left out", strict=True)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("num_neurons_per_layer", 3),
-        ("num_hidden_layers", 1),
-        ("layernorm", False),
         ("heads", {"energy": "linear"}),
         ("species_encoding", "alchemical"),
-        ("long_range", True),
+        pytest.param("num_hidden_layers", 1, marks=IN_SILENCE),
+        pytest.param("num_hidden_layers", 3, marks=IN_SILENCE),
+        pytest.param("layernorm", False, marks=IN_SILENCE),
+        pytest.param("long_range", True, marks=IN_SILENCE),
     ],
 )
 def test_warm_start_with_another_network(frames, name, value):
     model = small_model(warm_start=True).fit(frames, ENERGY)
-    assert_refit_refused(model.set_params(**{name: value}), name, frames, ENERGY)
+    message = "The network of the fit that this goes on with has other parameters"
+    assert_refit_refused(model.set_params(**{name: value}), message, frames, ENERGY)
 
 
 @pytest.mark.xfail(reason="what was fitted first is used in silence", strict=True)
@@ -784,9 +826,7 @@ def test_warm_start_with_other_steps(frames, name, value):
 
 def test_warm_start_with_what_x_did_not_carry(frames, featurizer):
     model = small_model(warm_start=True).fit(frames, ENERGY)
-    message = (
-        r"warm_start=True goes on with structures that carry \[\], but X carries \['features'\]"
-    )
+    message = r"had structures that carry \[\], but X carries \['features'\]. Use the same Pipe"
     assert_refit_refused(model, message, featurizer.transform(frames), ENERGY)
 
 

@@ -141,6 +141,11 @@ class Targets:
             column = np.concatenate(column)
         return column.reshape(len(column), self.kinds[name].size)
 
+    def select(self, names):
+        """Return Targets with some of the columns."""
+        columns = {name: self[name] for name in names}
+        return self._trusted(columns, {name: self.kinds[name] for name in names})
+
     def __len__(self):
         return len(next(iter(self._columns.values())))
 

@@ -163,7 +163,9 @@ class _CopyOrthogonal:
             _fill(first.bias, torch.stack([w @ n.bias for w, n in zip(weight, norms)]))
             weight = weight * torch.stack([norm.weight for norm in norms])[:, None]
         spectrum = first.spectrum
-        blocks = _reorder_spectrum(weight.flatten(0, 1), spectrum.n_per_l, self.n_blocks, self.order)
+        blocks = _reorder_spectrum(
+            weight.flatten(0, 1), spectrum.n_per_l, self.n_blocks, self.order
+        )
         packed = spectrum.pack([block.to(spectrum.weight.dtype) for block in blocks])
         _fill(first.linear.weight, packed.view_as(first.linear.weight))
 

@@ -231,9 +231,7 @@ class Places:
 
 def _compute_constants(expansion, layer, derivatives):
     """Return the constants of the first layer, without holding all full spectra at once."""
-    chunks = [
-        layer.constants(chunk, derivatives) for chunk in expansion.split(ATOMS_PER_CHUNK)
-    ]
+    chunks = [layer.constants(chunk, derivatives) for chunk in expansion.split(ATOMS_PER_CHUNK)]
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 

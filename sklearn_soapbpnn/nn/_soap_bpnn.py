@@ -154,9 +154,7 @@ class SoapBPNN(nn.Module):
         for name, kind in kinds.items():
             widths = [width] * (1 + (is_mlp[name] and self.trunk is not None))
             has_output = is_mlp[name] or self.trunk is not None
-            self.heads.append(
-                Head(kind, widths, n_networks, bases[name], generator, has_output)
-            )
+            self.heads.append(Head(kind, widths, n_networks, bases[name], generator, has_output))
         self.is_mlp = is_mlp
         self.long_range = None
         if long_range is not None:

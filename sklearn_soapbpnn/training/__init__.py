@@ -1,7 +1,16 @@
-"""Training: data on the device, losses, and the skorch net."""
+"""Training: data on the device, losses, checkpoints, and the skorch net."""
 
+from ._checkpoints import Checkpoints, load_checkpoint
 from ._dataset import TrainingData
 from ._losses import TargetLoss, TotalLoss, parse_loss
 from ._net import SoapBPNNNet
 
-__all__ = ["SoapBPNNNet", "TargetLoss", "TotalLoss", "TrainingData", "parse_loss"]
+__all__ = [
+    "Checkpoints",
+    "SoapBPNNNet",
+    "TargetLoss",
+    "TotalLoss",
+    "TrainingData",
+    "load_checkpoint",
+    "parse_loss",
+]

@@ -50,6 +50,7 @@ class BestEpoch(Callback):
 
     def on_train_begin(self, net, **kwargs):
         self.best_, self.best_loss_, self.weights_ = math.inf, math.inf, None
+        self.best_number_ = 0
 
     def on_epoch_end(self, net, dataset_valid=None, **kwargs):
         epoch = net.history[-1]
@@ -68,11 +69,31 @@ class BestEpoch(Callback):
         if is_best:
             weights = net.module_.state_dict()
             self.best_, self.weights_ = value, {k: v.clone() for k, v in weights.items()}
+            self.best_number_ = epoch["epoch"]
 
     def on_train_end(self, net, **kwargs):
         if self.weights_ is not None:
             net.module_.load_state_dict(self.weights_)
         self.weights_ = None
+
+
+class StopEarly(Callback):
+    """End the fit when the best epoch is long ago.
+
+    Parameters
+    ----------
+    n_iter_no_change : int
+        Epochs without a better one.
+    """
+
+    def __init__(self, n_iter_no_change):
+        self.n_iter_no_change = n_iter_no_change
+
+    def on_epoch_end(self, net, **kwargs):
+        epoch = net.history[-1]["epoch"]
+        if epoch - net.best_epoch_.best_number_ >= self.n_iter_no_change:
+            # what ends a fit in skorch
+            raise KeyboardInterrupt
 
 
 class Progress(Callback):
@@ -151,6 +172,10 @@ class SoapBPNNNet(NeuralNet):
         See :class:`Progress`.
     log_separate_blocks : bool
         Whether to record the errors of each block and property of a target as well.
+    n_iter_no_change : int, default=None
+        See :class:`StopEarly`; None runs all epochs.
+    checkpoints : Checkpoints, default=None
+        Callback that keeps the state of the fit.
     """
 
     def __init__(
@@ -164,6 +189,8 @@ class SoapBPNNNet(NeuralNet):
         log_interval=5,
         log_mae=False,
         log_separate_blocks=False,
+        n_iter_no_change=None,
+        checkpoints=None,
         **kwargs,
     ):
         self.order_seed = order_seed
@@ -172,6 +199,8 @@ class SoapBPNNNet(NeuralNet):
         self.log_interval = log_interval
         self.log_mae = log_mae
         self.log_separate_blocks = log_separate_blocks
+        self.n_iter_no_change = n_iter_no_change
+        self.checkpoints = checkpoints
         super().__init__(module, criterion, **kwargs)
 
     @property
@@ -179,7 +208,16 @@ class SoapBPNNNet(NeuralNet):
         callbacks = [("epoch_timer", EpochTimer()), ("best", BestEpoch(self.best_model_metric))]
         if self.verbose:
             callbacks.append(("progress", Progress(self.log_interval, self.log_mae)))
+        if self.checkpoints is not None:
+            callbacks.append(("checkpoints", self.checkpoints))
+        if self.n_iter_no_change is not None:
+            callbacks.append(("stop_early", StopEarly(self.n_iter_no_change)))
         return callbacks
+
+    @property
+    def best_epoch_(self):
+        """The callback that keeps the best epoch."""
+        return dict(self.callbacks_)["best"]
 
     def get_dataset(self, X, y=None):
         """Return the training data as it is."""
@@ -192,8 +230,7 @@ class SoapBPNNNet(NeuralNet):
     def get_iterator(self, dataset, training=False):
         """Return shuffled batches for training, large ones in order for validation."""
         if training:
-            generator = torch.Generator().manual_seed(self.order_seed)
-            return TrainingIterator(dataset, self.batch_size, generator)
+            return TrainingIterator(dataset, self.batch_size, self.order_)
         return EvaluationIterator(dataset)
 
     def on_batch_begin(self, net, **kwargs):
@@ -204,12 +241,14 @@ class SoapBPNNNet(NeuralNet):
         n_steps = self.max_epochs * -(-len(X) // self.batch_size)
         factor = WarmupCosine(n_steps, self.warmup_fraction)
         self.schedule_ = LambdaLR(self.optimizer_, factor)
+        self.order_ = torch.Generator().manual_seed(self.order_seed)
         self.interrupted_ = False
         super().on_train_begin(net, X=X, y=y, **kwargs)
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
         """Forget the schedule and the moments of the optimiser, which are over."""
-        del self.schedule_
+        del self.schedule_, self.order_
+        self.checkpoints = None
         self.optimizer_.state.clear()
         self.module_.eval()
         super().on_train_end(net, X=X, y=y, **kwargs)
@@ -262,7 +301,7 @@ class SoapBPNNNet(NeuralNet):
     def _record_errors(self, name, sums):
         count, absolute, square = sums.reshape(3, -1).sum(1)
         if count:
-            self.history.record(f"{name}_mae", absolute / count)
+            self.history.record(f"{name}_mae", float(absolute / count))
             self.history.record(f"{name}_rmse", math.sqrt(square / count))
 
     def _run_batches(self, iterator, training, step_fn, fit_params):

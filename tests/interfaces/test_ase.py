@@ -173,7 +173,7 @@ def test_dipole_and_charges(data):
         (moments, {"dipole", "charges"}),
         (
             everything,
-            {"dipole", "charges"} | set("energy free_energy energies forces stress".split()),
+            {*("dipole", "charges", "energy", "free_energy", "energies", "forces", "stress")},
         ),
     ):
         atoms = X[3].copy()

@@ -6,7 +6,6 @@ import torch
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-
 from soapbpnn_cases import label_everything
 
 from sklearn_soapbpnn import Targets

@@ -65,9 +65,7 @@ def test_number_of_weights_of_an_energy(fit, species_encoding, layernorm, num_hi
 @pytest.mark.parametrize("species_encoding", ENCODINGS)
 @pytest.mark.parametrize("num_hidden_layers", [0, 2])
 @pytest.mark.parametrize("name", list(KINDS))
-def test_mlp_head_is_one_more_hidden_layer(
-    fit, mixture, name, num_hidden_layers, species_encoding
-):
+def test_mlp_head_is_one_more_hidden_layer(fit, mixture, name, num_hidden_layers, species_encoding):
     shared = {"num_hidden_layers": num_hidden_layers, "species_encoding": species_encoding}
     default, mlp, linear = (
         fit([name], **shared, heads=heads) for heads in (None, {name: "mlp"}, {name: "linear"})

@@ -62,7 +62,10 @@ GEOMETRY = {
     "charges": (TargetKind.scalar(per_atom=True), coordination),
     "vectors": (TargetKind.vector(per_atom=True), lambda atoms: towards(atoms, "C")),
     "quadrupole": (TargetKind.spherical((2, 1)), lambda atoms: harmonics(centred(atoms)).sum(0)),
-    "chirality": (TargetKind.spherical((0, -1), per_atom=True), lambda atoms: triple_product(atoms)[:, None]),
+    "chirality": (
+        TargetKind.spherical((0, -1), per_atom=True),
+        lambda atoms: triple_product(atoms)[:, None],
+    ),
     "properties": (
         TargetKind.scalar(3),
         lambda atoms: [coordination(atoms, decay).sum() for decay in (0.5, 1.0, 2.0)],

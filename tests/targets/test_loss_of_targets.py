@@ -158,16 +158,13 @@ def test_per_structure_targets(frames, y, target):
     same = np.isclose(expected, plain.history_[-1, "train_loss"], rtol=1e-6)
     per_atom = target in ("charges", "forces")
     assert same == per_atom
-    # derivatives and values of atoms have no scale to be changed
+    # derivatives have the scale of the energy, and values of atoms are no sums
     scales = [m.scaler_.scale_.get(target, 0.0) for m in (model, plain)]
     assert np.array_equal(*scales) == (per_atom or target == "stress")
-    np.testing.assert_allclose(model.scaler_.scale_[names[0]], _energy_scale(model, frames, y, target))
-
-
-def _energy_scale(model, frames, y, target):
     residual = y["energy"] - model.baseline_.predict(frames)
     n_atoms = 1 if target == "energy" else np.array([len(atoms) for atoms in frames])
-    return np.sqrt(np.mean((residual / n_atoms) ** 2))
+    scale = np.sqrt(np.mean((residual / n_atoms) ** 2))
+    np.testing.assert_allclose(model.scaler_.scale_["energy"], scale)
 
 
 def test_virial_per_structure_is_stress_per_structure(frames, y):
@@ -211,7 +208,9 @@ def test_weight_of_zero_removes_the_influence_of_a_target(frames, y, draw, targe
 
 def make_labels(values, weight=None):
     one = torch.ones(())
-    return Labels(torch.tensor(values), None if weight is None else torch.tensor(weight), one, one, True)
+    return Labels(
+        torch.tensor(values), None if weight is None else torch.tensor(weight), one, one, True
+    )
 
 
 def test_total_loss_of_small_cases():

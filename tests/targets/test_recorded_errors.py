@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.model_selection import train_test_split
 
 from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 from sklearn_soapbpnn.metrics import PER_ATOM, summarize_errors
@@ -138,10 +139,15 @@ def test_lines_that_are_printed(fit, capsys, log_mae, log_separate_blocks):
                 assert f"{last[f'valid_{name}_{kind}']:.4e}" in numbers
 
 
-def test_target_without_validation_labels_takes_no_part(data):
-    X, y, X_val, y_val = data
-    columns = {name: y_val[name] for name in y_val.names}
-    columns["dipole"] = np.full_like(columns["dipole"], np.nan)
-    y_val = Targets(kinds=KINDS, **columns)
-    with pytest.raises(ValueError, match="no label at all"):
-        SoapBPNNRegressor(**SMALL).fit(X, y, X_val=X_val, y_val=y_val)
+def test_target_without_a_label_in_validation_takes_no_part(data):
+    X, y = data[:2]
+    seed = int(np.random.RandomState(0).randint(2**31 - 1, size=3)[0])
+    _, held_out = train_test_split(np.arange(len(X)), test_size=2, random_state=seed)
+    columns = {name: y[name] for name in ("energy", "dipole", "charges")}
+    columns["dipole"] = np.where(np.isin(np.arange(len(X)), held_out)[:, None, None], np.nan, 1.0)
+    columns["dipole"] = columns["dipole"] * np.ones((1, 3, 2))
+    model = SoapBPNNRegressor(**SMALL, validation_fraction=0.2)
+    last = model.fit(X, Targets(kinds=KINDS, **columns)).history_[-1]
+    assert "valid_dipole_rmse" not in last
+    product = last["valid_energy_rmse"] * last["valid_charges_rmse"]
+    np.testing.assert_allclose(last["valid_metric"], product)
