@@ -6,11 +6,20 @@ import numpy as np
 import torch
 
 from .data import as_structures, as_targets, check_elements, symbols
+from .potentials import check_long_range, import_torchpme
 from .preprocessing import check_fixed_weights, check_scales
 from .training import parse_loss
 
 SOAP_PARAMETERS = ("cutoff_radius", "cutoff_width", "max_radial", "max_angular")
 DERIVATIVES = ("forces", "stress", "virial")
+# what weights, baseline and scale of a fit stand for
+FIXED_BY_FIT = (
+    *SOAP_PARAMETERS,
+    *("num_hidden_layers", "num_neurons_per_layer", "layernorm", "add_lambda_basis", "zbl"),
+    *("species_encoding", "n_pseudo_species", "long_range", "use_ewald", "smearing"),
+    *("kspace_resolution", "interpolation_nodes", "dtype", "scale_targets"),
+    *("fixed_scaling_weights", "remove_composition_contribution", "fixed_composition_weights"),
+)
 # what the input of the last layer of a target is called
 LAST_LAYER = "_last_layer_features"
 OWN_NET_PARAMETERS = {
@@ -54,11 +63,13 @@ def check_parameters(model, targets, known=(), has_validation=False):
         )
     if model.zbl and "energy" not in targets:
         raise ValueError(f"zbl=True needs a target 'energy', but y has {list(targets.names)}.")
-    if model.long_range and model.num_hidden_layers == 0:
-        raise ValueError(
-            "long_range=True needs hidden layers, whose features are the charges: set "
-            "num_hidden_layers to 1 or more."
-        )
+    if model.long_range:
+        import_torchpme()
+        if model.num_hidden_layers == 0:
+            raise ValueError(
+                "long_range=True needs hidden layers, whose features are the charges: set "
+                "num_hidden_layers to 1 or more."
+            )
     for name in OWN_NET_PARAMETERS & set(model.net_params or {}):
         raise ValueError(
             f"net_params names {name!r}, which SoapBPNNRegressor sets itself: use its constructor "
@@ -73,9 +84,25 @@ def check_parameters(model, targets, known=(), has_validation=False):
     return parse_loss(model.loss, learnt)
 
 
+def describe_model(model, names):
+    """Return the parameters that a fit which goes on must not change."""
+    heads = model.heads or {}
+    return {
+        **{name: getattr(model, name) for name in FIXED_BY_FIT},
+        "heads": {name: heads.get(name, "mlp") for name in names},
+    }
+
+
 def check_continues(model, X, y):
-    """Raise if a fitted model cannot go on with other data."""
+    """Raise if a fitted model cannot go on with other data or parameters."""
     check_elements(X, model.elements_)
+    now = describe_model(model, model.kinds_)
+    for name, value in model._fixed.items():
+        if now[name] != value:
+            raise ValueError(
+                f"{name}={now[name]!r}, but the fit that this goes on with had {value!r}. Set it "
+                "back, or start afresh: fit with warm_start=False."
+            )
     for name in list_learnt(y):
         known = model.kinds_.get(name, y.kinds[name])
         if known != y.kinds[name]:
@@ -170,7 +197,7 @@ def check_names(targets, kinds):
     return names
 
 
-def check_validation(X, y, X_val, y_val):
+def check_validation(model, X, y, X_val, y_val):
     """Return validation structures and labels that fit the training data, or None."""
     if (X_val is None) != (y_val is None):
         raise ValueError("X_val and y_val must be given together.")
@@ -187,6 +214,8 @@ def check_validation(X, y, X_val, y_val):
     if y_val.kinds != y.kinds:
         raise ValueError(f"y_val has the columns {y_val.kinds}, but y has {y.kinds}.")
     check_elements(X_val, X.elements, "X_val", "X")
+    if model.long_range:
+        check_long_range(X_val, "X_val")
     if X.features is not None:
         check_features(X_val, X.features.parameters, X.features.elements, "X_val")
     return X_val, y_val
@@ -204,7 +233,7 @@ def check_groups(groups, X):
         )
     if len(np.unique(groups)) < 2:
         raise ValueError(
-            f"groups names {groups[0]!r} for every structure, so none can be held out. Leave it "
+            f"groups names {groups[0].item()!r} for every structure, so none can be held out. Leave it "
             "out, or pass X_val and y_val."
         )
     return groups

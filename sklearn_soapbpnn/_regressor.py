@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping
+from copy import copy
 from numbers import Integral, Real
 
 import numpy as np
@@ -29,13 +30,22 @@ from ._checks import (
     check_names,
     check_parameters,
     check_validation,
+    describe_model,
     list_attached,
     list_learnt,
     resolve_device,
 )
 from ._featurizer import SoapFeaturizer
 from ._resume import find_state, name_checkpoint
-from .data import KNOWN_KINDS, TargetKind, Targets, as_structures, as_targets, check_elements
+from .data import (
+    KNOWN_KINDS,
+    TargetKind,
+    Targets,
+    as_position,
+    as_structures,
+    as_targets,
+    check_elements,
+)
 from .nn import SoapBPNN, check_volumes, evaluate, evaluate_features
 from .potentials import LongRangeParameters, check_long_range
 from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
@@ -435,7 +445,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             If X contains elements that the fit before did not see, or a target is of another kind.
         """
         keep = hasattr(self, "net_")
-        return self._fit(X, y, X_val, y_val, sample_weight, groups, resume=False, keep=keep)
+        return self._fit(X, y, X_val, y_val, sample_weight, groups, False, keep=keep)
 
     def predict(self, X, targets=None):
         """Predict targets, and what derives from them.
@@ -538,6 +548,11 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         y = as_targets(y, X)
         check_is_fitted(self, "net_")
         main = "energy" if "energy" in self.kinds_ else next(iter(self.kinds_))
+        if main not in y:
+            raise ValueError(
+                f"y needs a column {main!r} to be scored, it has {list(y.names)}. For other "
+                "targets see sklearn_soapbpnn.metrics.make_target_scorer."
+            )
         columns = [y[main], self.predict(X)]
         weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight)
         if self.kinds_[main].per_atom:
@@ -644,7 +659,18 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         """Losses and validation errors of every epoch."""
         return self.net_.history
 
-    def _fit(self, X, y, X_val, y_val, sample_weight, groups, resume, keep):
+    def _fit(self, *arguments, keep):
+        """Fit all of it, or change nothing."""
+        before = dict(vars(self))
+        try:
+            self._fit_all(*arguments, keep)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+        return self
+
+    def _fit_all(self, X, y, X_val, y_val, sample_weight, groups, resume, keep):
         """Check everything, fit what comes before the network, and the network."""
         X = as_structures(X)
         y = check_learnt(as_targets(y, X), X)
@@ -657,7 +683,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             sample_weight = _check_sample_weight(
                 sample_weight, np.zeros(len(X)), dtype=np.float64, ensure_non_negative=True
             )
-        validation = check_validation(X, y, X_val, y_val)
+        validation = check_validation(self, X, y, X_val, y_val)
         check_contradictions(self, X)
         if self.long_range:
             check_long_range(X)
@@ -690,7 +716,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             net.set_params(checkpoints=Checkpoints(checkpoint, interval, seeds, state))
         done = 0 if state is None else len(state["history"])
         self._fit_network(net, train, validation, weights, done)
-        return self
+        self._fixed = describe_model(self, kinds)
 
     def _evaluate(self, structures, names):
         """Return everything that is needed for some names."""
@@ -723,7 +749,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
                 f"atoms must name the atoms of each of the {len(X)} structures, got {len(atoms)} "
                 "entries."
             )
-        return [values[np.asarray(chosen)] for values, chosen in zip(columns, atoms)]
+        chosen = [as_position(entry, len(values)) for entry, values in zip(atoms, columns)]
+        return [values[places] for values, places in zip(columns, chosen)]
 
     def _fit_steps(self, X, y, sample_weight, known):
         """Fit what X does not carry yet, and attach it; what is ``known`` is kept."""
@@ -760,14 +787,16 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         if self.baseline_ is not None:
             baseline = CompositionBaseline(self.fixed_composition_weights)
             baseline.fit(X, y, sample_weight=sample_weight)
-            self.baseline_.coef_ |= baseline.coef_
-            self.baseline_.kinds_ |= baseline.kinds_
+            self.baseline_ = copy(self.baseline_)
+            self.baseline_.coef_ = {**self.baseline_.coef_, **baseline.coef_}
+            self.baseline_.kinds_ = {**self.baseline_.kinds_, **baseline.kinds_}
         if self.scaler_ is not None:
             scaler = TargetScaler(self.fixed_scaling_weights, self.per_structure_targets)
             if self.baseline_ is not None:
                 X = self.baseline_.transform(X)
             scaler.fit(X, y, sample_weight=sample_weight)
-            self.scaler_.scale_ |= scaler.scale_
+            self.scaler_ = copy(self.scaler_)
+            self.scaler_.scale_ = {**self.scaler_.scale_, **scaler.scale_}
 
     def _split(self, X, y, sample_weight, groups, seed):
         """Hold out validation structures, at least one, or whole groups of them."""
@@ -811,14 +840,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         """Build the network and put the data on the device, and run the net."""
         net.initialize()
         if weights is not None:
-            try:
-                # heads of new targets keep their initial weights
-                net.module_.load_state_dict(weights, strict=False)
-            except RuntimeError as err:
-                raise ValueError(
-                    "The network of the fit that this goes on with has other parameters than set "
-                    f"now: {err}"
-                ) from err
+            # heads of new targets keep their initial weights
+            net.module_.load_state_dict(weights, strict=False)
         self.n_features_in_ = net.module_.first.n_features
         # the virial per atom is what the loss of the stress acts on
         names = {"virial": "stress"}
@@ -854,7 +877,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         if self.zbl:
             self.zbl_ = ZBLBaseline()
             self.zbl_.elements_ = elements
-        self._carried = set()
+        self._carried, self._fixed = set(), describe_model(self, kinds)
         losses = {name: TargetLoss() for name in self.targets_}
         self.net_ = self._make_net(TotalLoss(losses), 0, 0).initialize()
         self.module_.eval()

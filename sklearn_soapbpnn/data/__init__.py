@@ -1,6 +1,6 @@
 """What flows through a Pipeline: structures, targets, neighbour pairs, batches."""
 
-from ._checks import check_atoms, check_elements, symbols
+from ._checks import as_position, check_atoms, check_elements, symbols
 from ._clebsch_gordan import real_clebsch_gordan
 from ._graphs import (
     BatchIndex,
@@ -12,10 +12,14 @@ from ._graphs import (
     plan_batches,
 )
 from ._kinds import DERIVED_TARGETS, ENERGY_KINDS, KNOWN_KINDS, Block, TargetKind
+from ._sequences import LazyFrames, open_frames
 from ._structures import N_NUMBERS, Structures, as_structures, expand_scale, flatten_offset
 from ._targets import Targets, as_targets
 
 __all__ = [
+    "as_position",
+    "LazyFrames",
+    "open_frames",
     "Block",
     "DERIVED_TARGETS",
     "ENERGY_KINDS",

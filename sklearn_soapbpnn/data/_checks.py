@@ -10,10 +10,11 @@ def symbols(numbers):
     return [chemical_symbols[int(number)] for number in numbers]
 
 
-def check_atoms(X, name="X"):
-    """Return ``X`` as a list of :class:`ase.Atoms` whose geometry can be used.
+def iterate_atoms(X, name="X"):
+    """Yield the :class:`ase.Atoms` of ``X`` one by one, if their geometry can be used.
 
-    ``name`` is what messages call it.
+    ``name`` is what messages call it. Only one of them is held at a time, so that X may be a
+    sequence that reads them from a file.
 
     Raises
     ------
@@ -34,13 +35,12 @@ def check_atoms(X, name="X"):
             "in front of a step that needs structures."
         )
     try:
-        frames = list(X)
+        frames = iter(X)
     except TypeError as err:
         raise TypeError(
             f"{name} must be a sequence of ase.Atoms, got {type(X).__name__}. Pass a list of Atoms."
         ) from err
-    if not frames:
-        raise ValueError(f"{name} holds no structures. Pass at least one ase.Atoms.")
+    index = -1
     for index, atoms in enumerate(frames):
         if not isinstance(atoms, Atoms):
             raise TypeError(
@@ -48,7 +48,14 @@ def check_atoms(X, name="X"):
                 f"{type(atoms).__name__}."
             )
         _check_geometry(f"{name}[{index}]", atoms)
-    return frames
+        yield atoms
+    if index < 0:
+        raise ValueError(f"{name} holds no structures. Pass at least one ase.Atoms.")
+
+
+def check_atoms(X, name="X"):
+    """Return all of :func:`iterate_atoms` as a list."""
+    return list(iterate_atoms(X, name))
 
 
 def _check_geometry(name, atoms):

@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from ._checks import as_position, check_atoms, freeze
+from ._checks import as_position, freeze, iterate_atoms
 
 # rows of a table that atomic numbers index
 N_NUMBERS = len(chemical_symbols)
@@ -247,13 +247,16 @@ def as_structures(X, name="X"):
         if len(X) == 0:
             raise ValueError(f"{name} holds no structures. Pass at least one.")
         return X
-    frames = check_atoms(X, name)
-    return Structures(
-        [atoms.numbers for atoms in frames],
-        [atoms.positions for atoms in frames],
-        [atoms.cell.array for atoms in frames],
-        [atoms.pbc for atoms in frames],
-    )
+    geometry = [
+        (
+            freeze(atoms.numbers, np.int64),
+            freeze(atoms.positions, np.float64),
+            freeze(atoms.cell.array, np.float64),
+            freeze(atoms.pbc, bool),
+        )
+        for atoms in iterate_atoms(X, name)
+    ]
+    return Structures(*zip(*geometry))
 
 
 def _rebuild(geometry, state):

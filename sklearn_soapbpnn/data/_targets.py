@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from ._checks import as_position, check_atoms, freeze
+from ._checks import as_position, freeze, iterate_atoms
 from ._kinds import ENERGY_KINDS, KNOWN_KINDS, TargetKind
 
 
@@ -102,14 +102,13 @@ class Targets:
         """
         if missing not in ("raise", "nan"):
             raise ValueError(f"missing must be 'raise' or 'nan', got {missing!r}.")
-        frames = check_atoms(frames)
-        columns = {}
-        for name, key in keys.items():
-            kind = _find_kind(name, kinds or {})
-            columns[name] = [
-                _read_label(index, atoms, name, key, kind, missing)
-                for index, atoms in enumerate(frames)
-            ]
+        found = {name: _find_kind(name, kinds or {}) for name in keys}
+        columns = {name: [] for name in keys}
+        # structures may be read from a file, so each is looked at once
+        for index, atoms in enumerate(iterate_atoms(frames)):
+            for name, key in keys.items():
+                label = _read_label(index, atoms, name, key, found[name], missing)
+                columns[name].append(label)
         return cls(kinds=kinds, **columns)
 
     @property

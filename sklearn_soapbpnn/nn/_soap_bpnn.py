@@ -198,7 +198,7 @@ class SoapBPNN(nn.Module):
 
         Without hidden layers these are the normalised SOAP features.
         """
-        if target is None and self.trunk is None:
+        if self.trunk is None and (target is None or not self.is_mlp[target]):
             return self.first.features(batch)
         hidden, _ = self.first(batch)
         if self.long_range is None:

@@ -140,7 +140,7 @@ class LongRange(nn.Module):
         super().__init__()
         self.parameters = parameters
         self.cutoff_radius = float(cutoff_radius)
-        _import_torchpme()  # complain now, not in the first batch
+        import_torchpme()  # complain now, not in the first batch
         self.charges = _build_linear(n_features, generator)
         self.out = nn.Sequential(
             _build_linear(n_features, generator), nn.SiLU(), _build_linear(n_features, generator)
@@ -162,7 +162,7 @@ class LongRange(nn.Module):
 
     def _sum_pairs(self, charges, positions, counts, atoms, isolated) -> Tensor:
         """Sum over all pairs of the structures that are not periodic, at once."""
-        torchpme = _import_torchpme()
+        torchpme = import_torchpme()
         potential = torchpme.CoulombPotential(exclusion_radius=self.cutoff_radius)
         ends = atoms[_pair_all(counts, isolated)]
         distances = (positions[ends[:, 1]] - positions[ends[:, 0]]).norm(dim=1)
@@ -194,7 +194,7 @@ class LongRange(nn.Module):
 
     def _build_calculator(self):
         """Build what sums over waves; it holds no weights, and is not to be stored with them."""
-        torchpme = _import_torchpme()
+        torchpme = import_torchpme()
         parameters = self.parameters
         spacing = float(parameters.kspace_resolution)
         potential = torchpme.CoulombPotential(float(parameters.smearing), self.cutoff_radius)
@@ -251,7 +251,7 @@ def check_long_range(structures, name="X"):
             )
 
 
-def _import_torchpme():
+def import_torchpme():
     try:
         import torchpme
     except ImportError as err:

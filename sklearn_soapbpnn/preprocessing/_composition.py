@@ -91,7 +91,7 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         structures, residuals = compute_residuals(X, y, sample_weight)
         kinds = {name: residual.kind for name, residual in residuals.items()}
         fixed = check_fixed_weights(self.fixed_weights, kinds=kinds)
-        residuals = {n: r for n, r in residuals.items() if r.kind.invariants.size}
+        residuals = {n: r for n, r in residuals.items() if _has_baseline(r.kind)}
         self.elements_ = structures.elements
         self.kinds_ = {name: kinds[name] for name in residuals}
         self.coef_ = {
@@ -186,7 +186,7 @@ def check_fixed_weights(weights, name="fixed_weights", kinds=None):
     known = [
         target
         for target, kind in kinds.items()
-        if target not in DERIVED_TARGETS and kind.invariants.size
+        if target not in DERIVED_TARGETS and _has_baseline(kind)
     ]
     for target in checked:
         if target not in known:
@@ -288,3 +288,8 @@ def _solve_counts(counts, values, known, root_weights, fixed):
         solution = np.linalg.lstsq(counts[rows], rest[np.ix_(rows, columns)], rcond=None)[0]
         coef[np.ix_(free, columns)] = solution
     return coef
+
+
+def _has_baseline(kind):
+    """Whether atoms can be said to add to a value by themselves: not to a stress."""
+    return kind.invariants.size > 0 and not kind.per_volume

@@ -227,7 +227,7 @@ def _scale_stress(name, structures, targets, divisor):
     else:
         strain_gradient = np.where(volumes > 0, -targets["virial"], np.nan)
     residual = strain_gradient + structures.offset.get("virial", 0.0)
-    divisor = divisor.reshape(-1, 1, 1)
+    divisor = _as_rows(divisor, 3)
     return residual / scale / divisor, divisor, scale * divisor / np.nan_to_num(volumes, nan=1.0)
 
 
@@ -239,7 +239,7 @@ def _scale_target(name, structures, targets, divisor):
     scale = expand_scale(structures, name, kind)
     if kind.per_atom:
         return residual / scale, divisor, scale
-    divisor = divisor.reshape(-1, 1)
+    divisor = _as_rows(divisor, 2)
     volumes = np.ones(1)
     if kind.per_volume:
         volumes = np.where(structures.volumes > 0, structures.volumes, np.nan)
@@ -247,6 +247,11 @@ def _scale_target(name, structures, targets, divisor):
     unit = scale * divisor / np.nan_to_num(volumes, nan=1.0)
     labels = residual * volumes / scale / divisor
     return labels, divisor, np.broadcast_to(unit, labels.shape)
+
+
+def _as_rows(divisor, ndim):
+    """Give an array trailing axes; a number stays one."""
+    return divisor if divisor.ndim == 0 else divisor.reshape(-1, *[1] * (ndim - 1))
 
 
 _SCALE = {"energy": _scale_energy, "forces": _scale_forces, "stress": _scale_stress}

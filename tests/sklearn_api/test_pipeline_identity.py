@@ -148,12 +148,7 @@ def test_zbl_as_a_step(everything, option):
     "per_structure",
     [
         ["energy", "forces"],
-        pytest.param(
-            ["gaps", "dipole"],
-            marks=pytest.mark.xfail(
-                raises=IndexError, reason="the divisor is indexed as if it had rows", strict=True
-            ),
-        ),
+        ["gaps", "dipole"],
     ],
     ids=" ".join,
 )

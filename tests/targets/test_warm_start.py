@@ -99,10 +99,45 @@ def test_structures_that_carry_everything(mixture, y):
 
 def test_what_does_not_go_together_is_refused(mixture, y, draw):
     model = SoapBPNNRegressor(**SMALL, warm_start=True).fit(mixture, y)
-    with pytest.raises(ValueError, match="S"):
+    before = predict(model, mixture)
+    with pytest.raises(ValueError, match="'S'"):
         model.fit([*mixture, molecule("SH2")], draw([*mixture, molecule("SH2")], KINDS))
-    with pytest.raises(ValueError, match="warm_start"):
-        model.fit(mixture, Targets(energy=y["energy"]))
-    # derivatives have no weights of their own
-    model.fit(mixture, Targets(kinds=KINDS, **{name: y[name] for name in KINDS}))
-    assert model.targets_ == tuple(KINDS)
+    other = {**KINDS, "charges": TargetKind.scalar(2, per_atom=True)}
+    with pytest.raises(ValueError, match="charges"):
+        model.fit(mixture, draw(mixture, other))
+    np.testing.assert_array_equal(predict(model, mixture), before)
+
+
+@pytest.mark.parametrize(
+    "names", [["energy"], ["dipole"], ["charges", "energy", "forces"]], ids=str
+)
+def test_targets_that_are_left_out_can_still_be_predicted(mixture, y, names):
+    model = SoapBPNNRegressor(**SMALL, warm_start=True).fit(mixture, y)
+    before = predict(model, mixture)
+    some = Targets(kinds=KINDS, **{name: y[name] for name in names})
+    model.set_params(**STILL).fit(mixture, some)
+    np.testing.assert_allclose(predict(model, mixture), before, rtol=1e-7, atol=1e-8)
+    assert set(model.targets_) == {*KINDS, "forces"}
+
+
+@pytest.mark.parametrize("species_encoding", ["orthogonal", "alchemical"])
+def test_new_targets_leave_the_others_as_they_are(mixture, y, species_encoding):
+    model = SoapBPNNRegressor(**SMALL, species_encoding=species_encoding, warm_start=True)
+    model.fit(mixture, Targets(energy=y["energy"], forces=y["forces"]))
+    before = model.predict(mixture, targets=["energy", "forces"])
+    model.set_params(**STILL).fit(mixture, y)
+    after = model.predict(mixture, targets=NAMES)
+    for name in before.names:
+        rows = before.flatten(name)
+        np.testing.assert_allclose(after.flatten(name), rows, rtol=1e-7, atol=1e-8)
+    fresh = SoapBPNNRegressor(**SMALL).fit(mixture, y)
+    for name in ("dipole", "charges"):
+        np.testing.assert_allclose(model.scaler_.scale_[name], fresh.scaler_.scale_[name])
+        assert np.abs(after.flatten(name)).max() > 0
+
+
+def test_without_hidden_layers_there_is_nothing_for_new_targets_to_share(mixture, y):
+    model = SoapBPNNRegressor(**SMALL, num_hidden_layers=0, warm_start=True)
+    model.fit(mixture, Targets(energy=y["energy"]))
+    with pytest.raises(ValueError, match="num_hidden_layers=0"):
+        model.fit(mixture, y)

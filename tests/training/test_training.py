@@ -240,9 +240,6 @@ def test_per_structure_targets(molecules):
     np.testing.assert_allclose(scales[1], n_atoms * scales[0])
 
 
-@pytest.mark.xfail(
-    raises=IndexError, reason="the divisor is indexed as if it had rows", strict=True
-)
 @pytest.mark.parametrize("name", ["stress", "dipole", "gaps", "quadrupole"])
 def test_per_structure_targets_beside_the_energy(alloys, name):
     """The loss of a target that is not divided by the number of atoms, here 32 throughout."""

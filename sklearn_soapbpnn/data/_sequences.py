@@ -1,0 +1,163 @@
+"""Structures that stay in their file until they are looked at."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import ase.db
+import ase.io
+import numpy as np
+
+from ._checks import as_position
+
+
+class LazyFrames:
+    """Immutable sequence of :class:`ase.Atoms` that reads a structure when it is asked for it.
+
+    Slices, index arrays and masks give a sequence that is as lazy, so that
+    :func:`~sklearn.model_selection.train_test_split` and cross-validation read nothing. Made by
+    :func:`open_frames`.
+
+    Parameters
+    ----------
+    reader : object
+        ``reader.read(place)`` returns one :class:`ase.Atoms`; it can be pickled.
+    places : array
+        Where the structures are, as the reader understands it.
+    """
+
+    def __init__(self, reader, places):
+        self._reader = reader
+        self._places = np.asarray(places)
+
+    @property
+    def shape(self):
+        """(n_structures,)."""
+        return (len(self),)
+
+    def __len__(self):
+        return len(self._places)
+
+    def __iter__(self):
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, key):
+        key = as_position(key, len(self))
+        if isinstance(key, int):
+            return self._reader.read(self._places[key])
+        return LazyFrames(self._reader, self._places[key])
+
+    def __repr__(self):
+        return f"LazyFrames({len(self)} structures in {str(self._reader.path)!r})"
+
+
+def open_frames(path):
+    """Open a file of structures without reading them.
+
+    Parameters
+    ----------
+    path : str or path
+        Extended XYZ (``.xyz``, ``.extxyz``; not compressed), an ASE trajectory (``.traj``), or a
+        database that :mod:`ase.db` knows (``.db``, ``.json``; ``.aselmdb`` with the package
+        ``ase-db-backends``).
+
+    Returns
+    -------
+    LazyFrames
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the format cannot be read piece by piece, or the file is damaged.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from ase.build import molecule
+    >>> from ase.io import write
+    >>> from sklearn_soapbpnn.data import open_frames
+    >>> with TemporaryDirectory() as folder:
+    ...     write(f"{folder}/data.xyz", [molecule("H2O"), molecule("CH4")])
+    ...     frames = open_frames(f"{folder}/data.xyz")
+    ...     len(frames), len(frames[1])
+    (2, 5)
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"path={str(path)!r} does not exist.")
+    if path.suffix in (".xyz", ".extxyz"):
+        return LazyFrames(_ExtendedXYZ(path), _index_extended_xyz(path))
+    if path.suffix == ".traj":
+        with ase.io.Trajectory(path) as trajectory:
+            return LazyFrames(_Trajectory(path), np.arange(len(trajectory)))
+    if path.suffix in (".db", ".json", ".aselmdb"):
+        with ase.db.connect(path) as database:
+            return LazyFrames(_Database(path), [row.id for row in database.select()])
+    raise ValueError(
+        f"path={str(path)!r} cannot be read piece by piece: its suffix is none of .xyz, .extxyz, "
+        ".traj, .db, .json, .aselmdb. Convert it, e.g. with `ase convert`."
+    )
+
+
+class _ExtendedXYZ:
+    """Frames of a text file, by their first and last byte."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def read(self, place):
+        first, last = (int(value) for value in place)
+        with self.path.open("rb") as file:
+            file.seek(first)
+            text = file.read(last - first).decode()
+        return ase.io.read(StringIO(text), format="extxyz")
+
+
+class _Trajectory:
+    """Frames of an ASE trajectory, by their number."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def read(self, place):
+        with ase.io.Trajectory(self.path) as trajectory:
+            return trajectory[int(place)]
+
+
+class _Database:
+    """Rows of an ASE database, by their id."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def read(self, place):
+        with ase.db.connect(self.path) as database:
+            row = database.get(id=int(place))
+        atoms = row.toatoms()
+        atoms.info |= {**row.key_value_pairs, **row.data}
+        return atoms
+
+
+def _index_extended_xyz(path):
+    """First and last byte of every frame: array of shape (n_frames, 2)."""
+    places = []
+    with path.open("rb") as file:
+        while line := file.readline():
+            if not line.strip():
+                continue
+            first = file.tell() - len(line)
+            try:
+                n_atoms = int(line)
+            except ValueError as err:
+                raise ValueError(
+                    f"path={str(path)!r} is no extended XYZ: at byte {first} the number of atoms "
+                    f"should stand, not {line[:40]!r}."
+                ) from err
+            for _ in range(n_atoms + 1):
+                if not file.readline():
+                    raise ValueError(f"path={str(path)!r} ends within frame {len(places)}.")
+            places.append((first, file.tell()))
+    return np.array(places, dtype=np.int64).reshape(-1, 2)
