@@ -24,6 +24,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 PARTS = ("train", "val", "test")
 PACKAGES = {"metatrain": "metatrain", "ours": "sklearn_soapbpnn"}
+JOB = ("epochs", "batch_size", "device", "species")
 WARM_UP = 2  # epochs left out of the median
 
 
@@ -39,6 +40,8 @@ def parse_arguments():
     parser.add_argument("--validation-fraction", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0, help="of the split and the first run")
     parser.add_argument("--device", default="cpu")
+    encodings = ["orthogonal", "alchemical"]
+    parser.add_argument("--species", choices=encodings, default=encodings[0])
     choices = ["energy", "energy+forces"]
     parser.add_argument("--targets", nargs="+", choices=choices, default=choices)
     parser.add_argument("--skip-metatrain", action="store_true", help="time ours alone")
@@ -92,7 +95,11 @@ def metatrain_options(job):
     return {
         "seed": job["seed"],
         "device": job["device"],
-        "architecture": {"name": "soap_bpnn", "training": training},
+        "architecture": {
+            "name": "soap_bpnn",
+            "model": {"legacy": job["species"] == "orthogonal"},
+            "training": training,
+        },
         "training_set": dataset("train"),
         "validation_set": dataset("val"),
         "final_eval": False,
@@ -173,6 +180,7 @@ def run_ours(job):
         batch_size=job["batch_size"],
         random_state=job["seed"],
         device=job["device"],
+        species_encoding=job["species"],
     )
     model.fit(frames["train"], labels["train"], X_val=frames["val"], y_val=labels["val"])
     fit = time.perf_counter() - start
@@ -236,7 +244,7 @@ def compare(target, arguments, files, frames, folder):
     names = ["ours"] if arguments.skip_metatrain else ["metatrain", "ours"]
     rows, versions = {name: [] for name in names}, {}
     for repeat in range(arguments.repeats):
-        job = {key: getattr(arguments, key) for key in ("epochs", "batch_size", "device")}
+        job = {key: getattr(arguments, key) for key in JOB}
         job |= files | {"forces": target == "energy+forces", "seed": arguments.seed + repeat}
         for name in names:
             result = launch(name, job, arguments, folder / f"{target}-{name}-{repeat}")

@@ -2,7 +2,7 @@
 
 from ._featurizer import SoapFeaturizer
 from ._regressor import SoapBPNNRegressor
-from .data import Structures, TargetKind, Targets
+from .data import Structures, TargetKind, Targets, open_frames
 from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
 
 __version__ = "0.1.0"
@@ -16,4 +16,5 @@ __all__ = [
     "TargetScaler",
     "Targets",
     "ZBLBaseline",
+    "open_frames",
 ]

@@ -25,10 +25,8 @@ LAST_LAYER = "_last_layer_features"
 OWN_NET_PARAMETERS = {
     *("module", "criterion", "lr", "max_epochs", "batch_size", "device", "callbacks", "verbose"),
     *("order_seed", "warmup_fraction", "best_model_metric", "log_interval", "log_mae"),
-    *("log_separate_blocks", "n_iter_no_change", "checkpoints"),
+    *("log_separate_blocks", "n_iter_no_change", "checkpoints", "processes"),
 }
-# part of the signature from the start; refused, not ignored, until they are built
-NOT_BUILT = ("distributed", "num_workers")
 
 
 def check_parameters(model, targets, known=(), has_validation=False):
@@ -36,13 +34,6 @@ def check_parameters(model, targets, known=(), has_validation=False):
 
     ``known`` are the targets of a fit that is gone on with.
     """
-    defaults = inspect.signature(type(model)).parameters
-    for name in NOT_BUILT:
-        value, default = getattr(model, name), defaults[name].default
-        if value not in (None, False, 0):
-            raise NotImplementedError(
-                f"{name}={value!r} is not implemented yet; leave it at {default!r}."
-            )
     learnt = list_learnt(targets)
     for target, head in (model.heads or {}).items():
         if target not in {*learnt, *known} or head not in ("mlp", "linear"):
@@ -61,7 +52,7 @@ def check_parameters(model, targets, known=(), has_validation=False):
             f"cutoff_width={model.cutoff_width} must not exceed "
             f"cutoff_radius={model.cutoff_radius}."
         )
-    if model.zbl and "energy" not in targets:
+    if model.zbl and "energy" not in {*targets.names, *known}:
         raise ValueError(f"zbl=True needs a target 'energy', but y has {list(targets.names)}.")
     if model.long_range:
         import_torchpme()
@@ -233,8 +224,8 @@ def check_groups(groups, X):
         )
     if len(np.unique(groups)) < 2:
         raise ValueError(
-            f"groups names {groups[0].item()!r} for every structure, so none can be held out. Leave it "
-            "out, or pass X_val and y_val."
+            f"groups names {groups[0].item()!r} for every structure, so none can be held out. "
+            "Leave it out, or pass X_val and y_val."
         )
     return groups
 

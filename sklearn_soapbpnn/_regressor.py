@@ -19,7 +19,6 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from ._checks import (
     DERIVATIVES,
     LAST_LAYER,
-    NOT_BUILT,
     SOAP_PARAMETERS,
     check_continues,
     check_contradictions,
@@ -36,7 +35,7 @@ from ._checks import (
     resolve_device,
 )
 from ._featurizer import SoapFeaturizer
-from ._resume import find_state, name_checkpoint
+from ._resume import describe_fit, find_state, name_checkpoint
 from .data import (
     KNOWN_KINDS,
     TargetKind,
@@ -49,7 +48,21 @@ from .data import (
 from .nn import SoapBPNN, check_volumes, evaluate, evaluate_features
 from .potentials import LongRangeParameters, check_long_range
 from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
-from .training import Checkpoints, SoapBPNNNet, TargetLoss, TotalLoss, TrainingData
+from .training import (
+    Checkpoints,
+    SoapBPNNNet,
+    StreamedData,
+    TargetLoss,
+    TotalLoss,
+    TrainingData,
+    count_workers,
+    estimate_memory,
+    find_memory,
+    open_processes,
+)
+
+# bytes of descriptors that no atom exceeds: structures that cannot be large are not looked at
+MOST_FOR_AN_ATOM = 10**6
 
 
 class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
@@ -106,8 +119,12 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         Length that the long-range sums resolve; smaller is more accurate and slower.
     interpolation_nodes : int, default=5
         Mesh points that a charge is spread over along each direction, 2 to 5.
-    distributed, distributed_port : default=False, 39591
-        Not implemented yet.
+    distributed : bool, default=False
+        Train in several processes, which torchrun or SLURM start, or torch.distributed has joined
+        already. Each calls ``fit`` with all the data and works on its share of every batch; the
+        result is that of one process, up to rounding.
+    distributed_port : int, default=39591
+        Port where the processes meet if SLURM started them; torchrun chooses its own.
     batch_size : int, default=8
         Structures in a step of the optimiser.
     num_epochs : int, default=100
@@ -135,7 +152,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
     per_structure_targets : sequence of str, default=()
         Targets whose loss and scale are of the structure, not per atom.
     num_workers : int, default=None
-        Not implemented yet.
+        Processes that make batches ahead of the training loop where the data exceed
+        ``memory_limit``; None takes all cores but one, 0 none.
     log_mae : bool, default=False
         Show mean absolute errors as well.
     log_separate_blocks : bool, default=False
@@ -147,6 +165,10 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         ``"mse"``, ``"mae"`` or ``"huber"``, or for each target one of these or ``{"type": ...,
         "weight": ..., "reduction": "mean" or "sum", "delta": ...}``, that of the energy also with
         ``"forces"`` and ``"stress"``, which take the same.
+    memory_limit : float, default=None
+        Bytes that descriptors and the pair basis may take in training; None means half of the
+        memory of the machine, or of what is free on the GPU. Larger data are described batch by
+        batch, in every epoch: slower, but only geometry and labels stay in memory.
     device : str, default="auto"
         ``"cpu"``, ``"cuda"``, ... ``"auto"`` takes the GPU if there is one.
     dtype : {"float32", "float64"}, default="float32"
@@ -264,6 +286,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         "log_mae": ["boolean"],
         "log_separate_blocks": ["boolean"],
         "warm_start": ["boolean"],
+        "distributed": ["boolean"],
         "distributed_port": [Interval(Integral, 1, 65535, closed="both")],
         "checkpoint_interval": [Interval(Integral, 1, None, closed="left")],
         "checkpoint_dir": [str, os.PathLike, None],
@@ -271,14 +294,14 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "best_model_metric": [StrOptions({"rmse_prod", "mae_prod", "loss"})],
         "loss": [str, dict],
+        "memory_limit": [Interval(Real, 0, None, closed="neither"), None],
+        "num_workers": [Interval(Integral, 0, None, closed="left"), None],
         "device": [str, torch.device],
         "random_state": ["random_state"],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "verbose": ["verbose"],
         "callbacks": [list, None],
         "net_params": [dict, None],
-        # checked against their defaults
-        **dict.fromkeys(NOT_BUILT, "no_validation"),
     }
 
     def __init__(
@@ -320,6 +343,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         log_separate_blocks=False,
         best_model_metric="rmse_prod",
         loss="mse",
+        memory_limit=None,
         device="auto",
         dtype="float32",
         random_state=None,
@@ -367,6 +391,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         self.log_separate_blocks = log_separate_blocks
         self.best_model_metric = best_model_metric
         self.loss = loss
+        self.memory_limit = memory_limit
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
@@ -410,8 +435,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         ------
         TypeError, ValueError
             If X, y or a parameter cannot be used; raised before any work starts.
-        NotImplementedError
-            If a parameter that is not built yet is set.
+        RuntimeError
+            If another process of a distributed fit cannot be reached, or has failed.
 
         Warns
         -----
@@ -482,7 +507,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         per_volume = [name for name in names if name in wanted and wanted[name].per_volume]
         if "virial" in names or per_volume:
             check_volumes(X, sorted({*per_volume, *({"virial"} & set(names))}))
-        structures = self._transform(X)
+        structures = self._transform(X, names)
         results = self._evaluate(structures, names)
         if targets is None:
             return results[main]
@@ -633,6 +658,49 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
 
         return write_options(self, path)
 
+    def save(self, path):
+        """Write the fitted model to a file that runs no code when it is read.
+
+        Parameters
+        ----------
+        path : str or path
+            One safetensors file with everything that is needed to predict and to go on learning.
+
+        Raises
+        ------
+        TypeError
+            If a parameter holds an object that a file cannot, such as callbacks.
+
+        See Also
+        --------
+        sklearn_soapbpnn.interfaces.save_model : The same for Pipelines as well.
+        """
+        from .interfaces import save_model
+
+        save_model(self, path)
+
+    @classmethod
+    def load(cls, path):
+        """Read a model that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+            The file; it may come from anyone.
+
+        Returns
+        -------
+        SoapBPNNRegressor, or Pipeline if one was saved
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, no such file, or of a later version.
+        """
+        from .interfaces import load_model
+
+        return load_model(cls, path)
+
     def calculator(self, **kwargs):
         """Return an ASE calculator of the fitted model.
 
@@ -663,14 +731,15 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         """Fit all of it, or change nothing."""
         before = dict(vars(self))
         try:
-            self._fit_all(*arguments, keep)
+            with open_processes(self.distributed, self.distributed_port, self.device) as processes:
+                self._fit_all(*arguments, keep, processes)
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
             raise
         return self
 
-    def _fit_all(self, X, y, X_val, y_val, sample_weight, groups, resume, keep):
+    def _fit_all(self, X, y, X_val, y_val, sample_weight, groups, resume, keep, processes):
         """Check everything, fit what comes before the network, and the network."""
         X = as_structures(X)
         y = check_learnt(as_targets(y, X), X)
@@ -691,29 +760,37 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             check_continues(self, X, y)
         weights = self.module_.state_dict() if keep else None
         checkpoint = state = None
+        if processes.size > 1 or self.checkpoint_dir is not None:
+            inputs = describe_fit(self, X, y, sample_weight, validation, groups, weights)
+            processes.check_same({**inputs, "checkpoint_dir": self.checkpoint_dir is None})
         if self.checkpoint_dir is not None:
-            arguments = (X, y, sample_weight, validation, groups, weights)
-            checkpoint = name_checkpoint(self, *arguments)
-            state = find_state(self, checkpoint) if resume else None
+            checkpoint = name_checkpoint(self, inputs)
+            if resume and processes.rank == 0:
+                state = find_state(self, checkpoint)
+        state = processes.broadcast(state)
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3).tolist()
-        seeds = seeds if state is None else state["seeds"]
+        seeds = processes.broadcast(seeds) if state is None else state["seeds"]
         kinds = {**known, **{name: y.kinds[name] for name in list_learnt(y)}}
         max_angular = self.max_angular if X.features is None else X.features.parameters.max_angular
         check_degrees(kinds, max_angular)
 
         X = self._fit_steps(X, y, sample_weight, known)
-        self.elements_, self._parameters = X.features.elements, X.features.parameters
+        self._parameters = self._find_parameters(X)
+        self.elements_ = (
+            X.features.elements if self.featurizer_ is None else self.featurizer_.elements_
+        )
         self.kinds_ = kinds
         self.targets_ = tuple(dict.fromkeys([*(self.targets_ if keep else ()), *y.names]))
         train = (X, y, sample_weight)
         if validation is not None:
-            validation = (self._transform(validation[0]), validation[1])
+            validation = (self._transform(validation[0], y.names), validation[1])
         elif self.validation_fraction > 0 and len(X) > 1:
             train, validation = self._split(*train, groups, seed=seeds[0])
         net = self._make_net(TotalLoss(losses), *seeds[1:])
         if checkpoint is not None:
             interval = int(self.checkpoint_interval)
             net.set_params(checkpoints=Checkpoints(checkpoint, interval, seeds, state))
+        net.set_params(processes=processes)
         done = 0 if state is None else len(state["history"])
         self._fit_network(net, train, validation, weights, done)
         self._fixed = describe_model(self, kinds)
@@ -758,7 +835,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             new = [name for name in list_learnt(y) if name not in known]
             if new:
                 self._extend_steps(X, y.select(new), sample_weight)
-            return self._transform(X)
+            return self._featurize(self._prepare(X), y.names)
         self.zbl_ = self.baseline_ = self.scaler_ = self.featurizer_ = None
         self._carried = list_attached(X)
         if self.zbl:
@@ -777,8 +854,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             featurizer = SoapFeaturizer(**{name: getattr(self, name) for name in names})
             # structures are wanted, whatever the global configuration says of tables
             self.featurizer_ = featurizer.set_output(transform="default").fit(X)
-            X = featurizer.transform(X)
-        return X
+        return self._featurize(X, y.names)
 
     def _extend_steps(self, X, y, sample_weight):
         """Fit baseline and scale of targets that are new."""
@@ -819,8 +895,37 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             X = X if step is None else step.transform(X)
         return X
 
-    def _transform(self, X):
+    def _find_parameters(self, X):
+        """Return the descriptor that X carries, or else that of the regressor."""
+        if X.features is not None:
+            return X.features.parameters
+        return self.featurizer_._soap_parameters()
+
+    def _is_large(self, X, names):
+        """Whether the descriptors of structures would take more memory than they may."""
+        if hasattr(self, "net_"):
+            device = self.module_.basis.parity.device
+        else:
+            device = resolve_device(self.device)
+        limit = self.memory_limit or find_memory(device)
+        if X.n_atoms.sum() * MOST_FOR_AN_ATOM < limit:
+            return False
+        derivatives = bool(set(DERIVATIVES) & set(names))
+        itemsize = np.dtype(self.dtype).itemsize
+        return estimate_memory(X, self._find_parameters(X), derivatives, itemsize) > limit
+
+    def _featurize(self, X, names):
+        """Attach features, unless they would not fit into memory: then batches make their own."""
+        if self.featurizer_ is None or self._is_large(X, names):
+            return X
+        return self.featurizer_.transform(X)
+
+    def _transform(self, X, names=()):
         """Bring structures to the state that X had in fit."""
+        return self._featurize(self._prepare(X), names)
+
+    def _prepare(self, X):
+        """Attach what X does not carry but for the features."""
         check_elements(X, self.elements_)
         if self.long_range:
             check_long_range(X)
@@ -830,11 +935,9 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
                 f"X {'carries' if what in attached else 'lacks'} the {what}, unlike in fit. "
                 "Predict through the Pipeline that the model was fitted in."
             )
-        X = self._attach(X)
-        if self.featurizer_ is not None:
-            return self.featurizer_.transform(X)
-        check_features(X, self._parameters, self.elements_)
-        return X
+        if self.featurizer_ is None:
+            check_features(X, self._parameters, self.elements_)
+        return self._attach(X)
 
     def _fit_network(self, net, train, validation, weights, done):
         """Build the network and put the data on the device, and run the net."""
@@ -847,11 +950,12 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         names = {"virial": "stress"}
         per_structure = {names.get(name, name) for name in self.per_structure_targets}
         X, y, sample_weight = train
-        train = TrainingData(
-            X, y, net.module_, sample_weight=sample_weight, per_structure=per_structure
-        )
+        make, options = TrainingData, {"per_structure": per_structure}
+        if self._is_large(X, y.names):
+            make, options["num_workers"] = StreamedData, count_workers(self.num_workers)
+        train = make(X, y, net.module_, sample_weight=sample_weight, **options)
         if validation is not None:
-            validation = TrainingData(*validation, net.module_, per_structure=per_structure)
+            validation = make(*validation, net.module_, **options)
             if not validation.labelled:
                 warnings.warn(
                     "No structure that was held out for validation has a label, so the last epoch "

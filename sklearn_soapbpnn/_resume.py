@@ -10,25 +10,39 @@ from .training import load_checkpoint
 # they change what is shown and stored, or where it runs, but not what is learnt
 IRRELEVANT = {
     *("verbose", "log_interval", "log_mae", "log_separate_blocks", "callbacks", "warm_start"),
-    *("checkpoint_dir", "checkpoint_interval", "device", "num_workers"),
+    *("checkpoint_dir", "checkpoint_interval", "device", "num_workers", "memory_limit"),
     *("distributed", "distributed_port"),
 }
 
 
-def name_checkpoint(model, X, y, sample_weight, validation, groups, weights):
+def describe_fit(model, X, y, sample_weight, validation, groups, weights):
+    """Return everything that the result of a fit depends on, by the names of the arguments."""
+    inputs = {k: v for k, v in model.get_params(deep=False).items() if k not in IRRELEVANT}
+    if not isinstance(model.random_state, int):
+        # what it draws is in the checkpoint
+        inputs["random_state"] = None
+    X_val, y_val = (None, None) if validation is None else validation
+    return {
+        **inputs,
+        "X": _describe_structures(X),
+        "y": _describe_labels(y),
+        "X_val": None if X_val is None else _describe_structures(X_val),
+        "y_val": None if y_val is None else _describe_labels(y_val),
+        "sample_weight": sample_weight,
+        "groups": groups,
+        "fit to go on from": None
+        if weights is None
+        else [w.cpu().numpy() for w in weights.values()],
+    }
+
+
+def name_checkpoint(model, inputs):
     """Return the path of the checkpoint of a fit: named after its data and parameters.
 
     So the candidates and folds of a search do not meet in one folder, and a fit never goes on from
     that of other data.
     """
-    parameters = {k: v for k, v in model.get_params(deep=False).items() if k not in IRRELEVANT}
-    if not isinstance(model.random_state, int):
-        # what it draws is in the checkpoint
-        parameters["random_state"] = None
-    data = [_describe(X, y), None if validation is None else _describe(*validation)]
-    weights = None if weights is None else [tensor.cpu().numpy() for tensor in weights.values()]
-    key = joblib.hash([sorted(parameters.items()), data, sample_weight, groups, weights])
-    return Path(model.checkpoint_dir) / f"{key}.checkpoint"
+    return Path(model.checkpoint_dir) / f"{joblib.hash(sorted(inputs.items()))}.checkpoint"
 
 
 def find_state(model, path):
@@ -41,9 +55,14 @@ def find_state(model, path):
     return state
 
 
-def _describe(X, y):
-    """Arrays that tell structures and labels apart."""
+def _describe_structures(X):
+    """Arrays that tell structures apart."""
     geometry = [X.numbers, X.positions, X.cells, X.pbc]
     attached = [dict(X.offset), dict(X.scale)]
     parameters = None if X.features is None else X.features.parameters
-    return [geometry, attached, repr(parameters), [(name, y[name]) for name in y.names]]
+    return [geometry, attached, repr(parameters)]
+
+
+def _describe_labels(y):
+    """Arrays that tell labels apart."""
+    return [(name, y[name]) for name in y.names]

@@ -107,7 +107,7 @@ def select_batch():
         structures = as_structures(frames)
         environments = Environments(structures, network, derivatives=derivatives, memory=memory)
         order = torch.arange(len(structures))
-        (index,) = plan_batches(environments.graph, order, len(order), len(network.elements))
+        (index,) = plan_batches(environments.graph, order, [len(order)], len(network.elements))
         return environments.select(index)
 
     return select

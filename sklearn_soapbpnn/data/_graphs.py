@@ -129,16 +129,22 @@ class BatchIndex:
         return len(self.structures)
 
 
-def plan_batches(graph: Graph, order: Tensor, batch_size: int, n_elements: int) -> list[BatchIndex]:
-    """Cut the structures ``order`` into batches; everything is indexed at once, once an epoch."""
-    device = order.device
-    n_batches = -(-len(order) // batch_size)
+def plan_batches(
+    graph: Graph, order: Tensor, sizes: list[int], n_elements: int
+) -> list[BatchIndex]:
+    """Cut the structures ``order`` into batches of these ``sizes``, of which some may be zero.
+
+    Everything is indexed at once, once an epoch.
+    """
+    device, n_batches = order.device, len(sizes)
+    batch = torch.arange(n_batches, device=device)
+    batch = batch.repeat_interleave(torch.tensor(sizes, device=device), output_size=len(order))
     place = torch.arange(len(order), device=device)  # structure -> place in the order
 
     n_atoms = graph.atom_counts[order]
     atoms = _ranges(_starts(graph.atom_counts)[order], n_atoms)
     place_of_atom = place.repeat_interleave(n_atoms)
-    key = place_of_atom // batch_size * n_elements + graph.element[atoms]
+    key = batch[place_of_atom] * n_elements + graph.element[atoms]
     key, permutation = torch.sort(key, stable=True)
     atoms, place_of_atom = atoms[permutation], place_of_atom[permutation]
 
@@ -157,18 +163,17 @@ def plan_batches(graph: Graph, order: Tensor, batch_size: int, n_elements: int) 
     centers, neighbors = graph.centers[pairs], graph.neighbors[pairs]
     ends = local[centers], local[neighbors]
     channels = channel_rows(*ends, graph.block[centers], graph.block[neighbors], graph.n_blocks)
-    pairs_per_batch = torch.bincount(
-        (place // batch_size).repeat_interleave(n_pairs), minlength=n_batches
-    )
+    pairs_per_batch = n_pairs.new_zeros(n_batches).index_add(0, batch, n_pairs)
 
-    per_atom = (atoms, place_of_atom % batch_size, element, rows)
+    place_in_batch = place - place.new_tensor([0, *sizes[:-1]]).cumsum(0)[batch]
+    per_atom = (atoms, place_in_batch[place_of_atom], element, rows)
     per_pair = (pairs, *ends, channels)
     split_atoms = zip(*(t.split(atoms_per_batch.tolist()) for t in per_atom))
     split_pairs = zip(*(t.split(pairs_per_batch.tolist(), dim=-1) for t in per_pair))
     return [
         BatchIndex(structures, *of_atoms[:3], element_counts, of_atoms[3], rows_max, *of_pairs)
         for structures, of_atoms, element_counts, rows_max, of_pairs in zip(
-            order.split(batch_size), split_atoms, counts.tolist(), n_rows.tolist(), split_pairs
+            order.split(sizes), split_atoms, counts.tolist(), n_rows.tolist(), split_pairs
         )
     ]
 

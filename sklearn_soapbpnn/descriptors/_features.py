@@ -26,7 +26,8 @@ class SoapFeatures:
     Parameters
     ----------
     expansions : list of arrays of shape (n_atoms, n_elements_of_the_structure, n_channels)
-        One for each structure, over its own elements, ascending by atomic number.
+        One for each structure, over its own elements, ascending by atomic number; or a path to a
+        file that holds it, which is read when it is needed.
     numbers : list of arrays of shape (n_atoms,)
         Atomic numbers of each structure.
     elements : array of shape (n_elements,)
@@ -71,7 +72,7 @@ class SoapFeatures:
         n_channels = sum(self._spectrum().channels_per_l)
         dense = np.zeros((n_atoms, len(self.elements), n_channels), dtype=self.dtype)
         start = 0
-        for numbers, block in zip(self.numbers, self.expansions):
+        for numbers, block in zip(self.numbers, self._load()):
             present = np.searchsorted(self.elements, np.unique(numbers))
             dense[start : start + len(numbers), present] = block
             start += len(numbers)
@@ -79,10 +80,10 @@ class SoapFeatures:
 
     def own_expansion(self) -> Tensor:
         """Expansions over the elements of each atom's own structure, padded with zeros."""
-        n_blocks = max(block.shape[1] for block in self.expansions)
+        n_blocks = max(len(np.unique(numbers)) for numbers in self.numbers)
         padding = [(0, 0), (0, 0), (0, 0)]
         padded = []
-        for block in self.expansions:
+        for block in self._load():
             padding[1] = (0, n_blocks - block.shape[1])
             padded.append(np.pad(block, padding))
         return torch.from_numpy(np.concatenate(padded))
@@ -103,6 +104,11 @@ class SoapFeatures:
         if self.pooling == "mean":
             pooled /= counts[:, None]
         return pooled
+
+    def _load(self):
+        """Yield the expansions one by one."""
+        for block in self.expansions:
+            yield block if isinstance(block, np.ndarray) else np.load(block)
 
     def _spectrum(self):
         return load_power_spectrum(self.parameters, len(self.elements), str(self.dtype))

@@ -15,6 +15,8 @@ from joblib import Memory
 # part of every key, to be raised when the stored numbers change their meaning
 FORMAT = b"soap-expansion-1"
 MEMORY_LIMIT = 2 * 1024**3  # bytes
+# structures that are featurised before they are written
+STRUCTURES_PER_CHUNK = 256
 
 
 class MemoryStore:
@@ -56,6 +58,8 @@ class MemoryStore:
 class DiskStore:
     """Features in a folder, shared by processes; a lock makes sure that one of them computes.
 
+    They stay on disk: what is handed out are paths, so that data may be larger than memory.
+
     Parameters
     ----------
     folder : str or Path
@@ -66,23 +70,28 @@ class DiskStore:
         self.folder = Path(folder)
 
     def fetch(self, keys, compute):
-        """Return the array of each key; ``compute(positions)`` makes those that are missing."""
-        arrays = self._load(keys)
-        if len(arrays) < len(set(keys)):
+        """Return the path of each key; ``compute(positions)`` makes those that are missing."""
+        found = self._find(keys)
+        if len(found) < len(set(keys)):
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / "lock"):
-                arrays |= self._load([key for key in keys if key not in arrays])
-                for key, array in _compute_missing(keys, arrays, compute):
-                    arrays[key] = array
-                    self._save(key, array)
-        return [arrays[key] for key in keys]
+                found |= self._find([key for key in keys if key not in found])
+                for start in range(0, len(keys), STRUCTURES_PER_CHUNK):
+                    chunk = slice(start, start + STRUCTURES_PER_CHUNK)
+
+                    def compute_chunk(places, start=start):
+                        return compute([start + place for place in places])
+
+                    for key, array in _compute_missing(keys[chunk], found, compute_chunk):
+                        self._save(key, array)
+                        found.add(key)
+        return [self._path(key) for key in keys]
 
     def _path(self, key):
         return self.folder / key[:2] / f"{key}.npy"
 
-    def _load(self, keys):
-        arrays = {key: _read(self._path(key)) for key in keys}
-        return {key: array for key, array in arrays.items() if array is not None}
+    def _find(self, keys):
+        return {key for key in keys if _is_whole(self._path(key))}
 
     def _save(self, key, array):
         path = self._path(key)
@@ -117,12 +126,13 @@ def hash_structures(structures, parameters, dtype):
     return keys
 
 
-def _read(path):
-    """Return a stored array; None if there is none, or its file is damaged."""
+def _is_whole(path):
+    """Whether a file holds an array, and all of it; nothing is read but its header."""
     try:
-        return np.load(path)
+        np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
-        return None
+        return False
+    return True
 
 
 def _compute_missing(keys, arrays, compute):

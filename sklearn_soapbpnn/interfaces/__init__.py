@@ -1,1 +1,5 @@
-"""Leaves: other programs that use fitted models."""
+"""Leaves: files of fitted models, ASE, metatrain."""
+
+from ._files import load_model, save_model
+
+__all__ = ["load_model", "save_model"]

@@ -86,6 +86,7 @@ def unpack(content):
 
 
 def header_size(content):
+    """Return the number of bytes of the JSON header, as the first eight bytes say."""
     return int.from_bytes(content[:8], "little")
 
 

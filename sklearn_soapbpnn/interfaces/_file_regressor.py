@@ -48,8 +48,8 @@ def dump_regressor(model, tensors, prefix):
     changed = [name for name, value in model._fixed.items() if now[name] != value]
     if changed:
         raise ValueError(
-            f"{changed} were changed after fit: they say what was learnt, and no longer fit it. Set "
-            "them back, or fit again."
+            f"{changed} were changed after fit, so they no longer say what was learnt. Set them "
+            "back, or fit again."
         )
     steps = {name: getattr(model, name) for name in OWN_STEPS}
     for name, step in steps.items():
@@ -86,14 +86,20 @@ def load_regressor(cls, state, tensors, prefix):
     _check_sizes(model, weights)
     check_degrees(model.kinds_, model._parameters.max_angular)
     losses = check_parameters(_on_this_machine(model), _make_targets(model), has_validation=True)
+    history = _load_history(state["history"])
     model.net_ = _load_net(model, losses, weights)
-    for epoch in state["history"]:
-        if not isinstance(epoch, dict):
-            raise ValueError("the history must hold a dict for each epoch")
-        model.history_.append({"batches": [], **{name: decode(v) for name, v in epoch.items()}})
+    model.history_.extend(history)
     model._fixed = describe_model(model, model.kinds_)
     model.n_features_in_ = model.module_.first.n_features
     return model
+
+
+def _load_history(state):
+    if not all(isinstance(epoch, dict) for epoch in state):
+        raise ValueError("the history must hold a dict for each epoch")
+    return [
+        {"batches": [], **{name: decode(value) for name, value in epoch.items()}} for epoch in state
+    ]
 
 
 def _load_own_steps(model, state, tensors, prefix):
@@ -182,15 +188,15 @@ def _make_targets(model):
 
 def _check_sizes(model, weights):
     """Refuse what would take much more memory or time to build than the file is large."""
-    first = weights.get("first.linear.weight", np.zeros((1, 1, 0)))
-    parameters, n_blocks = model._parameters, len(model.elements_)
+    first = weights.get("first.linear.weight", np.zeros(0))
+    n_features = first.shape[-1] if first.ndim == 3 else 0
+    parameters = model._parameters
     is_packed = model.species_encoding == "orthogonal"
-    if not is_packed:
-        n_blocks = model.n_pseudo_species
+    n_blocks = len(model.elements_) if is_packed else model.n_pseudo_species
     # zeros of spherical Bessel functions interlace: two degrees higher, at most one channel fewer
     channels = [parameters.max_radial + 1 - (l + 1) // 2 for l in range(parameters.max_angular + 1)]
     sizes = [n_blocks * max(n, 1) for n in channels]
-    if sum(n * (n + 1) // 2 if is_packed else n * n for n in sizes) > first.shape[-1]:
+    if sum(n * (n + 1) // 2 if is_packed else n * n for n in sizes) > n_features:
         raise ValueError(f"{parameters} has more features than there are weights")
     if model.num_hidden_layers > len(weights):
         raise ValueError(f"num_hidden_layers={model.num_hidden_layers}, but the weights are fewer")

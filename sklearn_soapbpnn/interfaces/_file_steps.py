@@ -79,6 +79,8 @@ def load_step(cls, state, tensors, prefix):
     types |= {"targets": list} if cls is TargetScaler else {"elements": list}
     types |= {"kinds": dict} if cls is CompositionBaseline else {}
     check_entries(state, types, cls.__name__)
+    if state["class"] != cls.__name__:
+        raise ValueError(f"there is a {state['class']!r} in the place of a {cls.__name__}")
     step = load_parameters(cls, state["parameters"])
     if cls is TargetScaler:
         check_scales(step.fixed_weights)
@@ -100,6 +102,7 @@ def load_step(cls, state, tensors, prefix):
 
 
 def dump_parameters(estimator):
+    """Return the parameters as JSON can hold them; raise if it cannot."""
     parameters = {}
     for name, value in estimator.get_params(deep=False).items():
         if name in NOT_STORED:
@@ -125,15 +128,15 @@ def load_parameters(cls, state):
             "sklearn_soapbpnn"
         )
     parameters = {name: decode(value) for name, value in state.items()}
-    constraints = cls._parameter_constraints
+    constraints = getattr(cls, "_parameter_constraints", {})
     for name, value in parameters.items():
-        rules = constraints[name]
         # a bool is an integer to scikit-learn
-        takes_bool = rules == "no_validation" or any(r in rules for r in ("boolean", "verbose"))
+        takes_bool = any(rule in ("boolean", "verbose") for rule in constraints[name])
         if isinstance(value, bool) and not takes_bool:
             raise ValueError(f"{name} of {cls.__name__} must be no bool, got {value}")
     estimator = cls(**parameters)
-    estimator._validate_params()
+    if constraints:
+        estimator._validate_params()
     for name in parameters.get("net_params") or ():
         if not name.startswith("optimizer__"):
             raise ValueError(f"net_params in a file may set the optimizer only, not {name!r}")
@@ -141,6 +144,7 @@ def load_parameters(cls, state):
 
 
 def load_elements(state):
+    """Return atomic numbers that can be those of a fit."""
     numbers = check_list(state, (int,), "elements")
     if not numbers or numbers != sorted(numbers) or not 0 <= numbers[0] <= numbers[-1] < N_NUMBERS:
         raise ValueError(f"elements must be atomic numbers, ascending, got {numbers[:200]}")

@@ -68,7 +68,7 @@ def save_model(model, path):
     try:
         _rebuild(type(last), content)
     except ValueError as err:
-        raise ValueError(f"The model cannot be saved: {err}.") from err
+        raise ValueError(f"The model cannot be saved: {str(err).rstrip('.')}.") from err
     _write(path, content)
 
 
@@ -106,7 +106,8 @@ def load_model(cls, path):
     try:
         return _rebuild(cls, content)
     except ValueError as err:
-        raise ValueError(f"path={str(path)!r} cannot be loaded: {err}.") from err
+        message = str(err).rstrip(".")
+        raise ValueError(f"path={str(path)!r} cannot be loaded: {message}.") from err
 
 
 def _rebuild(cls, content):
@@ -119,8 +120,10 @@ def _rebuild(cls, content):
     try:
         model = _load(cls, header["model"], tensors)
         tensors.check_empty()
+    except ValueError:
+        raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as err:
-        # what checks of parameters raise, of values that only a forged file can hold
+        # of values that only a forged file can hold
         raise ValueError(f"{type(err).__name__}: {err}") from err
     return model
 

@@ -118,6 +118,11 @@ class FactoredPairGradients:
         pieces = self.factors.split(pairs_per_chunk(self.factors.angular.device))
         return [FactoredPairGradients(self.basis, piece) for piece in pieces]
 
+    def to(self, device, basis: PairBasis) -> FactoredPairGradients:
+        """Return a copy on a device, where ``basis`` is."""
+        factors = PairFactors(*(factor.to(device) for factor in vars(self.factors).values()))
+        return FactoredPairGradients(basis, factors)
+
     def contract(self, channels: Tensor) -> Tensor:
         """Sum over the channels: (n_pairs, n_channels) to (n_pairs, 3)."""
         return self.basis.contract(self.factors, channels)
@@ -188,6 +193,19 @@ class Environments:
             None if self.places is None else self.places.select(index, vectors),
         )
 
+    def to(self, device, basis):
+        """Move everything to a device, where ``basis`` is, in place."""
+        self.basis = basis
+        self.graph = self.graph.to(device, basis.parity.dtype)
+        self.constants = {name: t.to(device) for name, t in self.constants.items()}
+        self.tensors = {l: t.to(device) for l, t in self.tensors.items()}
+        if self.block_elements is not None:
+            self.block_elements = self.block_elements.to(device)
+        if self.pair_gradients is not None:
+            self.pair_gradients = self.pair_gradients.to(device, basis)
+        if self.places is not None:
+            self.places.to(device)
+
     def _keep_gradients(self, factors, memory):
         size = 3 * self.basis.n_channels * len(factors) * factors.angular.element_size()
         if size > memory:
@@ -215,6 +233,10 @@ class Places:
         self.positions = to_tensor(np.concatenate(structures.positions))
         self.cells = to_tensor(np.stack(structures.cells))
         self.pbc = [tuple(bool(periodic) for periodic in pbc) for pbc in structures.pbc]
+
+    def to(self, device):
+        """Move to a device, in place."""
+        self.positions, self.cells = self.positions.to(device), self.cells.to(device)
 
     def select(self, index: BatchIndex, pair_vectors: Tensor) -> Geometry:
         """Gather those of one batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +138,7 @@ class SoapBPNN(nn.Module):
         if num_hidden_layers == 0:
             # every head has its own part of the first layer
             sizes = [width if is_mlp[n] else count_outputs(kinds[n], bases[n]) for n in kinds]
-            ends = torch.tensor(sizes).cumsum(0).tolist()
+            ends = list(accumulate(sizes))
             starts = [0, *ends]
             self.columns = {n: slice(a, b) for n, a, b in zip(kinds, starts, ends)}
             n_first = ends[-1]

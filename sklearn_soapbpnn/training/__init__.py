@@ -2,15 +2,22 @@
 
 from ._checkpoints import Checkpoints, load_checkpoint
 from ._dataset import TrainingData
+from ._distributed import open_processes
 from ._losses import TargetLoss, TotalLoss, parse_loss
 from ._net import SoapBPNNNet
+from ._streamed import StreamedData, count_workers, estimate_memory, find_memory
 
 __all__ = [
     "Checkpoints",
     "SoapBPNNNet",
+    "StreamedData",
     "TargetLoss",
     "TotalLoss",
     "TrainingData",
+    "count_workers",
+    "estimate_memory",
+    "find_memory",
     "load_checkpoint",
+    "open_processes",
     "parse_loss",
 ]

@@ -17,7 +17,7 @@ class Checkpoints(Callback):
 
     A checkpoint holds everything that the epochs to come depend on: weights, optimiser, schedule,
     order of the batches, best epoch, history. So a fit that goes on from it ends with the same
-    bits as one that was never interrupted.
+    bits as one that was never interrupted. Of several processes the first writes.
 
     Parameters
     ----------
@@ -38,14 +38,17 @@ class Checkpoints(Callback):
         self.state = state
 
     def on_train_begin(self, net, **kwargs):
-        for left_over in self.path.parent.glob(f"{self.path.stem}.*.part"):
-            left_over.unlink(missing_ok=True)
+        if net.processes.rank == 0:
+            for left_over in self.path.parent.glob(f"{self.path.stem}.*.part"):
+                left_over.unlink(missing_ok=True)
         if self.state is not None:
             self._restore(net)
             self.state = None
 
     def on_epoch_end(self, net, **kwargs):
         epoch = net.history[-1]["epoch"]
+        if net.processes.rank:
+            return
         if epoch % self.interval == 0 or epoch == net.max_epochs:
             _write(self.path, self._collect(net))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -36,6 +37,9 @@ class Labels:
         What turns errors into the user's units: those of ``predict``, but per atom for the energy.
     per_atom : bool
         Whether there is one value for each atom.
+    n_labelled : Tensor, default=None
+        Entries with a label in the whole batch, where this is the share of one process; None where
+        it is all of it.
     """
 
     values: Tensor
@@ -43,6 +47,7 @@ class Labels:
     divisor: Tensor
     unit: Tensor
     per_atom: bool
+    n_labelled: Tensor | None = None
 
     def split(self, order: Tensor, sizes: list[int]) -> list[Labels]:
         """Take the entries ``order`` in pieces, gathered at once, so that a piece is a view."""
@@ -66,13 +71,16 @@ class Batch:
         What the network sees.
     labels : dict of str to Labels
         Labels of each target.
+    n_structures : int
+        Structures of the batch, of which this may be the share of one process.
     """
 
     environments: EnvironmentBatch
     labels: dict[str, Labels]
+    n_structures: int
 
     def __len__(self) -> int:
-        return len(self.environments.index)
+        return self.n_structures
 
     def predictions(self, network) -> dict[str, Tensor]:
         """Evaluate the network, as the labels are to be compared with it."""
@@ -114,12 +122,8 @@ class TrainingData(Dataset):
         names = ["stress" if name == "virial" else name for name in targets.names]
         self.names = list(dict.fromkeys(names))
         like = network.basis.parity
-        self.environments = Environments(
-            structures,
-            network,
-            derivatives=bool({"forces", "stress"} & set(self.names)),
-            memory=PAIR_GRADIENT_MEMORY,
-        )
+        self.device = like.device
+        self._prepare(structures, network, bool({"forces", "stress"} & set(self.names)))
         self.labels = {}
         for name in self.names:
             make = _SCALE.get(name, _scale_target)
@@ -138,17 +142,24 @@ class TrainingData(Dataset):
         ]
         self.n_elements = len(network.elements)
 
+    def _prepare(self, structures, network, derivatives):
+        """Put the environments on the device."""
+        self.environments = Environments(
+            structures, network, derivatives=derivatives, memory=PAIR_GRADIENT_MEMORY
+        )
+        self.atom_counts = self.environments.graph.atom_counts
+
     def __len__(self) -> int:
-        return len(self.environments.graph.atom_counts)
+        return len(self.atom_counts)
 
     def __getitem__(self, index):
         raise TypeError("TrainingData is cut into batches by its own batches method.")
 
-    def batches(self, order: Tensor, batch_size: int) -> Iterator[Batch]:
-        """Yield the structures ``order`` in batches."""
-        plan = plan_batches(self.environments.graph, order, batch_size, self.n_elements)
+    def batches(self, order: Tensor, sizes: list[int]) -> Iterator[Batch]:
+        """Yield the structures ``order`` in batches of these sizes."""
+        plan = plan_batches(self.environments.graph, order, sizes, self.n_elements)
         atoms = torch.cat([index.atoms for index in plan])
-        per_structure = order, [len(index) for index in plan]
+        per_structure = order, sizes
         per_atom = atoms, [len(index.atoms) for index in plan]
         labels = {
             name: labels.split(*(per_atom if labels.per_atom else per_structure))
@@ -156,11 +167,11 @@ class TrainingData(Dataset):
         }
         for k, index in enumerate(plan):
             parts = {name: pieces[k] for name, pieces in labels.items()}
-            yield Batch(self.environments.select(index), parts)
+            yield Batch(self.environments.select(index), parts, sizes[k])
 
 
-class TrainingIterator:
-    """Shuffled batches, anew in every epoch.
+class BatchIterator(ABC):
+    """Batches of one size, but for the last.
 
     Parameters
     ----------
@@ -168,23 +179,45 @@ class TrainingIterator:
         Data.
     batch_size : int
         Structures in a batch.
-    generator : torch.Generator
-        Source of the order, on the CPU so that it is the same for every device.
     """
 
-    def __init__(self, dataset: TrainingData, batch_size: int, generator: torch.Generator) -> None:
-        self.dataset, self.batch_size, self.generator = dataset, batch_size, generator
+    def __init__(self, dataset: TrainingData, batch_size: int) -> None:
+        self.dataset, self.batch_size = dataset, batch_size
+
+    @abstractmethod
+    def order(self) -> Tensor:
+        """Return the order of the structures in the next epoch, on the device."""
 
     def __iter__(self) -> Iterator[Batch]:
-        order = torch.randperm(len(self.dataset), generator=self.generator)
-        order = order.to(self.dataset.environments.device)
-        return self.dataset.batches(order, self.batch_size)
+        parts = self.order().split(self.batch_size)
+        return self.dataset.batches(torch.cat(parts), [len(part) for part in parts])
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
 
 
-class EvaluationIterator:
+class TrainingIterator(BatchIterator):
+    """Shuffled batches, anew in every epoch.
+
+    Parameters
+    ----------
+    dataset, batch_size
+        See :class:`BatchIterator`.
+    generator : torch.Generator
+        Source of the order, on the CPU so that it is the same for every device.
+    """
+
+    def __init__(self, dataset: TrainingData, batch_size: int, generator: torch.Generator) -> None:
+        super().__init__(dataset, batch_size)
+        self.generator = generator
+
+    def order(self) -> Tensor:
+        """Return a random order."""
+        order = torch.randperm(len(self.dataset), generator=self.generator)
+        return order.to(self.dataset.device)
+
+
+class EvaluationIterator(BatchIterator):
     """Batches in order, of a size that suits evaluation.
 
     Parameters
@@ -194,13 +227,12 @@ class EvaluationIterator:
     """
 
     def __init__(self, dataset: TrainingData) -> None:
-        counts = dataset.environments.graph.atom_counts
-        self.dataset = dataset
-        self.batch_size = max(1, ATOMS_PER_EVALUATION // int(counts.float().mean().ceil()))
-        self.order = torch.arange(len(dataset), device=counts.device)
+        mean = int(dataset.atom_counts.float().mean().ceil())
+        super().__init__(dataset, max(1, ATOMS_PER_EVALUATION // mean))
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self.dataset.batches(self.order, self.batch_size)
+    def order(self) -> Tensor:
+        """Return the order of the data."""
+        return torch.arange(len(self.dataset), device=self.dataset.device)
 
 
 def _scale_energy(name, structures, targets, divisor):

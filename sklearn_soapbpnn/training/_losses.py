@@ -35,18 +35,27 @@ class TargetLoss:
     reduction: str = "mean"
     delta: float = 1.0
 
-    def __call__(self, prediction: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+    def __call__(
+        self,
+        prediction: Tensor,
+        label: Tensor,
+        weight: Tensor | None,
+        n_labelled: Tensor | None = None,
+    ) -> Tensor:
         """Return the loss; ``weight`` is zero where there is no label, which must be finite.
 
         The mean is over what is labelled, not over the weights: these would lose their effect in
-        small batches.
+        small batches. Of a share of a batch, ``n_labelled`` counts the labels of the whole.
         """
-        if weight is None:
+        if weight is None and n_labelled is None:
             return self.weight * self._function(prediction, label, self.reduction)
-        total = self.weight * (self._function(prediction, label, "none") * weight).sum()
+        losses = self._function(prediction, label, "none")
+        total = self.weight * (losses if weight is None else losses * weight).sum()
         if self.reduction == "sum":
             return total
-        return total / (weight > 0).sum().clamp(min=1)
+        if n_labelled is None:
+            n_labelled = (weight > 0).sum()
+        return total / n_labelled.clamp(min=1)
 
     def _function(self, prediction, label, reduction):
         if self.type == "mse":
@@ -73,7 +82,8 @@ class TotalLoss(nn.Module):
         """Sum over the targets."""
         total = 0.0
         for name, part in labels.items():
-            total = total + self.losses[name](predictions[name], part.values, part.weight)
+            prediction, loss = predictions[name], self.losses[name]
+            total = total + loss(prediction, part.values, part.weight, part.n_labelled)
         return total
 
 

@@ -11,6 +11,7 @@ from skorch.callbacks import Callback, EpochTimer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ._dataset import EvaluationIterator, TrainingIterator
+from ._distributed import SingleProcess
 
 
 class WarmupCosine:
@@ -176,6 +177,8 @@ class SoapBPNNNet(NeuralNet):
         See :class:`StopEarly`; None runs all epochs.
     checkpoints : Checkpoints, default=None
         Callback that keeps the state of the fit.
+    processes : SingleProcess or ProcessGroup, default=None
+        Who trains; None is this process alone.
     """
 
     def __init__(
@@ -191,6 +194,7 @@ class SoapBPNNNet(NeuralNet):
         log_separate_blocks=False,
         n_iter_no_change=None,
         checkpoints=None,
+        processes=None,
         **kwargs,
     ):
         self.order_seed = order_seed
@@ -201,18 +205,19 @@ class SoapBPNNNet(NeuralNet):
         self.log_separate_blocks = log_separate_blocks
         self.n_iter_no_change = n_iter_no_change
         self.checkpoints = checkpoints
+        self.processes = SingleProcess() if processes is None else processes
         super().__init__(module, criterion, **kwargs)
 
     @property
     def _default_callbacks(self):
         callbacks = [("epoch_timer", EpochTimer()), ("best", BestEpoch(self.best_model_metric))]
-        if self.verbose:
+        if self.verbose and self.processes.rank == 0:
             callbacks.append(("progress", Progress(self.log_interval, self.log_mae)))
         if self.checkpoints is not None:
             callbacks.append(("checkpoints", self.checkpoints))
         if self.n_iter_no_change is not None:
             callbacks.append(("stop_early", StopEarly(self.n_iter_no_change)))
-        return callbacks
+        return [*callbacks, *self.processes.callbacks]
 
     @property
     def best_epoch_(self):
@@ -230,8 +235,10 @@ class SoapBPNNNet(NeuralNet):
     def get_iterator(self, dataset, training=False):
         """Return shuffled batches for training, large ones in order for validation."""
         if training:
-            return TrainingIterator(dataset, self.batch_size, self.order_)
-        return EvaluationIterator(dataset)
+            iterator = TrainingIterator(dataset, self.batch_size, self.order_)
+        else:
+            iterator = EvaluationIterator(dataset)
+        return self.processes.share(iterator)
 
     def on_batch_begin(self, net, **kwargs):
         """Keep no record of single batches."""
@@ -258,7 +265,8 @@ class SoapBPNNNet(NeuralNet):
         predictions = batch.predictions(self.module_)
         loss = self.criterion_(predictions, batch.labels)
         loss.backward()
-        return {"loss": loss.detach(), "y_pred": predictions}
+        loss = self.processes.sum_gradients(self.module_, loss.detach())
+        return {"loss": loss, "y_pred": predictions}
 
     def train_step(self, batch, **fit_params):
         """Make one step of the optimiser and of the schedule."""
@@ -314,6 +322,8 @@ class SoapBPNNNet(NeuralNet):
             if not training:
                 _add_errors(errors, step["y_pred"], batch)
             self.notify("on_batch_end", batch=batch, training=training, **step)
+        if not training:
+            total, errors = self.processes.sum_errors(total, errors)
         return total, n_structures, errors
 
 

@@ -212,11 +212,11 @@ def test_to_changes_only_the_pair_vectors():
 # --- batches -------------------------------------------------------------------------------------
 
 
-def check_batches(graph, order, batch_size, n_elements):
+def check_batches(graph, order, sizes, n_elements):
     """Compare with what one would write down structure by structure."""
-    batches = plan_batches(graph, order, batch_size, n_elements)
+    batches = plan_batches(graph, order, sizes, n_elements)
     assert [batch.structures.tolist() for batch in batches] == [
-        order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)
+        part.tolist() for part in order.split(sizes)
     ]
     n = len(graph.atom_counts)
     owner = torch.arange(n).repeat_interleave(graph.atom_counts)
@@ -225,10 +225,12 @@ def check_batches(graph, order, batch_size, n_elements):
         members = batch.structures
         assert len(batch) == len(members)
         # every atom and pair of the members, once
-        expected = torch.cat([torch.nonzero(owner == member)[:, 0] for member in members])
-        assert sorted(batch.atoms.tolist()) == sorted(expected.tolist())
-        expected = torch.cat([torch.nonzero(pair_owner == member)[:, 0] for member in members])
-        assert sorted(batch.pairs.tolist()) == sorted(expected.tolist())
+        atoms, pairs = (
+            [k for k, structure in enumerate(of.tolist()) if structure in members.tolist()]
+            for of in (owner, pair_owner)
+        )
+        assert sorted(batch.atoms.tolist()) == atoms
+        assert sorted(batch.pairs.tolist()) == pairs
         # who is who
         assert torch.equal(members[batch.structure_of_atom], owner[batch.atoms])
         assert torch.equal(batch.element, graph.element[batch.atoms])
@@ -247,7 +249,7 @@ def check_batches(graph, order, batch_size, n_elements):
 def test_batches_by_hand():
     frames = [Atoms("OH", [[0, 0, 0], [0, 0, 1]]), Atoms("H"), Atoms("HO", [[0, 0, 0], [0, 0, 1]])]
     graph = make_graph(frames, 2.0)
-    first, last = plan_batches(graph, torch.tensor([2, 0, 1]), 2, 2)
+    first, last = plan_batches(graph, torch.tensor([2, 0, 1]), [2, 1], 2)
     assert first.structures.tolist() == [2, 0]
     assert first.atoms.tolist() == [3, 1, 4, 0]  # H H O O
     assert first.structure_of_atom.tolist() == [0, 1, 0, 1]
@@ -264,35 +266,45 @@ def test_batches_by_hand():
     assert len(last.pairs) == len(last.centers) == 0
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 15, 100])
-def test_batches_of_all_systems(batch_size):
+@pytest.mark.parametrize(
+    "sizes",
+    [[1] * 15, [4, 4, 4, 3], [15], [3, 0, 5, 0, 0, 7], [0, 15], [14, 1, 0]],
+    ids=str,
+)
+def test_batches_of_all_systems(sizes):
     frames = list(SYSTEMS.values())
     graph = make_graph(frames, 3.1)
     order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(0))
     n_elements = len(as_structures(frames).elements)
-    batches = check_batches(graph, order, batch_size, n_elements)
-    assert len(batches) == -(-len(frames) // batch_size)
-    assert len(batches[-1]) == len(frames) - batch_size * (len(batches) - 1)
+    batches = check_batches(graph, order, sizes, n_elements)
+    assert [len(batch) for batch in batches] == sizes
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     st.lists(st.lists(st.sampled_from([1, 6, 8]), min_size=1, max_size=4), min_size=1, max_size=7),
-    st.integers(1, 8),
+    st.lists(st.integers(0, 7), max_size=4),
     st.randoms(use_true_random=False),
 )
-def test_batches_of_random_structures(numbers, batch_size, random):
+def test_batches_of_random_structures(numbers, cuts, random):
     frames = [Atoms(z, np.arange(3 * len(z)).reshape(-1, 3) * 0.4) for z in numbers]
     structures = as_structures(frames)
     graph = build_graph(structures, 2.5, np.array([1, 6, 8]))
     order = list(range(len(frames)))
     random.shuffle(order)
-    check_batches(graph, torch.tensor(order), batch_size, 3)
+    ends = sorted(min(cut, len(order)) for cut in cuts)
+    sizes = [end - start for start, end in zip([0, *ends], [*ends, len(order)])]
+    check_batches(graph, torch.tensor(order), sizes, 3)
 
 
 def test_some_structures_only():
     graph = make_graph([molecule(name) for name in ("H2O", "CH4", "H2", "NH3")], 2.0)
-    check_batches(graph, torch.tensor([3, 1, 0]), 2, 4)
+    check_batches(graph, torch.tensor([3, 1, 0]), [2, 1], 4)
+
+
+def test_batches_of_nothing():
+    graph = make_graph([molecule("H2O")], 2.0)
+    check_batches(graph, torch.tensor([], dtype=torch.long), [0, 0], 2)
 
 
 # --- chunks --------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def expand(frames):
     graph = build_graph(structures, PARAMETERS.cutoff_radius, np.array(ELEMENTS))
     graph = graph.to("cpu", torch.float64)
     order = torch.arange(len(structures))
-    (index,) = plan_batches(graph, order, len(order), len(ELEMENTS))
+    (index,) = plan_batches(graph, order, [len(order)], len(ELEMENTS))
     channels = SCALE * expand_density(PAIR_BASIS, graph)[index.atoms]
     sizes = [n * (2 * l + 1) for l, n in enumerate(N_PER_L)]
     blocks = enumerate(channels.split(sizes, dim=2))

@@ -1,5 +1,9 @@
 """Each structure is featurised once, whoever asks."""
 
+import pickle
+import shutil
+from pathlib import Path
+
 import joblib
 import numpy as np
 import pytest
@@ -231,6 +235,65 @@ def test_damaged_files_are_computed_again(crystals, tmp_path, damage):
     assert all(np.load(path).size for path in tmp_path.rglob("*.npy"))
 
 
+def count_bytes(structures):
+    return len(pickle.dumps(structures))
+
+
+def test_features_stay_on_disk(crystals, tmp_path):
+    """What is handed on are paths, so that data may be larger than memory."""
+    X, _ = crystals
+    bare = count_bytes(as_structures(X))
+    in_memory = SoapFeaturizer(**SOAP).fit_transform(X)
+    on_disk = SoapFeaturizer(**SOAP, memory=tmp_path).fit_transform(X)
+    per_structure = (count_bytes(on_disk) - bare) / len(X)
+    assert per_structure < 300 < (count_bytes(in_memory) - bare) / len(X)
+    assert all(Path(path).is_relative_to(tmp_path) for path in on_disk.features.expansions)
+    for part in (slice(None), [3, 1], np.arange(8) % 2 == 0):
+        assert_array_equal(on_disk[part].per_atom(), in_memory[part].per_atom())
+        assert_array_equal(np.asarray(on_disk[part]), np.asarray(in_memory[part]))
+    assert_array_equal(
+        pickle.loads(pickle.dumps(on_disk)).per_atom(),
+        pickle.loads(pickle.dumps(in_memory)).per_atom(),
+    )
+    assert on_disk.shape == in_memory.shape
+    assert len(_process_store._arrays) == len(X)  # those of in_memory
+
+
+def test_files_are_not_written_to(crystals, tmp_path):
+    X, _ = crystals
+    structures = SoapFeaturizer(**SOAP, memory=tmp_path).fit_transform(X)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.npy")}
+    structures.per_atom()[:] = 7.0
+    np.asarray(structures)[:] = 7.0
+    make_pipeline(soap={"memory": tmp_path}).fit(X, np.arange(len(X), dtype=float))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.npy")} == before
+
+
+def test_fits_on_features_on_disk(everything, tmp_path):
+    X, y = everything
+    for bpnn in ({}, {"species_encoding": "alchemical"}):
+        expected = make_pipeline(bpnn=bpnn).fit(X, y)
+        pipe = make_pipeline(soap={"memory": tmp_path}, bpnn=bpnn).fit(X, y)
+        for name in ("energy", "forces", "stress", "dipole"):
+            there, here = (model.predict(X, targets=[name])[name] for model in (pipe, expected))
+            for values, other in zip(there, here, strict=True):
+                assert_array_equal(values, other)
+
+
+def test_folder_that_is_deleted_before_fit(crystals, tmp_path):
+    """The paths lead nowhere; the error has to name one of them."""
+    X, y = crystals
+    pipe = make_pipeline(soap={"memory": tmp_path / "store"})
+    structures = pipe[:-1].fit_transform(X, y)
+    shutil.rmtree(tmp_path / "store")
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "store")):
+        pipe[-1].fit(structures, y)
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "store")):
+        structures.per_atom()
+    # the whole Pipeline computes what is missing
+    assert_array_equal(pipe.fit(X, y).predict(X), make_pipeline().fit(X, y).predict(X))
+
+
 class Counter:
     """Arrays of 800 bytes that say what they were made for."""
 
@@ -242,7 +305,9 @@ class Counter:
             self.made += [keys[position] for position in positions]
             return [np.full(100, float(ord(keys[position]))) for position in positions]
 
-        for key, array in zip(keys, store.fetch(list(keys), compute), strict=True):
+        for key, entry in zip(keys, store.fetch(list(keys), compute), strict=True):
+            # a store on disk hands out paths
+            array = np.load(entry) if isinstance(store, DiskStore) else entry
             assert_array_equal(array, np.full(100, float(ord(key))))
 
 

@@ -1,0 +1,362 @@
+r"""Data-parallel training: several processes share every batch, through torch.distributed.
+
+Every process holds all data and draws the same batches; of each it takes a share. With the labels
+of the whole batch in the denominator, the losses of the shares add up to that of the batch,
+
+.. math:: L = \sum_r L_r, \qquad \nabla L = \sum_r \nabla L_r,
+
+so that all make the step that one process alone would make, up to rounding.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from functools import cache
+
+import joblib
+import torch
+import torch.distributed as dist
+from skorch.callbacks import Callback
+from torch import Tensor
+
+# how long a process waits for another one
+TIMEOUT = timedelta(minutes=10)
+# fits since the process started; each has its part of the store that they find each other through
+_FITS = itertools.count()
+
+
+class SingleProcess:
+    """A process that trains alone: what :class:`ProcessGroup` does with others, for one."""
+
+    rank, size = 0, 1
+    callbacks = ()
+
+    def share(self, iterator):
+        """Return the share of every batch, which is all of it."""
+        return iterator
+
+    def sum_gradients(self, module, loss):
+        """Return the loss."""
+        return loss
+
+    def sum_errors(self, loss, errors):
+        """Return the sums."""
+        return loss, errors
+
+    def broadcast(self, value):
+        """Return the value."""
+        return value
+
+    def check_same(self, inputs):
+        """Compare nothing."""
+
+
+class ProcessGroup:
+    """Processes that train one model together.
+
+    Parameters
+    ----------
+    group : torch.distributed.ProcessGroup
+        What they talk through.
+    """
+
+    def __init__(self, group) -> None:
+        self.group = group
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+
+    @property
+    def callbacks(self):
+        """What the training loop calls besides."""
+        return (("same_training", SameTraining()),)
+
+    def share(self, iterator) -> ShareIterator:
+        """Return the share of this process of every batch."""
+        return ShareIterator(iterator, self.rank, self.size)
+
+    def sum_gradients(self, module, loss: Tensor) -> Tensor:
+        """Sum the gradients of a module in place, and return the sum of the losses."""
+        parameters = [p for p in module.parameters() if p.grad is not None]
+        parts = [*(p.grad for p in parameters), loss]
+        flat = self._sum(parts)
+        for parameter, gradient in zip(parameters, flat):
+            parameter.grad = gradient
+        return flat[-1]
+
+    def sum_errors(self, loss: Tensor, errors: dict) -> tuple[Tensor, dict]:
+        """Return the sums over the processes."""
+        loss, *sums = self._sum([loss, *errors.values()])
+        return loss, dict(zip(errors, sums))
+
+    def copy_weights(self, module) -> None:
+        """Give every process the weights of the first."""
+        for tensor in module.state_dict().values():
+            self._run(dist.broadcast, tensor, 0)
+
+    def broadcast(self, value):
+        """Return the value of the first process: tensors, which come on the CPU, and plain data."""
+        buffer = io.BytesIO()
+        if self.rank == 0:
+            torch.save(value, buffer)
+        content = [buffer.getvalue()]
+        self._run(dist.broadcast_object_list, content, 0)
+        if self.rank == 0:
+            return value
+        return torch.load(io.BytesIO(content[0]), map_location="cpu", weights_only=True)
+
+    def check_same(self, inputs: dict) -> None:
+        """Raise in every process if not all were given the same.
+
+        Parameters
+        ----------
+        inputs : dict of str to object
+            What they were given, under the names that messages use.
+        """
+        own = {name: _fingerprint(value) for name, value in inputs.items()}
+        first, *others = self._gather(own)
+        for rank, other in enumerate(others, 1):
+            different = [name for name in own if other[name] != first[name]]
+            if different:
+                raise ValueError(
+                    f"Process {rank} was given another {', '.join(different)} than process 0. "
+                    "Call fit with the same parameters and all the data in every process; which "
+                    "share of it each one works on is chosen by fit."
+                )
+
+    def check_together(self, going_on: bool) -> None:
+        """Raise in every process if some go on with the training, and others have ended it."""
+        if len(set(self._gather(going_on))) > 1:
+            raise RuntimeError(
+                f"This process {'goes on with' if going_on else 'has ended'} the training, unlike "
+                "another one: it was interrupted, or a callback ended it there and not here."
+            )
+
+    def _gather(self, value) -> list:
+        """Return the values of all processes."""
+        found = [None] * self.size
+        self._run(dist.all_gather_object, found, value)
+        return found
+
+    def _sum(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Sum tensors over the processes, all at once."""
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        self._run(dist.all_reduce, flat)
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        return [part.view(tensor.shape) for part, tensor in zip(parts, tensors)]
+
+    def _run(self, collective, *arguments):
+        _call(collective, *arguments, group=self.group)
+
+
+class SameTraining(Callback):
+    """Begin and end together, with the same weights.
+
+    These are those of the first process, which the others have already if all processors round
+    alike.
+    """
+
+    def on_train_begin(self, net, **kwargs):
+        net.processes.copy_weights(net.module_)
+
+    def on_epoch_begin(self, net, **kwargs):
+        net.processes.check_together(going_on=True)
+
+    def on_train_end(self, net, **kwargs):
+        if net.interrupted_:
+            # the others are in the middle of an epoch: there is no end that all could agree on
+            raise KeyboardInterrupt
+        net.processes.check_together(going_on=False)
+        net.processes.copy_weights(net.module_)
+        net.processes = SingleProcess()
+
+
+class ShareIterator:
+    """The share of one process of every batch; it may be empty.
+
+    Parameters
+    ----------
+    iterator : BatchIterator
+        The whole batches, the same in every process.
+    rank, size : int
+        Which process, of how many.
+    """
+
+    def __init__(self, iterator, rank: int, size: int) -> None:
+        self.iterator, self.rank, self.size = iterator, rank, size
+        dataset = iterator.dataset
+        self.n_labelled = {
+            name: _count_labels(labels, dataset.atom_counts)
+            for name, labels in dataset.labels.items()
+        }
+
+    def __iter__(self) -> Iterator:
+        wholes = self.iterator.order().split(self.iterator.batch_size)
+        shares = [whole[self.rank :: self.size] for whole in wholes]
+        sizes = [len(share) for share in shares]
+        batches = self.iterator.dataset.batches(torch.cat(shares), sizes)
+        for whole, batch in zip(wholes, batches):
+            batch.n_structures = len(whole)
+            for name, labels in batch.labels.items():
+                labels.n_labelled = self.n_labelled[name][whole].sum()
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.iterator)
+
+
+@contextmanager
+def open_processes(distributed: bool, port: int, device):
+    """Find the other processes of a fit, and leave them at its end, also if it fails.
+
+    Parameters
+    ----------
+    distributed : bool
+        Whether there are others.
+    port : int
+        Where they meet when SLURM started them.
+    device : str or torch.device
+        Where the network is wanted; "auto" and "cuda" give each process of a node its own GPU.
+
+    Yields
+    ------
+    SingleProcess or ProcessGroup
+
+    Raises
+    ------
+    ValueError
+        If nothing says who the others are.
+    RuntimeError
+        If they cannot be reached.
+    """
+    started = distributed and dist.is_initialized()
+    if not distributed:
+        launch = None
+    elif started:
+        launch = None, dist.get_rank(), dist.get_world_size()
+    else:
+        launch = _find_launch(port)
+    if launch is None or launch[2] == 1:
+        yield SingleProcess()
+        return
+    gpu = _choose_gpu(device)
+    with nullcontext() if gpu is None else torch.cuda.device(gpu):
+        if started:
+            group = _call(dist.new_group, timeout=TIMEOUT)
+        else:
+            group = _start_group(*launch, "gloo" if gpu is None else "cpu:gloo,cuda:nccl")
+        processes = ProcessGroup(group)
+        try:
+            yield processes
+            processes.check_together(going_on=False)
+        finally:
+            # the connections close with the last reference: who waits for this process gets an
+            # error now, not after the timeout
+            processes.group = None
+            dist.destroy_process_group(group)
+
+
+def _find_launch(port):
+    """Return where the processes meet, which of them this is, and how many there are."""
+    env = os.environ
+    if all(name in env for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
+        return "env://", int(env["RANK"]), int(env["WORLD_SIZE"])
+    if all(name in env for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_NODELIST")):
+        host = find_first_host(env.get("SLURM_STEP_NODELIST", env["SLURM_JOB_NODELIST"]))
+        return f"tcp://{host}:{port}", int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"])
+    raise ValueError(
+        "distributed=True needs several processes, but nothing says who they are: "
+        "torch.distributed is not initialised, and there are neither torchrun's variables (RANK, "
+        "WORLD_SIZE, MASTER_ADDR, MASTER_PORT) nor SLURM's (SLURM_PROCID, SLURM_NTASKS, "
+        "SLURM_JOB_NODELIST). Start the script with torchrun --nproc-per-node=2 script.py, or in a "
+        "SLURM job with srun python script.py; or set distributed=False."
+    )
+
+
+def find_first_host(nodelist: str) -> str:
+    """Return the first host of a SLURM list, e.g. ``node03`` of ``node[03-07,12],gpu1``."""
+    first = re.match(r"([^,\[]|\[[^\]]*\])+", nodelist).group()
+    return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first)
+
+
+def _choose_gpu(device):
+    """Return the number of this process's GPU, or None if it is to use none."""
+    if str(device) not in ("auto", "cuda"):
+        device = torch.device(device)
+        return device.index if device.type == "cuda" else None
+    if not torch.cuda.is_available():
+        return None
+    places = [os.environ.get(name) for name in ("LOCAL_RANK", "SLURM_LOCALID")]
+    known = [int(place) for place in places if place is not None]
+    return known[0] % torch.cuda.device_count() if known else torch.cuda.current_device()
+
+
+@cache
+def _connect(url, rank, size):
+    """Return the store that the processes find each other through.
+
+    It stays open until the process ends: a fit that follows could not open it again before all
+    others have closed it.
+    """
+    try:
+        store, _, _ = next(dist.rendezvous(url, rank, size, timeout=TIMEOUT))
+    except RuntimeError as err:
+        raise RuntimeError(
+            f"Process {rank} of {size} found no connection to the others at {url}. If the port is "
+            "in use, choose another one: distributed_port (SLURM) or torchrun's --master-port. If "
+            "not all processes were started, start them with torchrun or srun."
+        ) from err
+    return store
+
+
+def _start_group(url, rank, size, backend):
+    # it keeps the group that is open when it is imported, which optimisers do, for good
+    import torch.distributed.nn  # noqa: F401
+
+    store = dist.PrefixStore(f"sklearn_soapbpnn/{next(_FITS)}", _connect(url, rank, size))
+    hook = sys.excepthook
+    options = {"store": store, "rank": rank, "world_size": size, "timeout": TIMEOUT}
+    _call(dist.init_process_group, backend, **options)
+    # torch puts its own there, and leaves it
+    sys.excepthook = hook
+    return dist.group.WORLD
+
+
+def _call(function, *arguments, **options):
+    """Call torch.distributed, and say what its errors mean.
+
+    Their tracebacks are cut off, which would keep the group, and with it the connections, open.
+    """
+    try:
+        return function(*arguments, **options)
+    except RuntimeError as err:
+        raise RuntimeError(
+            "Another process of this distributed fit failed or ended, or did not answer for "
+            f"{TIMEOUT}. What it printed says why."
+        ) from err.with_traceback(None)
+    except KeyboardInterrupt as err:
+        raise err.with_traceback(None)
+
+
+def _fingerprint(value):
+    """Return what is equal for equal values; None for what cannot be told."""
+    try:
+        return joblib.hash(value)
+    except Exception:  # whatever pickling may raise
+        return None
+
+
+def _count_labels(labels, atom_counts):
+    """Count the entries of a target that have a label, in each structure."""
+    known = torch.ones_like(labels.values) if labels.weight is None else labels.weight
+    counts = (known > 0).reshape(len(known), -1).sum(1)
+    if not labels.per_atom:
+        return counts
+    structure = torch.arange(len(atom_counts), device=atom_counts.device)
+    structure = structure.repeat_interleave(atom_counts)
+    return torch.zeros_like(atom_counts).index_add(0, structure, counts)

@@ -1,0 +1,144 @@
+"""Training data larger than memory: environments are made for each batch, ahead of the loop."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from copy import deepcopy
+from types import SimpleNamespace
+
+import joblib
+import numpy as np
+import torch
+from joblib.externals.loky import get_reusable_executor
+from torch import Tensor
+
+from ..data import build_graph, plan_batches
+from ..descriptors import PairBasis, PowerSpectrum
+from ..nn import Environments
+from ._dataset import Batch, TrainingData
+
+# structures whose pairs are counted to estimate those of all
+SAMPLE = 64
+# share of the machine's memory that descriptors may take where no limit is set
+SHARE = 0.5
+
+
+class StreamedData(TrainingData):
+    """Structures and labels whose environments exist for a few batches only.
+
+    Geometry and labels stay in memory, some hundred bytes an atom; expansions, spectra and the
+    pair basis, ten to a hundred kilobytes an atom, are computed for every batch anew, or read where
+    a featuriser left them on disk. It gives the same batches as :class:`TrainingData`.
+
+    Parameters
+    ----------
+    structures, targets, network, sample_weight, per_structure
+        See :class:`TrainingData`.
+    num_workers : int
+        Processes that make batches ahead of the training loop; 0 makes them in it.
+    """
+
+    def __init__(self, structures, targets, network, *, num_workers, **options):
+        self.structures, self.num_workers = structures, num_workers
+        super().__init__(structures, targets, network, **options)
+
+    def _prepare(self, structures, network, derivatives):
+        """Keep what a batch is made with: no weights, on the processor."""
+        self.basis, self.derivatives = network.basis, derivatives
+        first = deepcopy(network.first).cpu()
+        first.linear = None
+        self.recipe = SimpleNamespace(
+            basis=deepcopy(network.basis).cpu(),
+            first=first,
+            degrees=network.degrees,
+            elements=network.elements,
+            long_range=None if network.long_range is None else True,
+        )
+        self.atom_counts = torch.from_numpy(structures.n_atoms).to(self.device)
+        self.first_atom = self.atom_counts.cumsum(0) - self.atom_counts
+
+    def batches(self, order: Tensor, sizes: list[int]) -> Iterator[Batch]:
+        """Yield the structures ``order`` in batches of these sizes."""
+        parts = order.split(sizes)
+        # something has to be there to select nothing from
+        chosen = (self.structures[part.tolist() or [0]] for part in parts)
+        for part, environments in zip(parts, self._make(chosen)):
+            environments.to(self.device, self.basis)
+            local = torch.arange(len(part), device=self.device)
+            (index,) = plan_batches(environments.graph, local, [len(part)], self.n_elements)
+            counts = self.atom_counts[part]
+            starts = self.first_atom[part] - (counts.cumsum(0) - counts)
+            atoms = index.atoms + starts.repeat_interleave(counts)[index.atoms]
+            labels = {
+                name: one.split(*((atoms, [len(atoms)]) if one.per_atom else (part, [len(part)])))
+                for name, one in self.labels.items()
+            }
+            labels = {name: pieces[0] for name, pieces in labels.items()}
+            yield Batch(environments.select(index), labels, len(part))
+
+    def _make(self, batches) -> Iterator[Environments]:
+        """Make the environments of some structures after the other, a few ahead."""
+        if not self.num_workers:
+            for structures in batches:
+                yield _make_environments(structures, self.recipe, self.derivatives)
+            return
+        # one thread for each: the others are busy with the batches before and after
+        pool = get_reusable_executor(self.num_workers, env={"OMP_NUM_THREADS": "1"})
+        waiting = deque()
+        try:
+            for structures in batches:
+                arguments = (structures, self.recipe, self.derivatives)
+                waiting.append(pool.submit(_make_environments, *arguments))
+                if len(waiting) > 2 * self.num_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def estimate_memory(structures, parameters, derivatives, itemsize) -> int:
+    """Estimate the bytes that the environments of all structures take.
+
+    Parameters
+    ----------
+    structures : Structures
+        Structures.
+    parameters : SoapParameters
+        Descriptor.
+    derivatives : bool
+        Whether forces or stresses are learnt.
+    itemsize : int
+        Bytes of a number.
+    """
+    chosen = np.unique(np.linspace(0, len(structures) - 1, SAMPLE).astype(int))
+    elements = structures.elements
+    graph = build_graph(structures[chosen], parameters.cutoff_radius, elements)
+    n_pairs = len(graph.centers) / graph.n_atoms  # for an atom
+    basis = PairBasis(parameters)
+    n_channels = len(elements) * basis.n_channels
+    per_atom = PowerSpectrum(basis.n_per_l, len(elements)).n_features + n_channels
+    per_pair = 3
+    if derivatives:
+        per_atom += 2 * n_channels
+        per_pair += 2 * sum(basis.n_per_l) + 4 * (parameters.max_angular + 1) ** 2 + 3
+    return int(structures.n_atoms.sum() * (per_atom + n_pairs * per_pair) * itemsize)
+
+
+def find_memory(device) -> int:
+    """Return the bytes that descriptors may take on a device."""
+    if device.type == "cuda":
+        return int(SHARE * torch.cuda.mem_get_info(device)[0])
+    return int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def count_workers(num_workers) -> int:
+    """Return the number of processes that ``num_workers`` stands for: one core is for training."""
+    return max(0, joblib.cpu_count() - 1) if num_workers is None else int(num_workers)
+
+
+def _make_environments(structures, recipe, derivatives):
+    return Environments(structures, recipe, derivatives=derivatives)
