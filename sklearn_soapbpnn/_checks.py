@@ -18,7 +18,7 @@ FIXED_BY_FIT = (
     *("num_hidden_layers", "num_neurons_per_layer", "layernorm", "add_lambda_basis", "zbl"),
     *("species_encoding", "n_pseudo_species", "long_range", "use_ewald", "smearing"),
     *("kspace_resolution", "interpolation_nodes", "dtype", "scale_targets"),
-    *("fixed_scaling_weights", "remove_composition_contribution", "fixed_composition_weights"),
+    "remove_composition_contribution",
 )
 # what the input of the last layer of a target is called
 LAST_LAYER = "_last_layer_features"
@@ -32,27 +32,28 @@ OWN_NET_PARAMETERS = {
 def check_parameters(model, targets, known=(), has_validation=False):
     """Check what constraints on single parameters cannot; return the loss of each target.
 
-    ``known`` are the targets of a fit that is gone on with.
+    ``known`` holds the kinds of the targets of a fit that is gone on with.
     """
-    learnt = list_learnt(targets)
+    kinds = {**dict(known), **targets.kinds}
+    learnt = [*known, *(name for name in list_learnt(targets) if name not in known)]
     for target, head in (model.heads or {}).items():
-        if target not in {*learnt, *known} or head not in ("mlp", "linear"):
+        if target not in learnt or head not in ("mlp", "linear"):
             raise ValueError(
                 f"heads={{{target!r}: {head!r}}}: the target must be one of {learnt}, the head "
                 "'mlp' or 'linear'."
             )
-    allowed = [*targets.names, *(set(DERIVATIVES) if "energy" in targets else ())]
-    unknown = sorted(set(model.per_structure_targets) - set(allowed))
+    allowed = {*kinds, *(DERIVATIVES if "energy" in kinds else ())}
+    unknown = sorted(set(model.per_structure_targets) - allowed)
     if unknown:
         raise ValueError(f"per_structure_targets names {unknown}; it may name {sorted(allowed)}.")
-    check_fixed_weights(model.fixed_composition_weights, "fixed_composition_weights", targets.kinds)
-    check_scales(model.fixed_scaling_weights, "fixed_scaling_weights", targets.kinds)
+    check_fixed_weights(model.fixed_composition_weights, "fixed_composition_weights", kinds)
+    check_scales(model.fixed_scaling_weights, "fixed_scaling_weights", kinds)
     if model.cutoff_width > model.cutoff_radius:
         raise ValueError(
             f"cutoff_width={model.cutoff_width} must not exceed "
             f"cutoff_radius={model.cutoff_radius}."
         )
-    if model.zbl and "energy" not in {*targets.names, *known}:
+    if model.zbl and "energy" not in kinds:
         raise ValueError(f"zbl=True needs a target 'energy', but y has {list(targets.names)}.")
     if model.long_range:
         import_torchpme()
@@ -78,8 +79,13 @@ def check_parameters(model, targets, known=(), has_validation=False):
 def describe_model(model, names):
     """Return the parameters that a fit which goes on must not change."""
     heads = model.heads or {}
+    fixed = {
+        "fixed_scaling_weights": check_scales(model.fixed_scaling_weights),
+        "fixed_composition_weights": check_fixed_weights(model.fixed_composition_weights),
+    }
     return {
         **{name: getattr(model, name) for name in FIXED_BY_FIT},
+        **{key: {n: w[n] for n in names if n in w} for key, w in fixed.items()},
         "heads": {name: heads.get(name, "mlp") for name in names},
     }
 
@@ -89,7 +95,8 @@ def check_continues(model, X, y):
     check_elements(X, model.elements_)
     now = describe_model(model, model.kinds_)
     for name, value in model._fixed.items():
-        if now[name] != value:
+        # values may be arrays, which do not compare as one
+        if repr(now[name]) != repr(value):
             raise ValueError(
                 f"{name}={now[name]!r}, but the fit that this goes on with had {value!r}. Set it "
                 "back, or start afresh: fit with warm_start=False."
@@ -212,7 +219,7 @@ def check_validation(model, X, y, X_val, y_val):
     return X_val, y_val
 
 
-def check_groups(groups, X):
+def check_groups(groups, X, has_validation):
     """Return the group of each structure as an array, or None."""
     if groups is None:
         return None
@@ -222,12 +229,14 @@ def check_groups(groups, X):
             f"groups must name the group of each of the {len(X)} structures, got an array of shape "
             f"{groups.shape}."
         )
-    if len(np.unique(groups)) < 2:
+    # of mixed types, which cannot be sorted
+    labels = [repr(group) for group in groups] if groups.dtype == object else groups
+    if not has_validation and len(np.unique(labels)) < 2:
         raise ValueError(
-            f"groups names {groups[0].item()!r} for every structure, so none can be held out. "
+            f"groups names {groups.tolist()[0]!r} for every structure, so none can be held out. "
             "Leave it out, or pass X_val and y_val."
         )
-    return groups
+    return np.asarray(labels)
 
 
 def check_features(X, parameters, elements, name="X"):

@@ -35,7 +35,7 @@ from ._checks import (
     resolve_device,
 )
 from ._featurizer import SoapFeaturizer
-from ._resume import describe_fit, find_state, name_checkpoint
+from ._resume import check_folder, describe_fit, find_state, name_checkpoint
 from .data import (
     KNOWN_KINDS,
     TargetKind,
@@ -47,7 +47,13 @@ from .data import (
 )
 from .nn import SoapBPNN, check_volumes, evaluate, evaluate_features
 from .potentials import LongRangeParameters, check_long_range
-from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
+from .preprocessing import (
+    CompositionBaseline,
+    TargetScaler,
+    ZBLBaseline,
+    check_fixed_weights,
+    check_scales,
+)
 from .training import (
     Checkpoints,
     SoapBPNNNet,
@@ -747,7 +753,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         losses = check_parameters(self, y, known, has_validation=X_val is not None)
         if resume and self.checkpoint_dir is None:
             raise ValueError("resume=True needs checkpoint_dir, the folder of the checkpoints.")
-        groups = check_groups(groups, X)
+        groups = check_groups(groups, X, has_validation=X_val is not None)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(
                 sample_weight, np.zeros(len(X)), dtype=np.float64, ensure_non_negative=True
@@ -764,6 +770,8 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             inputs = describe_fit(self, X, y, sample_weight, validation, groups, weights)
             processes.check_same({**inputs, "checkpoint_dir": self.checkpoint_dir is None})
         if self.checkpoint_dir is not None:
+            if processes.rank == 0:
+                check_folder(self.checkpoint_dir)
             checkpoint = name_checkpoint(self, inputs)
             if resume and processes.rank == 0:
                 state = find_state(self, checkpoint)
@@ -786,12 +794,20 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             validation = (self._transform(validation[0], y.names), validation[1])
         elif self.validation_fraction > 0 and len(X) > 1:
             train, validation = self._split(*train, groups, seed=seeds[0])
+        if validation is None and self.early_stopping:
+            raise ValueError(
+                "early_stopping=True needs validation structures, but X holds a single structure. "
+                "Pass X_val and y_val."
+            )
         net = self._make_net(TotalLoss(losses), *seeds[1:])
         if checkpoint is not None:
             interval = int(self.checkpoint_interval)
             net.set_params(checkpoints=Checkpoints(checkpoint, interval, seeds, state))
         net.set_params(processes=processes)
         done = 0 if state is None else len(state["history"])
+        if state is not None and self.early_stopping:
+            patience = done - state["best"]["best_number_"]
+            done = int(self.num_epochs) if patience >= self.n_iter_no_change else done
         self._fit_network(net, train, validation, weights, done)
         self._fixed = describe_model(self, kinds)
 
@@ -857,17 +873,26 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         return self._featurize(X, y.names)
 
     def _extend_steps(self, X, y, sample_weight):
-        """Fit baseline and scale of targets that are new."""
+        """Fit baseline and scale of targets that are new, which may have fewer elements."""
         if self.zbl_ is not None:
             X = self.zbl_.transform(X)
         if self.baseline_ is not None:
-            baseline = CompositionBaseline(self.fixed_composition_weights)
+            fixed = check_fixed_weights(self.fixed_composition_weights)
+            baseline = CompositionBaseline({n: fixed[n] for n in y.names if n in fixed})
             baseline.fit(X, y, sample_weight=sample_weight)
             self.baseline_ = copy(self.baseline_)
-            self.baseline_.coef_ = {**self.baseline_.coef_, **baseline.coef_}
+            self.baseline_.coef_ = dict(self.baseline_.coef_)
+            for name, known in baseline.coef_.items():
+                coef = np.zeros((len(self.elements_), *known.shape[1:]))
+                coef[np.searchsorted(self.elements_, baseline.elements_)] = known
+                self.baseline_.coef_[name] = coef
             self.baseline_.kinds_ = {**self.baseline_.kinds_, **baseline.kinds_}
         if self.scaler_ is not None:
-            scaler = TargetScaler(self.fixed_scaling_weights, self.per_structure_targets)
+            fixed = check_scales(self.fixed_scaling_weights)
+            scaler = TargetScaler(
+                {n: fixed[n] for n in y.names if n in fixed},
+                [name for name in self.per_structure_targets if name in y],
+            )
             if self.baseline_ is not None:
                 X = self.baseline_.transform(X)
             scaler.fit(X, y, sample_weight=sample_weight)
@@ -956,12 +981,17 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         train = make(X, y, net.module_, sample_weight=sample_weight, **options)
         if validation is not None:
             validation = make(*validation, net.module_, **options)
+            if not validation.labelled and self.early_stopping:
+                raise ValueError(
+                    "early_stopping=True needs labels of validation structures, but none that was "
+                    "held out has one. Pass X_val and y_val, or raise validation_fraction."
+                )
             if not validation.labelled:
                 warnings.warn(
                     "No structure that was held out for validation has a label, so the last epoch "
                     "is kept. Pass X_val and y_val, or raise validation_fraction.",
                     UserWarning,
-                    stacklevel=4,
+                    stacklevel=6,
                 )
                 validation = None
         self.net_ = net.partial_fit(train, validation, epochs=net.max_epochs - done)
@@ -1033,23 +1063,25 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         )
 
     def _check_end(self):
-        """Warn of a fit that diverged or was interrupted."""
-        done = [epoch for epoch in self.history_ if "train_loss" in epoch]
+        """Warn of a fit that diverged or was interrupted; forget the epoch that was broken off."""
+        while len(self.history_) and "dur" not in self.history_[-1]:
+            self.history_.pop()
+        done = self.history_
+        if not done and self.num_epochs:
+            raise KeyboardInterrupt
         if self.net_.interrupted_:
-            if not done:
-                raise KeyboardInterrupt
             warnings.warn(
                 f"fit was interrupted after {len(done)} of {self.num_epochs} epochs; the best "
                 "of them is kept.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=7,
             )
         if done and not np.isfinite(done[-1]["train_loss"]):
             warnings.warn(
                 f"The loss is {done[-1]['train_loss']} after {len(done)} epochs. Lower "
                 f"learning_rate={self.learning_rate}, or look for labels that are off.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=7,
             )
 
     def __sklearn_tags__(self):

@@ -1,5 +1,7 @@
 """Which checkpoint belongs to which fit."""
 
+import os
+from numbers import Integral
 from pathlib import Path
 
 import joblib
@@ -18,7 +20,7 @@ IRRELEVANT = {
 def describe_fit(model, X, y, sample_weight, validation, groups, weights):
     """Return everything that the result of a fit depends on, by the names of the arguments."""
     inputs = {k: v for k, v in model.get_params(deep=False).items() if k not in IRRELEVANT}
-    if not isinstance(model.random_state, int):
+    if not isinstance(model.random_state, Integral):
         # what it draws is in the checkpoint
         inputs["random_state"] = None
     X_val, y_val = (None, None) if validation is None else validation
@@ -45,6 +47,19 @@ def name_checkpoint(model, inputs):
     return Path(model.checkpoint_dir) / f"{joblib.hash(sorted(inputs.items()))}.checkpoint"
 
 
+def check_folder(folder):
+    """Make the folder of checkpoints, and raise if it cannot be written to."""
+    probe = Path(folder) / f"{os.getpid()}.part"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as err:
+        raise ValueError(
+            f"checkpoint_dir={str(folder)!r} cannot be written to: {err}. Choose another folder."
+        ) from err
+
+
 def find_state(model, path):
     """Return the state to go on from, or None to start afresh."""
     state = load_checkpoint(path, resolve_device(model.device))
@@ -59,10 +74,11 @@ def _describe_structures(X):
     """Arrays that tell structures apart."""
     geometry = [X.numbers, X.positions, X.cells, X.pbc]
     attached = [dict(X.offset), dict(X.scale)]
-    parameters = None if X.features is None else X.features.parameters
-    return [geometry, attached, repr(parameters)]
+    features = X.features
+    described = features and [repr(features.parameters), features.elements, str(features.dtype)]
+    return [geometry, attached, described]
 
 
 def _describe_labels(y):
     """Arrays that tell labels apart."""
-    return [(name, y[name]) for name in y.names]
+    return [(name, repr(y.kinds[name]), y[name]) for name in y.names]

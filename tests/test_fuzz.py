@@ -44,7 +44,7 @@ TALLY = Counter()
 # structures that kill vesin 0.6.2, or keep it busy for ever, are not made; see test_killers
 SPARE_VESIN = True
 FEW = settings(
-    max_examples=60,
+    max_examples=150,
     deadline=None,
     derandomize=True,
     database=None,
@@ -104,8 +104,8 @@ EXTRAS = {
 
 
 @st.composite
-def structures(draw, elements, flawed=True):
-    """One structure of the ``elements``: of any kind, and often of one that is refused."""
+def structures(draw, elements, flawed):
+    """One structure of the ``elements``, of any kind; if ``flawed``, often one to be refused."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n_atoms = draw(st.integers(1, 30))
     kind = draw(st.sampled_from(list(CELLS)))
@@ -114,15 +114,18 @@ def structures(draw, elements, flawed=True):
         np.array(cell) if abs(np.linalg.det(cell)) > 1.0 and kind != "huge" else np.eye(3) * 6.0
     )
     places = draw(st.sampled_from(list(PLACES)))
-    spread = draw(st.sampled_from([1.0, 1.0, 10.0])) if kind == "none" else 1.0
+    spread = draw(st.sampled_from([1.0, 1.0, 3.0])) if kind == "none" else 1.0
     positions = PLACES[places](rng, (n_atoms, 3)) @ extent * spread
     make = draw(st.sampled_from([Atoms, Atoms, OwnAtoms]))
     pbc = draw(st.tuples(*[st.booleans()] * 3))
     atoms = make(rng.choice(elements, n_atoms), positions, cell=cell, pbc=pbc)
     for name in draw(st.lists(st.sampled_from(list(EXTRAS)), max_size=3, unique=True)):
         EXTRAS[name](atoms)
-    if flawed and draw(st.integers(0, 9)) == 0:
+    if not flawed and find_flaw(atoms) == "no volume":
+        atoms.pbc = False
+    elif flawed and draw(st.booleans()):
         atoms = _add_flaw(atoms, draw(st.sampled_from(FLAWS)), rng)
+    assume(flawed or find_flaw(atoms) is None)
     assume(not (SPARE_VESIN and kills_vesin(atoms)))
     return atoms
 
@@ -166,6 +169,11 @@ def find_flaw(atoms):
     return "same place" if (distances < 1e-6).any() else None
 
 
+def find_volume(atoms):
+    cell = atoms.cell.array
+    return abs(np.linalg.det(cell)) if np.isfinite(cell).all() else 0.0
+
+
 def kills_vesin(atoms):
     """Whether there are more bins of the size of the cutoff than vesin 0.6.2 can count.
 
@@ -181,16 +189,19 @@ def kills_vesin(atoms):
     images = np.prod(2.0 * RADIUS / heights[atoms.pbc] + 1.0)
     extent = np.linalg.norm(np.ptp(atoms.positions, axis=0))
     sizes = np.where(atoms.pbc, heights, extent) / RADIUS
-    many = np.prod(np.maximum(sizes, 1.0)) > 5e4 and sizes.min() < 0.5 * sizes.max()
+    many = np.prod(np.maximum(sizes, 1.0)) > 5e4 and not (
+        atoms.pbc.all() and sizes.min() > 0.5 * sizes.max()
+    )
     return bool(many or len(atoms) * images > 1e5)
 
 
 @st.composite
-def sequences(draw, elements=None, min_size=1, flawed=True):
+def sequences(draw, elements=None):
     """A list of structures; the same object may be in it twice."""
+    flawed = draw(st.sampled_from([False, False, False, True]))
     if elements is None:
         elements = draw(st.lists(st.integers(1, 103), min_size=1, max_size=60, unique=True))
-    frames = draw(st.lists(structures(elements, flawed), min_size=min_size, max_size=5))
+    frames = draw(st.lists(structures(elements, flawed), min_size=1, max_size=5))
     twice = draw(st.lists(st.integers(0, len(frames) - 1), max_size=2))
     return frames + [frames[k] for k in twice]
 
@@ -210,7 +221,6 @@ FORMATS = {
     "Fortran": np.asfortranarray,
     "big-endian": lambda values: values.astype(">f8"),
     "object": lambda values: values.astype(object),
-    "torch": torch.tensor,
 }
 SHAPES = {"energy": (), "stress": (3, 3), "dipole": (3,), "polarizability": (3, 3)}
 SHAPES_OF_ATOMS = {"forces": (3,), "charges": ()}
@@ -230,7 +240,6 @@ BAD_FORMATS = {
     "text": lambda values: ["low"] * len(values),
     "None": lambda values: [*values[:-1], None],
     "infinity": lambda values: [*values[:-1], np.full_like(values[-1], np.inf)],
-    "complex": lambda values: [np.asarray(value) * 1j for value in values],
     "number": lambda values: 3.0,
     "dict": lambda values: dict(enumerate(values)),
 }
@@ -278,12 +287,12 @@ def labels(draw, frames):
             flaw = f"no label of {name}"
         if name == "stress":
             known = [np.isfinite(values).any() for values in flat]
-            volumes = [abs(np.linalg.det(atoms.cell.array)) > 0 for atoms in frames]
-            if not np.logical_and(known, volumes).any():
+            if not np.logical_and(known, [find_volume(atoms) > 0 for atoms in frames]).any():
                 flaw = "no cell with a stress"
     if draw(st.integers(0, 5)) == 0:
         name = draw(st.sampled_from(names))
-        flaw = draw(st.sampled_from(list(BAD_FORMATS)))
+        # None in Targets is NaN, a label that is missing
+        flaw = draw(st.sampled_from([key for key in BAD_FORMATS if as_array or key != "None"]))
         values = columns[name] = list(columns[name])
         columns[name] = BAD_FORMATS[flaw](values)
     elif as_array and draw(st.integers(0, 9)) == 0:
@@ -300,14 +309,17 @@ def attempt(call, flaw):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=EXPECTED_WARNING)
+        error = None
         try:
             result = call()
         except (ValueError, TypeError) as err:
-            assert type(err) in (ValueError, TypeError), type(err)
-            assert PLACE.search(str(err)), f"says not where: {err}"
-            assert flaw, f"refused without reason: {err}"
-            TALLY["refused"] += 1
-            return None
+            error = err
+    if error is not None:
+        assert type(error) in (ValueError, TypeError), type(error)
+        assert PLACE.search(str(error)), f"says not where: {error}"
+        assert flaw, f"refused without reason: {error}"
+        TALLY["refused"] += 1
+        return None
     assert not flaw, f"accepted in spite of: {flaw}"
     TALLY["accepted"] += 1
     return result
@@ -419,7 +431,10 @@ def check_fit(case):
 
 def check_predictions(model, frames):
     """Finite, of the right shape, and no stress but where there is a cell."""
-    derived = ["energies", "forces", "stress"] if "energy" in model.kinds_ else []
+    derived = ["energies", "forces"] if "energy" in model.kinds_ else []
+    volumes = [find_volume(atoms) for atoms in frames]
+    if derived and any(volumes):
+        derived.append("stress")
     names = [*model.kinds_, *derived, "features"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -432,8 +447,8 @@ def check_predictions(model, frames):
         else:
             assert [len(values) for values in predicted[name]] == n_atoms
             assert {values.shape[1:] for values in predicted[name]} == {shapes[name]}
-        for atoms, values in zip(frames, predicted[name], strict=True):
-            if name == "stress" and np.linalg.det(atoms.cell.array) == 0:
+        for volume, values in zip(volumes, predicted[name], strict=True):
+            if name == "stress" and volume == 0:
                 assert np.isnan(values).all()
             else:
                 assert np.isfinite(values).all(), name
@@ -448,10 +463,23 @@ def test_structures(case):
     check_structures(case)
 
 
-@settings(FEW, max_examples=150)
+@settings(FEW, max_examples=400)
 @given(fit_cases())
 def test_fit_and_predict(case):
     check_fit(case)
+
+
+@pytest.mark.xfail(reason="imaginary parts are dropped with a warning, and 'copy' with another")
+@pytest.mark.parametrize("make", [Targets, lambda energy: energy], ids=["Targets", "array"])
+def test_complex_labels(make):
+    frames = [Atoms("H"), Atoms("H2", [[0, 0, 0], [0, 0, 1]])]
+    with pytest.raises((TypeError, ValueError), match="complex"):
+        SoapBPNNRegressor(**SOAP, **NETWORK).fit(frames, make(energy=np.array([1.0, 2.0j])))
+
+
+@pytest.mark.xfail(reason="np.array(tensor, dtype) warns of 'copy'")
+def test_torch_labels():
+    assert Targets(energy=torch.tensor([1.0, 2.0]))["energy"].tolist() == [1.0, 2.0]
 
 
 # --- what a process must survive -----------------------------------------------------------------
@@ -469,19 +497,19 @@ SURVIVE = """
 import numpy as np
 from ase import Atoms
 from sklearn_soapbpnn import SoapFeaturizer
-atoms = {}
-try:
-    features = SoapFeaturizer(3.0, max_radial=1, max_angular=1).fit_transform([atoms])
-    assert np.isfinite(features.per_atom()).all()
-except ValueError as err:
-    assert "structure 0" in str(err) or "X[0]" in str(err), err
-print("survived")
+for name, atoms in {}:
+    try:
+        features = SoapFeaturizer(3.0, max_radial=1, max_angular=1).fit_transform([atoms])
+        assert np.isfinite(features.per_atom()).all()
+    except ValueError as err:
+        assert "structure 0" in str(err) or "X[0]" in str(err), err
+    print(name, flush=True)
 """
 
 
 @pytest.mark.xfail(reason="vesin 0.6.2 divides by zero, or looks at every image of a thin cell")
-@pytest.mark.parametrize("case", KILLERS)
-def test_killers(case):
-    command = [sys.executable, "-c", SURVIVE.format(KILLERS[case])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    assert done.stdout == "survived\n", done.stderr
+def test_killers():
+    cases = ", ".join(f"({name!r}, {atoms})" for name, atoms in KILLERS.items())
+    command = [sys.executable, "-c", SURVIVE.format(f"[{cases}]")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == list(KILLERS), done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..descriptors import PowerSpectrum
 from ._layers import ElementLinear
@@ -67,10 +68,10 @@ class AlchemicalLayer(nn.Module):
         return self._features(batch.constants["expansion"], batch)
 
     def _features(self, expansion: Tensor, batch) -> Tensor:
-        embedding = self.embedding[batch.block_elements]
+        embedding = F.embedding(batch.block_elements, self.embedding)
         mixed = self.spectrum.by_degree(torch.bmm(embedding.mT, expansion))
         gram = [torch.bmm(c, c.mT).flatten(1) for c in self.spectrum.blocks(mixed)]
-        return self.norm(torch.cat(gram, dim=1) * self.encoding[batch.index.element])
+        return self.norm(torch.cat(gram, dim=1) * F.embedding(batch.index.element, self.encoding))
 
     def forward(self, batch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return a, of shape (1, n_atoms, n_outputs), and what the forces need of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from skorch.callbacks import Callback
 from skorch.history import History
 
 FORMAT = 1
+PARTS = {"seeds", "module", "optimizer", "schedule", "order", "best", "history"}
 
 
 class Checkpoints(Callback):
@@ -49,7 +51,7 @@ class Checkpoints(Callback):
         epoch = net.history[-1]["epoch"]
         if net.processes.rank:
             return
-        if epoch % self.interval == 0 or epoch == net.max_epochs:
+        if epoch % self.interval == 0 or net.ends_after(epoch):
             _write(self.path, self._collect(net))
 
     def _collect(self, net):
@@ -62,7 +64,9 @@ class Checkpoints(Callback):
             "schedule": net.schedule_.state_dict(),
             "order": net.order_.get_state(),
             "best": dict(vars(best)),
-            "history": [dict(epoch) for epoch in net.history],
+            "history": [
+                {key: _as_plain(value) for key, value in epoch.items()} for epoch in net.history
+            ],
         }
 
     def _restore(self, net):
@@ -83,16 +87,21 @@ def load_checkpoint(path, device):
     ValueError
         If the file is damaged or of another format.
     """
+    if not path.exists():
+        return None
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged!r} is wrong")
         # tensors and plain values only: no code runs
         state = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        return None
     except Exception as err:
+        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise ValueError(
-            f"The checkpoint {str(path)!r} cannot be read: {err}. Remove it to start afresh."
+            f"The checkpoint {str(path)!r} cannot be read: {reason}. Remove it to start afresh."
         ) from err
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not set(state) >= PARTS:
         raise ValueError(
             f"The checkpoint {str(path)!r} was written by another version of this library. Remove "
             "it to start afresh."
@@ -102,9 +111,13 @@ def load_checkpoint(path, device):
     return state
 
 
+def _as_plain(value):
+    """Turn what callbacks record as numpy scalars into numbers, which alone are read back."""
+    return value.item() if hasattr(value, "item") else value
+
+
 def _write(path: Path, state):
     """Write a file at once: who is killed on the way leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}.{os.getpid()}.part")
     with part.open("wb") as file:
         torch.save(state, file)

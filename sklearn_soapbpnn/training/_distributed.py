@@ -151,7 +151,7 @@ class ProcessGroup:
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors)]
 
     def _run(self, collective, *arguments):
-        _call(collective, *arguments, group=self.group)
+        _call(lambda: collective(*arguments, group=self.group))
 
 
 class SameTraining(Callback):
@@ -177,7 +177,10 @@ class SameTraining(Callback):
 
 
 class ShareIterator:
-    """The share of one process of every batch; it may be empty.
+    """The share of one process of every batch.
+
+    Of a batch with fewer structures than processes, those without one take the first, with weight
+    zero: they take part in the sums with zeros.
 
     Parameters
     ----------
@@ -197,13 +200,15 @@ class ShareIterator:
 
     def __iter__(self) -> Iterator:
         wholes = self.iterator.order().split(self.iterator.batch_size)
-        shares = [whole[self.rank :: self.size] for whole in wholes]
-        sizes = [len(share) for share in shares]
-        batches = self.iterator.dataset.batches(torch.cat(shares), sizes)
+        size = self.size
+        shares = [w[self.rank :: size] if len(w) > self.rank else w[:1] for w in wholes]
+        batches = self.iterator.dataset.batches(torch.cat(shares), [len(s) for s in shares])
         for whole, batch in zip(wholes, batches):
             batch.n_structures = len(whole)
             for name, labels in batch.labels.items():
                 labels.n_labelled = self.n_labelled[name][whole].sum()
+                if len(whole) <= self.rank:
+                    labels.weight = torch.zeros_like(labels.values)
             yield batch
 
     def __len__(self) -> int:
@@ -247,7 +252,7 @@ def open_processes(distributed: bool, port: int, device):
     gpu = _choose_gpu(device)
     with nullcontext() if gpu is None else torch.cuda.device(gpu):
         if started:
-            group = _call(dist.new_group, timeout=TIMEOUT)
+            group = _call(lambda: dist.new_group(timeout=TIMEOUT))
         else:
             group = _start_group(*launch, "gloo" if gpu is None else "cpu:gloo,cuda:nccl")
         processes = ProcessGroup(group)
@@ -286,12 +291,12 @@ def find_first_host(nodelist: str) -> str:
 
 def _choose_gpu(device):
     """Return the number of this process's GPU, or None if it is to use none."""
-    if str(device) not in ("auto", "cuda"):
-        device = torch.device(device)
-        return device.index if device.type == "cuda" else None
-    if not torch.cuda.is_available():
+    name = str(device)
+    if not torch.cuda.is_available() or not name.startswith(("auto", "cuda")):
         return None
-    places = [os.environ.get(name) for name in ("LOCAL_RANK", "SLURM_LOCALID")]
+    if name.startswith("cuda:"):
+        return torch.device(name).index
+    places = [os.environ.get(place) for place in ("LOCAL_RANK", "SLURM_LOCALID")]
     known = [int(place) for place in places if place is not None]
     return known[0] % torch.cuda.device_count() if known else torch.cuda.current_device()
 
@@ -321,26 +326,26 @@ def _start_group(url, rank, size, backend):
     store = dist.PrefixStore(f"sklearn_soapbpnn/{next(_FITS)}", _connect(url, rank, size))
     hook = sys.excepthook
     options = {"store": store, "rank": rank, "world_size": size, "timeout": TIMEOUT}
-    _call(dist.init_process_group, backend, **options)
+    _call(lambda: dist.init_process_group(backend, **options))
     # torch puts its own there, and leaves it
     sys.excepthook = hook
     return dist.group.WORLD
 
 
-def _call(function, *arguments, **options):
-    """Call torch.distributed, and say what its errors mean.
+def _call(function):
+    """Call something of torch.distributed, and say what its errors mean.
 
     Their tracebacks are cut off, which would keep the group, and with it the connections, open.
     """
     try:
-        return function(*arguments, **options)
+        return function()
     except RuntimeError as err:
         raise RuntimeError(
             "Another process of this distributed fit failed or ended, or did not answer for "
             f"{TIMEOUT}. What it printed says why."
         ) from err.with_traceback(None)
     except KeyboardInterrupt as err:
-        raise err.with_traceback(None)
+        raise err.with_traceback(None) from None
 
 
 def _fingerprint(value):

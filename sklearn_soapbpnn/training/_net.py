@@ -79,20 +79,10 @@ class BestEpoch(Callback):
 
 
 class StopEarly(Callback):
-    """End the fit when the best epoch is long ago.
-
-    Parameters
-    ----------
-    n_iter_no_change : int
-        Epochs without a better one.
-    """
-
-    def __init__(self, n_iter_no_change):
-        self.n_iter_no_change = n_iter_no_change
+    """End the fit when the best epoch is long ago."""
 
     def on_epoch_end(self, net, **kwargs):
-        epoch = net.history[-1]["epoch"]
-        if epoch - net.best_epoch_.best_number_ >= self.n_iter_no_change:
+        if net.ends_after(net.history[-1]["epoch"]):
             # what ends a fit in skorch
             raise KeyboardInterrupt
 
@@ -116,7 +106,7 @@ class Progress(Callback):
         self.sink = sink
 
     def on_train_begin(self, net, **kwargs):
-        self.started_ = False
+        self.started_, self.printed_ = False, None
 
     def on_epoch_end(self, net, dataset_valid=None, **kwargs):
         epoch = net.history[-1]
@@ -124,6 +114,15 @@ class Progress(Callback):
         if number % self.interval and number not in (1, total):
             return
         seconds_left = (total - number) * statistics.mean(net.history[:, "dur"])
+        self._print(epoch, dataset_valid, seconds_left)
+
+    def on_train_end(self, net, y=None, **kwargs):
+        # a fit that ended early ended with an epoch that may not have been printed
+        if net.history and "dur" in net.history[-1] and net.history[-1] is not self.printed_:
+            self._print(net.history[-1], y, 0.0)
+
+    def _print(self, epoch, dataset_valid, seconds_left):
+        self.printed_ = epoch
         columns = self._columns(epoch, dataset_valid, seconds_left)
         if not self.started_:
             self.sink("".join(f"{name:>{_width(name)}}" for name in columns))
@@ -174,7 +173,7 @@ class SoapBPNNNet(NeuralNet):
     log_separate_blocks : bool
         Whether to record the errors of each block and property of a target as well.
     n_iter_no_change : int, default=None
-        See :class:`StopEarly`; None runs all epochs.
+        Epochs to wait for a better one; None runs all epochs.
     checkpoints : Checkpoints, default=None
         Callback that keeps the state of the fit.
     processes : SingleProcess or ProcessGroup, default=None
@@ -216,8 +215,25 @@ class SoapBPNNNet(NeuralNet):
         if self.checkpoints is not None:
             callbacks.append(("checkpoints", self.checkpoints))
         if self.n_iter_no_change is not None:
-            callbacks.append(("stop_early", StopEarly(self.n_iter_no_change)))
+            callbacks.append(("stop_early", StopEarly()))
         return [*callbacks, *self.processes.callbacks]
+
+    def _yield_callbacks(self):
+        # what others record in an epoch belongs into its checkpoint, and the end comes last
+        late = []
+        for callback in super()._yield_callbacks():
+            if callback[0] in ("checkpoints", "stop_early"):
+                late.append(callback)
+            else:
+                yield callback
+        yield from late
+
+    def ends_after(self, epoch):
+        """Whether an epoch is the last one: of all, or since none has become better."""
+        if epoch >= self.max_epochs:
+            return True
+        patience = self.n_iter_no_change
+        return patience is not None and epoch - self.best_epoch_.best_number_ >= patience
 
     @property
     def best_epoch_(self):

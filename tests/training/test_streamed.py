@@ -1,0 +1,475 @@
+"""Data larger than memory: batches that are made for each step give the same fit."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from joblib.externals.loky import get_reusable_executor
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from skorch.callbacks import Callback
+
+from sklearn_soapbpnn import (
+    CompositionBaseline,
+    SoapBPNNRegressor,
+    SoapFeaturizer,
+    TargetKind,
+    Targets,
+    TargetScaler,
+)
+from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn.descriptors import SoapParameters
+from sklearn_soapbpnn.nn import Environments
+from sklearn_soapbpnn.training import StreamedData, estimate_memory
+
+SOAP = {"cutoff_radius": 4.0, "max_radial": 2, "max_angular": 2}
+NETWORK = {"num_neurons_per_layer": 8, "num_epochs": 3, "batch_size": 3, "random_state": 0}
+STREAMED = {"memory_limit": 1, "num_workers": 0}
+OPTIONS = {
+    "plain": {},
+    "alchemical": {"species_encoding": "alchemical", "n_pseudo_species": 2},
+    "long range": {"long_range": True},
+    "alchemical and long range": {"species_encoding": "alchemical", "long_range": True},
+    "no hidden layers": {"num_hidden_layers": 0, "layernorm": False},
+    "ZBL": {"zbl": True},
+}
+# rounding that two orders of summation may differ by, after a few steps
+RTOL = {"float32": 1e-5, "float64": 1e-12}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Ten small crystals with labels of many kinds, some of them missing."""
+    rng = np.random.default_rng(0)
+    X = [bulk("Cu", cubic=True, a=3.6 + 0.03 * k) for k in range(10)]
+    for k, atoms in enumerate(X):
+        atoms.numbers[: k % 4] = 79
+        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+    forces = [rng.normal(size=(4, 3)) for _ in X]
+    forces[1][0] = np.nan
+    stress = rng.normal(size=(10, 3, 3))
+    stress = stress + np.swapaxes(stress, 1, 2)
+    stress[2] = np.nan
+    columns = {
+        "energy": rng.normal(size=10),
+        "forces": forces,
+        "stress": stress,
+        "dipole": rng.normal(size=(10, 3)),
+        "quadrupole": rng.normal(size=(10, 5)),
+        "charges": [rng.normal(size=4) for _ in X],
+    }
+    return X, Targets(kinds={"quadrupole": TargetKind.spherical((2, 1))}, **columns)
+
+
+def make_model(**parameters):
+    return SoapBPNNRegressor(**{**SOAP, **NETWORK, **parameters})
+
+
+def make_pipeline(soap=None, **parameters):
+    return Pipeline(
+        [
+            ("baseline", CompositionBaseline()),
+            ("scaler", TargetScaler()),
+            ("soap", SoapFeaturizer(**{**SOAP, **(soap or {})})),
+            ("bpnn", SoapBPNNRegressor(**{**NETWORK, **parameters})),
+        ]
+    )
+
+
+def list_names(model):
+    derived = ["energies", "forces", "stress"] if "energy" in model.kinds_ else []
+    return [*model.kinds_, *derived, "features"]
+
+
+def predict_flat(model, X, names):
+    predicted = model.predict(X, targets=names)
+    return {name: np.concatenate([np.ravel(v) for v in predicted[name]]) for name in names}
+
+
+def assert_same_fit(model, expected, X, *, rtol=0.0):
+    """Check predictions and history, to the bit without ``rtol``."""
+    last = lambda m: m[-1] if isinstance(m, Pipeline) else m  # noqa: E731
+    names = list_names(last(expected))
+    found, wanted = (predict_flat(m, X, names) for m in (model, expected))
+    for name in names:
+        scale = np.abs(wanted[name]).max()
+        assert_allclose(found[name], wanted[name], rtol=rtol, atol=rtol * scale, err_msg=name)
+    for name in ("train_loss", "valid_loss", "valid_metric"):
+        here, there = (last(m).history_[:, name] for m in (model, expected))
+        assert_allclose(here, there, rtol=10 * rtol, err_msg=name)
+
+
+def count_streams(monkeypatch):
+    """Return a list that grows with every data set that is streamed."""
+    made, prepare = [], StreamedData._prepare
+
+    def count(self, *arguments):
+        made.append(len(arguments[0]))
+        return prepare(self, *arguments)
+
+    monkeypatch.setattr(StreamedData, "_prepare", count)
+    return made
+
+
+# --- the same fit --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_same_as_in_memory(data, option, dtype, monkeypatch):
+    """Predictions agree to rounding: features are made for a batch, not for all structures."""
+    X, y = data
+    options = {**OPTIONS[option], "dtype": dtype}
+    y = y.select(["energy", "forces", "stress"]) if option == "no hidden layers" else y
+    expected = make_model(**options).fit(X, y)
+    made = count_streams(monkeypatch)
+    model = make_model(**options, **STREAMED).fit(X, y)
+    assert made == [9, 1]  # training and validation
+    assert_same_fit(model, expected, X, rtol=RTOL[dtype])
+
+
+@pytest.mark.parametrize("option", ["plain", "alchemical"])
+@pytest.mark.parametrize(
+    "names", [["energy"], ["energy", "stress"], ["dipole"], ["charges"], ["quadrupole", "charges"]]
+)
+def test_some_of_the_targets(data, option, names):
+    X, y = data
+    options = {**OPTIONS[option], "dtype": "float64"}
+    expected = make_model(**options).fit(X, y.select(names))
+    model = make_model(**options, **STREAMED).fit(X, y.select(names))
+    assert_same_fit(model, expected, X, rtol=RTOL["float64"])
+
+
+def test_weights_groups_and_validation_data(data):
+    X, y = data
+    weight = np.linspace(0.0, 2.0, 8)
+    for fit_params in (
+        {"X_val": X[8:], "y_val": y[8:], "sample_weight": weight},
+        {"groups": np.arange(8) // 3, "sample_weight": weight},
+    ):
+        expected = make_model(dtype="float64").fit(X[:8], y[:8], **fit_params)
+        model = make_model(dtype="float64", **STREAMED).fit(X[:8], y[:8], **fit_params)
+        assert_same_fit(model, expected, X, rtol=RTOL["float64"])
+
+
+def test_same_bits_twice(data):
+    X, y = data
+    first, second = (make_model(**STREAMED).fit(X, y) for _ in range(2))
+    assert_same_fit(first, second, X)
+
+
+def test_limit_decides(data, monkeypatch):
+    X, y = data
+    made = count_streams(monkeypatch)
+    needed = estimate_memory(as_structures(X), SoapParameters(4.0, 0.5, 2, 2), True, 4)
+    make_model(memory_limit=1.01 * needed).fit(X, y)
+    assert made == []
+    make_model(memory_limit=0.5 * needed, num_workers=0).fit(X, y)
+    assert made == [9, 1]
+
+
+def test_estimate_is_near(data):
+    """What descriptors and the factors of the pair basis take, within a factor of two."""
+    X, _ = data
+    structures = as_structures(X)
+    parameters = SoapParameters(5.0, 0.5, 4, 4)
+    model = make_model(cutoff_radius=5.0, max_radial=4, max_angular=4).fit(X, np.arange(10.0))
+    for derivatives in (False, True):
+        environments = Environments(structures, model.module_, derivatives=derivatives)
+        tensors = [*environments.constants.values(), environments.graph.pair_vectors]
+        if derivatives:
+            tensors += vars(environments.pair_gradients.factors).values()
+        taken = sum(t.numel() * t.element_size() for t in tensors)
+        assert 0.5 < estimate_memory(structures, parameters, derivatives, 4) / taken < 2.0
+
+
+@pytest.mark.xfail(reason="'StoredPairGradients' object has no attribute 'to'")
+@pytest.mark.parametrize("option", ["plain", "alchemical", "long range"])
+def test_batches_without_pairs(option):
+    """Atoms without neighbours, and whole batches of them."""
+    X = [
+        Atoms("H"),
+        Atoms("HO", [[0, 0, 0], [0, 0, 9]]),
+        Atoms("O"),
+        Atoms("H2", [[0, 0, 0], [0, 0, 1]]),
+    ]
+    y = Targets(energy=[1.0, 2.0, 3.0, 4.0], forces=[np.ones((len(atoms), 3)) for atoms in X])
+    options = {**OPTIONS[option], "dtype": "float64", "batch_size": 1, "validation_fraction": 0.25}
+    expected = make_model(**options).fit(X, y)
+    model = make_model(**options, **STREAMED).fit(X, y)
+    found, wanted = (predict_flat(m, X, ["energy", "forces"]) for m in (model, expected))
+    for name in wanted:
+        assert_allclose(found[name], wanted[name], rtol=1e-12, atol=1e-12)
+
+
+# --- prediction ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_predict_without_stored_features(data, option):
+    """The limit counts in predict, too, and changes rounding at most."""
+    X, y = data
+    y = y.select(["energy", "forces", "stress"]) if option == "no hidden layers" else y
+    model = make_model(**OPTIONS[option], dtype="float64").fit(X, y)
+    names = list_names(model)
+    expected = predict_flat(model, X, names)
+    model.set_params(memory_limit=1)
+    assert model._transform(as_structures(X)).features is None
+    for name, values in predict_flat(model, X, names).items():
+        scale = np.abs(expected[name]).max()
+        assert_allclose(values, expected[name], rtol=1e-12, atol=1e-13 * scale, err_msg=name)
+    assert_allclose(model.score(X, y), model.set_params(memory_limit=None).score(X, y), rtol=1e-12)
+
+
+# --- with the rest of the library ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["plain", "alchemical", "long range"])
+@pytest.mark.parametrize("on_disk", [False, True], ids=["memory", "disk"])
+def test_features_of_a_pipeline(data, option, on_disk, tmp_path, monkeypatch):
+    """Features that are there already are used, read batch by batch: the same bits."""
+    X, y = data
+    expected = make_pipeline(**OPTIONS[option]).fit(X, y)
+    made = count_streams(monkeypatch)
+    soap = {"memory": tmp_path} if on_disk else {}
+    pipe = make_pipeline(soap, **OPTIONS[option], **STREAMED).fit(X, y)
+    assert made == [9, 1]
+    assert_same_fit(pipe, expected, X, rtol=RTOL["float32"])
+    assert_same_fit(make_model(**OPTIONS[option], **STREAMED).fit(X, y), pipe, X, rtol=1e-5)
+
+
+def test_deleted_features_of_a_pipeline(data, tmp_path):
+    X, y = data
+    pipe = make_pipeline({"memory": tmp_path / "store"}, **STREAMED)
+    structures = pipe[:-1].fit_transform(X, y)
+    shutil.rmtree(tmp_path / "store")
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "store")):
+        pipe[-1].fit(structures, y)
+    assert not hasattr(pipe[-1], "net_")
+
+
+def test_search(data):
+    X, y = data
+    grid = {"num_neurons_per_layer": [4, 8]}
+    expected = GridSearchCV(make_model(dtype="float64"), grid, cv=2).fit(X, y)
+    search = GridSearchCV(make_model(dtype="float64", **STREAMED), grid, cv=2).fit(X, y)
+    for name in ("mean_test_score", "split0_test_score"):
+        assert_allclose(search.cv_results_[name], expected.cv_results_[name], rtol=1e-10)
+    assert_same_fit(search.best_estimator_, expected.best_estimator_, X, rtol=1e-12)
+
+
+def test_early_stopping(data):
+    X, y = data
+    options = {"early_stopping": True, "n_iter_no_change": 2, "num_epochs": 30}
+    options |= {"learning_rate": 0.3, "validation_fraction": 0.3, "dtype": "float64"}
+    expected = make_model(**options).fit(X, y)
+    assert len(expected.history_) < 30
+    model = make_model(**options, **STREAMED).fit(X, y)
+    assert len(model.history_) == len(expected.history_)
+    assert_array_equal(
+        model.history_[:, "valid_metric_best"], expected.history_[:, "valid_metric_best"]
+    )
+
+
+def test_warm_start(data):
+    X, y = data
+    models = [make_model(dtype="float64", **options) for options in ({}, STREAMED)]
+    for model in models:
+        model.fit(X, y).partial_fit(X[:6], y[:6])
+    assert_same_fit(*models, X, rtol=RTOL["float64"])
+    # a fit may go on in the other way
+    models[0].set_params(**STREAMED)
+    models[1].set_params(memory_limit=None)
+    for model in models:
+        model.partial_fit(X, y)
+    assert_same_fit(*models, X, rtol=10 * RTOL["float64"])
+
+
+class StopAfter(Callback):
+    """Die after an epoch, as a process that is killed does."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, net, **kwargs):
+        if net.history[-1]["epoch"] == self.epoch:
+            raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize("goes_on_streamed", [True, False])
+def test_resume(data, tmp_path, goes_on_streamed):
+    X, y = data
+    options = {"dtype": "float64", "num_epochs": 6, "checkpoint_interval": 2}
+    options |= {"checkpoint_dir": tmp_path, **STREAMED}
+    expected = make_model(**{**options, "checkpoint_dir": None}).fit(X, y)
+    with pytest.raises(RuntimeError, match="killed"):
+        make_model(**options, callbacks=[StopAfter(5)]).fit(X, y)
+    if not goes_on_streamed:
+        options |= {"memory_limit": None}
+    epochs = []
+
+    class Count(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            epochs.append(net.history[-1]["epoch"])
+
+    model = make_model(**options, callbacks=[Count()]).fit(X, y, resume=True)
+    assert epochs == [5, 6]
+    assert_same_fit(model, expected, X, rtol=0.0 if goes_on_streamed else RTOL["float64"])
+
+
+# --- other processes -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shut_down():
+    """End the processes that joblib keeps for the next call."""
+    yield
+    get_reusable_executor().shutdown(wait=True)
+
+
+def test_workers_give_the_same_bits(data, shut_down):
+    X, y = data
+    options = {**OPTIONS["alchemical and long range"], "zbl": True, "memory_limit": 1}
+    here, there = (make_model(**options, num_workers=n).fit(X, y) for n in (0, 1))
+    assert_same_fit(there, here, X)
+
+
+def test_workers_read_features_from_disk(data, tmp_path, shut_down):
+    X, y = data
+    y = y.select(["energy", "forces"])
+    soap = {"memory": tmp_path}
+    here, there = (
+        make_pipeline(soap, memory_limit=1, num_workers=n, num_epochs=2).fit(X, y) for n in (0, 1)
+    )
+    assert_same_fit(there, here, X)
+
+
+def test_workers_of_a_search(data, shut_down):
+    """Processes of a search do not start processes of their own without end."""
+    X, y = data
+    grid = {"num_neurons_per_layer": [4, 8]}
+    model = make_model(memory_limit=1, num_workers=2, num_epochs=2)
+    found = GridSearchCV(model, grid, cv=2, n_jobs=2).fit(X, y)
+    expected = GridSearchCV(clone(model).set_params(num_workers=0), grid, cv=2).fit(X, y)
+    name = "mean_test_score"
+    assert_array_equal(found.cv_results_[name], expected.cv_results_[name])
+
+
+def test_workers_within_threads(data, shut_down):
+    """Whatever backend joblib is told to use, the batches are the same."""
+    X, y = data
+    expected = make_model(**STREAMED).fit(X, y)
+    with joblib.parallel_config("threading"):
+        model = make_model(memory_limit=1, num_workers=2).fit(X, y)
+    assert_same_fit(model, expected, X)
+
+
+INTERRUPTED = """
+import os, sys, warnings
+from pathlib import Path
+from ase.build import bulk
+from skorch.callbacks import Callback
+from sklearn_soapbpnn import SoapBPNNRegressor
+warnings.simplefilter("ignore")
+
+class Report(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+        print("epoch", children, flush=True)
+
+if __name__ == "__main__":
+    X = [bulk("Cu", cubic=True, a=3.5 + 0.01 * k) for k in range(20)]
+    model = SoapBPNNRegressor(
+        cutoff_radius=4.0, max_radial=2, max_angular=2, num_epochs=10**6, batch_size=2,
+        memory_limit=1, num_workers=2, callbacks=[Report()],
+    )
+    model.fit(X, range(20))
+    print("fitted", len(model.history_), model.predict(X[:1]).shape, flush=True)
+"""
+
+
+def is_alive(process):
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="processes are read from /proc")
+@pytest.mark.parametrize("to_group", [True, False], ids=["terminal", "kill"])
+def test_interrupt_leaves_no_processes(tmp_path, to_group):
+    """Ctrl-C, which a terminal sends to all processes of a group, keeps the best epoch."""
+    script = tmp_path / "train.py"
+    script.write_text(INTERRUPTED)
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            workers = []
+            for _ in range(2):
+                word, *workers = process.stdout.readline().split() or ["nothing"]
+                assert word == "epoch", process.stderr.read()
+            assert len(workers) >= 2
+            (os.killpg if to_group else os.kill)(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    assert out.splitlines()[-1].startswith("fitted"), err
+    until = time.monotonic() + 10
+    while any(map(is_alive, workers)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not [worker for worker in workers if is_alive(worker)]
+
+
+class InterruptBatch(Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, n_batches):
+        self.n_batches = n_batches
+
+    def on_batch_begin(self, net, **kwargs):
+        self.n_batches -= 1
+        if self.n_batches == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_interrupt_keeps_the_best_epoch(data, num_workers, shut_down):
+    """The next fit finds the processes in order."""
+    X, y = data
+    options = {"memory_limit": 1, "num_workers": num_workers}
+    model = make_model(num_epochs=50, callbacks=[InterruptBatch(10)], **options)
+    with pytest.warns(ConvergenceWarning, match="interrupted after 2 of 50 epochs"):
+        model.fit(X, y)
+    assert len([e for e in model.history_ if "train_loss" in e]) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = make_model(**options).fit(X, y)
+    assert_same_fit(again, make_model(**STREAMED).fit(X, y), X)
