@@ -11,14 +11,8 @@ so that all make the step that one process alone would make, up to rounding.
 from __future__ import annotations
 
 import io
-import itertools
-import os
-import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
-from functools import cache
 
 import joblib
 import torch
@@ -26,10 +20,7 @@ import torch.distributed as dist
 from skorch.callbacks import Callback
 from torch import Tensor
 
-# how long a process waits for another one
-TIMEOUT = timedelta(minutes=10)
-# fits since the process started; each has its part of the store that they find each other through
-_FITS = itertools.count()
+from ._launch import call_group, choose_gpu, find_launch, start_group
 
 
 class SingleProcess:
@@ -151,7 +142,7 @@ class ProcessGroup:
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors)]
 
     def _run(self, collective, *arguments):
-        _call(lambda: collective(*arguments, group=self.group))
+        call_group(lambda: collective(*arguments, group=self.group))
 
 
 class SameTraining(Callback):
@@ -239,22 +230,13 @@ def open_processes(distributed: bool, port: int, device):
     RuntimeError
         If they cannot be reached.
     """
-    started = distributed and dist.is_initialized()
-    if not distributed:
-        launch = None
-    elif started:
-        launch = None, dist.get_rank(), dist.get_world_size()
-    else:
-        launch = _find_launch(port)
-    if launch is None or launch[2] == 1:
+    url, rank, size = find_launch(port) if distributed else (None, 0, 1)
+    if size == 1:
         yield SingleProcess()
         return
-    gpu = _choose_gpu(device)
+    gpu = choose_gpu(device)
     with nullcontext() if gpu is None else torch.cuda.device(gpu):
-        if started:
-            group = _call(lambda: dist.new_group(timeout=TIMEOUT))
-        else:
-            group = _start_group(*launch, "gloo" if gpu is None else "cpu:gloo,cuda:nccl")
+        group = start_group(url, rank, size, "gloo" if gpu is None else "cpu:gloo,cuda:nccl")
         processes = ProcessGroup(group)
         try:
             yield processes
@@ -264,88 +246,6 @@ def open_processes(distributed: bool, port: int, device):
             # error now, not after the timeout
             processes.group = None
             dist.destroy_process_group(group)
-
-
-def _find_launch(port):
-    """Return where the processes meet, which of them this is, and how many there are."""
-    env = os.environ
-    if all(name in env for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
-        return "env://", int(env["RANK"]), int(env["WORLD_SIZE"])
-    if all(name in env for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_NODELIST")):
-        host = find_first_host(env.get("SLURM_STEP_NODELIST", env["SLURM_JOB_NODELIST"]))
-        return f"tcp://{host}:{port}", int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"])
-    raise ValueError(
-        "distributed=True needs several processes, but nothing says who they are: "
-        "torch.distributed is not initialised, and there are neither torchrun's variables (RANK, "
-        "WORLD_SIZE, MASTER_ADDR, MASTER_PORT) nor SLURM's (SLURM_PROCID, SLURM_NTASKS, "
-        "SLURM_JOB_NODELIST). Start the script with torchrun --nproc-per-node=2 script.py, or in a "
-        "SLURM job with srun python script.py; or set distributed=False."
-    )
-
-
-def find_first_host(nodelist: str) -> str:
-    """Return the first host of a SLURM list, e.g. ``node03`` of ``node[03-07,12],gpu1``."""
-    first = re.match(r"([^,\[]|\[[^\]]*\])+", nodelist).group()
-    return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first)
-
-
-def _choose_gpu(device):
-    """Return the number of this process's GPU, or None if it is to use none."""
-    name = str(device)
-    if not torch.cuda.is_available() or not name.startswith(("auto", "cuda")):
-        return None
-    if name.startswith("cuda:"):
-        return torch.device(name).index
-    places = [os.environ.get(place) for place in ("LOCAL_RANK", "SLURM_LOCALID")]
-    known = [int(place) for place in places if place is not None]
-    return known[0] % torch.cuda.device_count() if known else torch.cuda.current_device()
-
-
-@cache
-def _connect(url, rank, size):
-    """Return the store that the processes find each other through.
-
-    It stays open until the process ends: a fit that follows could not open it again before all
-    others have closed it.
-    """
-    try:
-        store, _, _ = next(dist.rendezvous(url, rank, size, timeout=TIMEOUT))
-    except RuntimeError as err:
-        raise RuntimeError(
-            f"Process {rank} of {size} found no connection to the others at {url}. If the port is "
-            "in use, choose another one: distributed_port (SLURM) or torchrun's --master-port. If "
-            "not all processes were started, start them with torchrun or srun."
-        ) from err
-    return store
-
-
-def _start_group(url, rank, size, backend):
-    # it keeps the group that is open when it is imported, which optimisers do, for good
-    import torch.distributed.nn  # noqa: F401
-
-    store = dist.PrefixStore(f"sklearn_soapbpnn/{next(_FITS)}", _connect(url, rank, size))
-    hook = sys.excepthook
-    options = {"store": store, "rank": rank, "world_size": size, "timeout": TIMEOUT}
-    _call(lambda: dist.init_process_group(backend, **options))
-    # torch puts its own there, and leaves it
-    sys.excepthook = hook
-    return dist.group.WORLD
-
-
-def _call(function):
-    """Call something of torch.distributed, and say what its errors mean.
-
-    Their tracebacks are cut off, which would keep the group, and with it the connections, open.
-    """
-    try:
-        return function()
-    except RuntimeError as err:
-        raise RuntimeError(
-            "Another process of this distributed fit failed or ended, or did not answer for "
-            f"{TIMEOUT}. What it printed says why."
-        ) from err.with_traceback(None)
-    except KeyboardInterrupt as err:
-        raise err.with_traceback(None) from None
 
 
 def _fingerprint(value):

@@ -17,7 +17,7 @@ from skorch.callbacks import Callback
 
 from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 from sklearn_soapbpnn.datasets import load_cuau
-from sklearn_soapbpnn.training import _checkpoints, _distributed
+from sklearn_soapbpnn.training import _checkpoints, _launch
 
 SMALL = {"max_radial": 2, "max_angular": 2, "num_neurons_per_layer": 8, "batch_size": 5}
 KINDS = {"dipole": TargetKind.vector(), "shielding": TargetKind.tensor(per_atom=True)}
@@ -210,7 +210,7 @@ def list_variables():
 
 def main(what, port, folder):
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID")))
-    _distributed.TIMEOUT = timedelta(seconds=60)
+    _launch.TIMEOUT = timedelta(seconds=60)
     before = sys.excepthook, list_variables()
     together = {"distributed": True, "distributed_port": port}
     results = {}

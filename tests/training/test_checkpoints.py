@@ -717,8 +717,6 @@ def interrupt(folder, X, y, epoch, moment, **options):
     return model, ctrl_c, int(re.search(r"after (\d+) of", message)[1])
 
 
-
-
 @pytest.mark.parametrize(
     "moment",
     [

@@ -13,7 +13,7 @@ import torch
 from distributed_worker import FITS, SMALL, load_data
 
 from sklearn_soapbpnn import SoapBPNNRegressor
-from sklearn_soapbpnn.training._distributed import find_first_host
+from sklearn_soapbpnn.training._launch import find_first_host
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 LAUNCHERS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS")

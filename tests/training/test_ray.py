@@ -8,7 +8,7 @@ from sklearn.pipeline import Pipeline
 
 from sklearn_soapbpnn import SoapBPNNRegressor, SoapFeaturizer
 
-ray = pytest.importorskip("ray")
+ray = pytest.importorskip("ray", reason="too large for the extra `test`: pip install ray")
 
 
 @pytest.fixture

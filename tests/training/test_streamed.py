@@ -16,9 +16,8 @@ from ase import Atoms
 from ase.build import bulk
 from joblib.externals.loky import get_reusable_executor
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from skorch.callbacks import Callback
 
@@ -366,14 +365,19 @@ def test_workers_read_features_from_disk(data, tmp_path, shut_down):
 
 
 def test_workers_of_a_search(data, shut_down):
-    """Processes of a search do not start processes of their own without end."""
+    """Processes within processes."""
     X, y = data
-    grid = {"num_neurons_per_layer": [4, 8]}
-    model = make_model(memory_limit=1, num_workers=2, num_epochs=2)
-    found = GridSearchCV(model, grid, cv=2, n_jobs=2).fit(X, y)
-    expected = GridSearchCV(clone(model).set_params(num_workers=0), grid, cv=2).fit(X, y)
-    name = "mean_test_score"
-    assert_array_equal(found.cv_results_[name], expected.cv_results_[name])
+    model = make_model(memory_limit=1, num_workers=1, num_epochs=2)
+    found = cross_val_score(model, X, y, cv=2, n_jobs=2)
+    assert_array_equal(found, cross_val_score(model.set_params(num_workers=0), X, y, cv=2))
+
+
+@pytest.mark.xfail(reason="joblib reuses the processes of the fit, which are not as it left them")
+def test_joblib_goes_on_afterwards(data, shut_down):
+    """In the same session, a search in processes follows a streamed fit."""
+    X, y = data
+    make_model(memory_limit=1, num_workers=2, num_epochs=1).fit(X, y)
+    assert joblib.Parallel(2)(joblib.delayed(abs)(k) for k in (-1, 2)) == [1, 2]
 
 
 def test_workers_within_threads(data, shut_down):
