@@ -11,6 +11,8 @@ import numpy as np
 
 from ._checks import as_position
 
+SUFFIXES = (".xyz", ".extxyz", ".traj", ".db", ".json", ".aselmdb")
+
 
 class LazyFrames:
     """Immutable sequence of :class:`ase.Atoms` that reads a structure when it is asked for it.
@@ -45,7 +47,13 @@ class LazyFrames:
     def __getitem__(self, key):
         key = as_position(key, len(self))
         if isinstance(key, int):
-            return self._reader.read(self._places[key])
+            try:
+                return self._reader.read(self._places[key])
+            except Exception as err:
+                raise ValueError(
+                    f"Structure {key} of path={str(self._reader.path)!r} cannot be read: {err!r}. "
+                    "Is the file damaged, or has it changed since it was opened?"
+                ) from err
         return LazyFrames(self._reader, self._places[key])
 
     def __repr__(self):
@@ -85,21 +93,30 @@ def open_frames(path):
     ...     len(frames), len(frames[1])
     (2, 5)
     """
-    path = Path(path)
+    path = Path(path).absolute()
     if not path.exists():
         raise FileNotFoundError(f"path={str(path)!r} does not exist.")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(
+            f"path={str(path)!r} cannot be read piece by piece: its suffix is none of "
+            f"{', '.join(SUFFIXES)}. Convert it, e.g. with `ase convert`."
+        )
+    try:
+        return _open(path)
+    except Exception as err:
+        raise ValueError(
+            f"path={str(path)!r} is damaged, or no {path.suffix} file: {err!r}."
+        ) from err
+
+
+def _open(path):
     if path.suffix in (".xyz", ".extxyz"):
         return LazyFrames(_ExtendedXYZ(path), _index_extended_xyz(path))
     if path.suffix == ".traj":
         with ase.io.Trajectory(path) as trajectory:
             return LazyFrames(_Trajectory(path), np.arange(len(trajectory)))
-    if path.suffix in (".db", ".json", ".aselmdb"):
-        with ase.db.connect(path) as database:
-            return LazyFrames(_Database(path), [row.id for row in database.select()])
-    raise ValueError(
-        f"path={str(path)!r} cannot be read piece by piece: its suffix is none of .xyz, .extxyz, "
-        ".traj, .db, .json, .aselmdb. Convert it, e.g. with `ase convert`."
-    )
+    with ase.db.connect(path) as database:
+        return LazyFrames(_Database(path), [row.id for row in database.select()])
 
 
 class _ExtendedXYZ:

@@ -67,7 +67,7 @@ class DiskStore:
     """
 
     def __init__(self, folder):
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()
 
     def fetch(self, keys, compute):
         """Return the path of each key; ``compute(positions)`` makes those that are missing."""

@@ -83,6 +83,10 @@ class StoredPairGradients:
         """Return pieces that are worked on at once."""
         return [self]
 
+    def to(self, device, basis: PairBasis) -> StoredPairGradients:
+        """Return a copy on a device."""
+        return StoredPairGradients(self.gradients.to(device))
+
     def contract(self, channels: Tensor) -> Tensor:
         """Sum over the channels: (n_pairs, n_channels) to (n_pairs, 3)."""
         return (self.gradients * channels[:, None]).sum(2)

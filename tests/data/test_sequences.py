@@ -302,7 +302,6 @@ def read_all(path):
     return as_structures(open_frames(path))
 
 
-@pytest.mark.xfail(reason="errors of readers do not name the file")
 @pytest.mark.parametrize("case", UNREADABLE)
 def test_text_that_cannot_be_read(tmp_path, case):
     content = UNREADABLE[case]
@@ -312,7 +311,6 @@ def test_text_that_cannot_be_read(tmp_path, case):
         read_all(path)
 
 
-@pytest.mark.xfail(reason="errors of readers do not name the file")
 @pytest.mark.parametrize("suffix", [".traj", ".db", ".json"])
 @pytest.mark.parametrize(
     "damage",
@@ -330,7 +328,6 @@ def test_damaged_file(tmp_path, frames, suffix, damage):
         read_all(path)
 
 
-@pytest.mark.xfail(reason="errors of readers do not name the file")
 @pytest.mark.parametrize("suffix", [".traj", ".json"])
 def test_empty_file(tmp_path, suffix):
     path = tmp_path / f"empty{suffix}"
@@ -339,7 +336,6 @@ def test_empty_file(tmp_path, suffix):
         read_all(path)
 
 
-@pytest.mark.xfail(reason="errors of readers do not name the file")
 @pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_text("")])
 def test_file_that_is_gone(path, change):
     lazy = open_frames(path)
@@ -348,7 +344,6 @@ def test_file_that_is_gone(path, change):
         lazy[4]
 
 
-@pytest.mark.xfail(reason="paths are relative to a folder that may change")
 def test_another_working_directory(path, monkeypatch):
     monkeypatch.chdir(path.parent)
     lazy = open_frames(path.name)

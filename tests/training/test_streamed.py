@@ -203,7 +203,6 @@ def test_estimate_is_near(data):
         assert 0.5 < estimate_memory(structures, parameters, derivatives, 4) / taken < 2.0
 
 
-@pytest.mark.xfail(reason="'StoredPairGradients' object has no attribute 'to'")
 @pytest.mark.parametrize("option", ["plain", "alchemical", "long range"])
 def test_batches_without_pairs(option):
     """Atoms without neighbours, and whole batches of them."""
