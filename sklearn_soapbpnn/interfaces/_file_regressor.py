@@ -45,7 +45,7 @@ def dump_regressor(model, tensors, prefix):
     """Return a fitted regressor as JSON can hold it; its arrays go to ``tensors``, by name."""
     check_is_fitted(model, "net_")
     now = describe_model(model, model.kinds_)
-    changed = [name for name, value in model._fixed.items() if now[name] != value]
+    changed = [name for name, value in model._fixed.items() if repr(now[name]) != repr(value)]
     if changed:
         raise ValueError(
             f"{changed} were changed after fit, so they no longer say what was learnt. Set them "
