@@ -118,8 +118,9 @@ class Progress(Callback):
 
     def on_train_end(self, net, y=None, **kwargs):
         # a fit that ended early ended with an epoch that may not have been printed
-        if net.history and "dur" in net.history[-1] and net.history[-1] is not self.printed_:
-            self._print(net.history[-1], y, 0.0)
+        last = net.history[-1] if net.history else {}
+        if self.started_ and "dur" in last and last is not self.printed_:
+            self._print(last, y, 0.0)
 
     def _print(self, epoch, dataset_valid, seconds_left):
         self.printed_ = epoch
