@@ -35,7 +35,7 @@ def collect(processes, folder):
     """Return what the processes wrote, one after the other."""
     for process in processes:
         try:
-            output, _ = process.communicate(timeout=120)
+            output, _ = process.communicate(timeout=600)
         except subprocess.TimeoutExpired:
             for other in processes:
                 other.kill()
