@@ -994,7 +994,9 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
                     stacklevel=6,
                 )
                 validation = None
-        self.net_ = net.partial_fit(train, validation, epochs=net.max_epochs - done)
+        # whatever the user's settings
+        with torch.inference_mode(False), torch.enable_grad():
+            self.net_ = net.partial_fit(train, validation, epochs=net.max_epochs - done)
         self._check_end()
 
     def _restore(self, elements, kinds, derivatives, baseline, scaler):

@@ -474,7 +474,6 @@ def test_fit_and_predict(case):
     check_fit(case)
 
 
-@pytest.mark.xfail(reason="imaginary parts are dropped with a warning, and 'copy' with another")
 @pytest.mark.parametrize("make", [Targets, lambda energy: energy], ids=["Targets", "array"])
 def test_complex_labels(make):
     frames = [Atoms("H"), Atoms("H2", [[0, 0, 0], [0, 0, 1]])]
@@ -482,7 +481,6 @@ def test_complex_labels(make):
         SoapBPNNRegressor(**SOAP, **NETWORK).fit(frames, make(energy=np.array([1.0, 2.0j])))
 
 
-@pytest.mark.xfail(reason="np.array(tensor, dtype) warns of 'copy'")
 def test_torch_labels():
     assert Targets(energy=torch.tensor([1.0, 2.0]))["energy"].tolist() == [1.0, 2.0]
 
@@ -512,7 +510,6 @@ for name, atoms in {}:
 """
 
 
-@pytest.mark.xfail(reason="vesin 0.6.2 divides by zero, or looks at every image of a thin cell")
 def test_killers():
     cases = ", ".join(f"({name!r}, {atoms})" for name, atoms in KILLERS.items())
     command = [sys.executable, "-c", SURVIVE.format(f"[{cases}]")]

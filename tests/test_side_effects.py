@@ -277,7 +277,6 @@ def test_arrays_of_targets_are_copied():
     assert (y["forces"][1] == 1.0).all()
 
 
-@pytest.mark.xfail(reason="an array that cannot be written to is taken as it is, even if a view")
 def test_read_only_views_are_copied():
     energy = np.arange(2.0)
     view = energy.view()
@@ -349,7 +348,6 @@ def expected():
 
 # what a setting makes impossible
 KNOWN = {
-    "no gradients": (OPTIONS, "fit needs gradients, and does not switch them on"),
     "float64": (["long range", "both"], "torch's second derivative of det in float32"),
 }
 
@@ -363,18 +361,7 @@ def test_settings_change_nothing(expected, setting, option, request):
         assert_array_equal(values, wanted)
 
 
-NEEDS_GRADIENTS = pytest.mark.xfail(reason="autograd.grad within inference_mode")
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        pytest.param(
-            option, marks=NEEDS_GRADIENTS if option not in ("plain", "double", "streamed") else ()
-        )
-        for option in OPTIONS
-    ],
-)
+@pytest.mark.parametrize("option", OPTIONS)
 def test_predict_in_inference_mode(data, option):
     X, y = data
     model = make_model(option).fit(X, y)

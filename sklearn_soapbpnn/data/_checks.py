@@ -1,8 +1,14 @@
 """Checks of what users pass in: they name the structure, the value and the way out."""
 
+from mmap import mmap
+
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.db.core import Database
+
+# coordinates that are not meant: float64 does not resolve chemistry there
+LARGEST = 1e9
 
 
 def symbols(numbers):
@@ -34,14 +40,13 @@ def iterate_atoms(X, name="X"):
             "set_output(transform='pandas') returns pooled features only; use the default output "
             "in front of a step that needs structures."
         )
-    try:
-        frames = iter(X)
-    except TypeError as err:
+    if isinstance(X, Database):
         raise TypeError(
-            f"{name} must be a sequence of ase.Atoms, got {type(X).__name__}. Pass a list of Atoms."
-        ) from err
+            f"{name} must be a sequence of ase.Atoms, got a database of ASE. Open it as one: "
+            "sklearn_soapbpnn.data.open_frames(path)."
+        )
     index = -1
-    for index, atoms in enumerate(frames):
+    for index, atoms in enumerate(_iterate(X, name)):
         if not isinstance(atoms, Atoms):
             raise TypeError(
                 f"{name} must be a sequence of ase.Atoms, but {name}[{index}] is a "
@@ -51,6 +56,18 @@ def iterate_atoms(X, name="X"):
         yield atoms
     if index < 0:
         raise ValueError(f"{name} holds no structures. Pass at least one ase.Atoms.")
+
+
+def _iterate(X, name):
+    if not hasattr(X, "__iter__") and hasattr(X, "__getitem__") and hasattr(X, "__len__"):
+        # a torch Dataset may have no other end than its length
+        return (X[index] for index in range(len(X)))
+    try:
+        return iter(X)
+    except TypeError as err:
+        raise TypeError(
+            f"{name} must be a sequence of ase.Atoms, got {type(X).__name__}. Pass a list of Atoms."
+        ) from err
 
 
 def check_atoms(X, name="X"):
@@ -66,6 +83,11 @@ def _check_geometry(name, atoms):
             raise ValueError(
                 f"{name}.{what} contains NaN or infinity: {values[~np.isfinite(values)][0]}. "
                 "Remove or repair the structure."
+            )
+        if np.abs(values).max() > LARGEST:
+            raise ValueError(
+                f"{name}.{what} reaches {np.abs(values).max():.1e}, beyond {LARGEST:.0e}. Remove or "
+                "repair the structure."
             )
     periodic = atoms.cell.array[atoms.pbc]
     if len(periodic) == 0:
@@ -97,12 +119,35 @@ def check_elements(structures, elements, name="X", what="fit"):
 
 
 def freeze(values, dtype):
-    """Return an array that cannot be written to; one that is frozen already is not copied."""
-    if isinstance(values, np.ndarray) and values.dtype == dtype and not values.flags.writeable:
-        return values
-    values = np.array(values, dtype=dtype)
-    values.flags.writeable = False
+    """Return an array that cannot be written to; one that is frozen already is not copied.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the values are no array of real numbers.
+    """
+    if not (isinstance(values, np.ndarray) and values.dtype == dtype and _is_frozen(values)):
+        values = np.array(as_real(values), dtype=dtype)
+        values.flags.writeable = False
     return values
+
+
+def as_real(values):
+    """Return numbers as an array; imaginary parts are refused rather than dropped."""
+    # not np.array(values, dtype), which asks tensors for a copy that they do not know how to make
+    values = np.asarray(values)
+    if values.dtype.kind == "c":
+        raise TypeError(f"it is complex, e.g. {values.flat[0]}, where real numbers are expected")
+    return values
+
+
+def _is_frozen(values):
+    """Whether neither an array nor what it is a view of can be written to."""
+    while isinstance(values, np.ndarray):
+        if values.flags.writeable:
+            return False
+        values = values.base
+    return values is None or isinstance(values, (bytes, mmap))
 
 
 def as_position(key, length):

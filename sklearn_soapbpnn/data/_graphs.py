@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import vesin
 from torch import Tensor
 
-# closer than this (in the unit of the positions), two atoms are at the same place
-COINCIDENT = 1e-6
+from ._neighbors import find_pairs
+
+NO_PAIRS = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3))
 
 
 @dataclass
@@ -66,14 +66,13 @@ def build_graph(structures, cutoff_radius, elements) -> Graph:
     Raises
     ------
     ValueError
-        If two atoms of a structure are at the same place.
+        If two atoms of a structure are at the same place, or its cell is too thin to be searched.
     """
-    pairs = [
-        _find_pairs(index, positions, cell, pbc, cutoff_radius)
-        for index, positions, cell, pbc in zip(
-            structures.indices, structures.positions, structures.cells, structures.pbc
-        )
-    ]
+    geometry = structures.indices, structures.positions, structures.cells, structures.pbc
+    if cutoff_radius is None:
+        pairs = [NO_PAIRS] * len(structures)
+    else:
+        pairs = [find_pairs(*arrays, cutoff_radius) for arrays in zip(*geometry)]
     first_atom = np.concatenate([[0], np.cumsum(structures.n_atoms)])
     centers = np.concatenate([i + first for (i, _, _), first in zip(pairs, first_atom)])
     neighbors = np.concatenate([j + first for (_, j, _), first in zip(pairs, first_atom)])
@@ -88,20 +87,6 @@ def build_graph(structures, cutoff_radius, elements) -> Graph:
         neighbors=torch.from_numpy(neighbors),
         pair_vectors=torch.from_numpy(np.concatenate([vectors for _, _, vectors in pairs])),
     )
-
-
-def _find_pairs(index, positions, cell, pbc, cutoff_radius):
-    if cutoff_radius is None:
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3))
-    finder = vesin.NeighborList(cutoff=cutoff_radius, full_list=False, n_threads=1)
-    i, j, vectors, distances = finder.compute(positions, cell, pbc, "ijDd")
-    if len(distances) and distances.min() < COINCIDENT:
-        pair = int(np.argmin(distances))
-        raise ValueError(
-            f"Atoms {int(i[pair])} and {int(j[pair])} of structure {index} are at the same place "
-            f"(distance {distances[pair]:.1e}). Remove one, or repair the structure."
-        )
-    return i.astype(np.int64), j.astype(np.int64), vectors.reshape(-1, 3)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from ._checks import as_position, freeze, iterate_atoms
+from ._checks import as_position, as_real, freeze, iterate_atoms
 from ._kinds import ENERGY_KINDS, KNOWN_KINDS, TargetKind
 
 
@@ -224,7 +224,7 @@ def as_targets(y, structures, name="y", X_name="X"):
 
 def _check_energies(y, name):
     try:
-        energy = np.asarray(y, dtype=np.float64)
+        energy = as_real(y).astype(np.float64)
     except (TypeError, ValueError) as err:
         raise ValueError(
             f"{name} must be one energy for each structure, or Targets; it is no array of numbers: "
@@ -346,7 +346,7 @@ def _is_stale(atoms):
 def _reshape_label(index, values, n_atoms, name, key, kind):
     """Undo what file formats do to labels: Voigt vectors, flattened values."""
     try:
-        values = np.asarray(values, dtype=np.float64)
+        values = as_real(values).astype(np.float64)
     except (TypeError, ValueError) as err:
         raise ValueError(
             f"{key!r} of structure {index} is no array of numbers, as target {name!r} needs: {err}."

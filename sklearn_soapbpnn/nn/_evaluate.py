@@ -23,10 +23,12 @@ def evaluate(network, structures, derivatives) -> dict:
         with derivatives, ``forces``, ``virial`` and ``stress``; the last two are NaN where the
         cell has no volume.
     """
-    chunks = [
-        _evaluate_chunk(network, structures[part], derivatives)
-        for part in iterate_chunks(structures.n_atoms, ATOMS_PER_CHUNK)
-    ]
+    # first layers that are learnt need autograd for forces
+    with torch.inference_mode(False):
+        chunks = [
+            _evaluate_chunk(network, structures[part], derivatives)
+            for part in iterate_chunks(structures.n_atoms, ATOMS_PER_CHUNK)
+        ]
     raw = {
         name: torch.cat([chunk[name] for chunk in chunks]).cpu().double().numpy()
         for name in chunks[0]

@@ -401,12 +401,10 @@ class Unbounded(OwnSequence):
         return self.frames[index % 6]
 
 
-@pytest.mark.xfail(reason="iter() of a sequence without __iter__ waits for an IndexError")
 def test_length_of_a_sequence_counts(frames):
     assert as_structures(Unbounded(frames)).n_atoms.tolist() == [3, 1, 7, 4, 2, 5]
 
 
-@pytest.mark.xfail(reason="KeyError: 'no match'")
 @pytest.mark.parametrize("suffix", [".db", ".json"])
 def test_database_is_no_sequence(tmp_path, frames, suffix):
     with ase.db.connect(write_frames(tmp_path / f"rows{suffix}", frames)) as database:
