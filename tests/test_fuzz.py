@@ -41,8 +41,6 @@ PLACE = re.compile(r"\b(X|y)\b|structure \d+|sample_weight|Target|kinds")
 EXPECTED_WARNING = "No structure that was held out for validation has a label"
 # how often what was accepted and refused
 TALLY = Counter()
-# structures that kill vesin 0.6.2 are not made; see test_killers
-SPARE_VESIN = True
 FEW = settings(
     max_examples=100,
     deadline=None,
@@ -128,7 +126,6 @@ def structures(draw, elements, flawed):
     assume(flawed or find_flaw(atoms) is None)
     if find_flaw(atoms) in (None, "same place"):
         assume(not is_thin(atoms))
-        assume(not (SPARE_VESIN and kills_vesin(atoms)))
     return atoms
 
 
@@ -188,16 +185,6 @@ def is_thin(atoms):
     """Whether so many images are within the cutoff that they take seconds to look at."""
     images = np.prod(2.0 * RADIUS / find_sizes(atoms)[atoms.pbc] + 1.0)
     return len(atoms) * images > 1e5
-
-
-def kills_vesin(atoms):
-    """Whether there are more bins of the size of the cutoff than vesin 0.6.2 can count.
-
-    If one direction then has less than one bin, it divides by zero, which ends the process.
-    """
-    sizes = find_sizes(atoms) / RADIUS
-    cubic = atoms.pbc.all() and sizes.min() > 0.5 * sizes.max()
-    return np.prod(np.maximum(sizes, 1.0)) > 5e4 and not cubic
 
 
 @st.composite

@@ -75,12 +75,8 @@ def data():
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _empty_store():
     _process_store.clear()
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def make_model(option="plain", **parameters):

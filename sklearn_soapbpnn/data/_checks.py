@@ -84,10 +84,11 @@ def _check_geometry(name, atoms):
                 f"{name}.{what} contains NaN or infinity: {values[~np.isfinite(values)][0]}. "
                 "Remove or repair the structure."
             )
-        if np.abs(values).max() > LARGEST:
+        largest = np.abs(values).max()
+        if largest > LARGEST:
             raise ValueError(
-                f"{name}.{what} reaches {np.abs(values).max():.1e}, beyond {LARGEST:.0e}. Remove or "
-                "repair the structure."
+                f"{name}.{what} contains {largest:.1e}, more than {LARGEST:.0e}. Remove or repair "
+                "the structure."
             )
     periodic = atoms.cell.array[atoms.pbc]
     if len(periodic) == 0:

@@ -97,14 +97,6 @@ joblib.dump({name: [y.flatten(n) for n in names] for name, y in predictions.item
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 def draw(frames, names):
     """Labels without any meaning."""
     rng = np.random.default_rng(0)

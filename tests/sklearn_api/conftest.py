@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -10,15 +9,6 @@ from soapbpnn_cases import label_everything
 
 from sklearn_soapbpnn import Targets
 from sklearn_soapbpnn.descriptors._store import _process_store
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread():
-    """Spare networks of this size the threads, which fight for the cores of a busy machine."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(autouse=True)

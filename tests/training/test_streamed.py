@@ -11,7 +11,6 @@ import warnings
 import joblib
 import numpy as np
 import pytest
-import torch
 from ase import Atoms
 from ase.build import bulk
 from joblib.externals.loky import get_reusable_executor
@@ -47,14 +46,6 @@ OPTIONS = {
 }
 # rounding that two orders of summation may differ by, after a few steps
 RTOL = {"float32": 1e-5, "float64": 1e-12}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="module")
