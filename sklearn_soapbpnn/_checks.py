@@ -115,10 +115,11 @@ def check_continues(model, X, y):
             f"is nothing that they share with {list(model.kinds_)}. Fit a model of their own."
         )
     attached = list_attached(X)
-    if attached != model._carried:
+    carried = model._steps.carried
+    if attached != carried:
         raise ValueError(
-            f"The fit that this goes on with had structures that carry {sorted(model._carried)}, "
-            f"but X carries {sorted(attached)}. Use the same Pipeline steps."
+            f"The fit that this goes on with had structures that carry {sorted(carried)}, but X "
+            f"carries {sorted(attached)}. Use the same Pipeline steps."
         )
 
 

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from .data import as_structures, check_elements
+from .data import as_structures, check_elements, find_elements
 from .descriptors import (
     SoapFeatures,
     SoapParameters,
@@ -53,6 +53,8 @@ class SoapFeaturizer(TransformerMixin, BaseEstimator):
     memory : str, path or joblib.Memory, default=None
         Folder that shares the features between processes and runs. None shares them within this
         process only, and forgets the least recently used beyond 2 GiB.
+    warm_start : bool, default=False
+        Keep the elements of the fit before: for a Pipeline whose regressor goes on learning.
 
     Attributes
     ----------
@@ -89,6 +91,7 @@ class SoapFeaturizer(TransformerMixin, BaseEstimator):
         "pooling": [StrOptions({"mean", "sum"})],
         "dtype": [StrOptions({"float32", "float64"})],
         "memory": [str, os.PathLike, Memory, None],
+        "warm_start": ["boolean"],
     }
 
     def __init__(
@@ -100,6 +103,7 @@ class SoapFeaturizer(TransformerMixin, BaseEstimator):
         pooling="mean",
         dtype="float32",
         memory=None,
+        warm_start=False,
     ):
         self.cutoff_radius = cutoff_radius
         self.cutoff_width = cutoff_width
@@ -108,6 +112,7 @@ class SoapFeaturizer(TransformerMixin, BaseEstimator):
         self.pooling = pooling
         self.dtype = dtype
         self.memory = memory
+        self.warm_start = warm_start
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
@@ -128,7 +133,7 @@ class SoapFeaturizer(TransformerMixin, BaseEstimator):
                 f"cutoff_width={self.cutoff_width} must not exceed "
                 f"cutoff_radius={self.cutoff_radius}."
             )
-        self.elements_ = as_structures(X).elements
+        self.elements_ = find_elements(self, as_structures(X))
         return self
 
     def transform(self, X):

@@ -1,77 +1,35 @@
 """SoapBPNNRegressor: potentials and tensors as a scikit-learn regressor."""
 
 import os
-import warnings
 from collections.abc import Mapping
-from copy import copy
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
-from sklearn.model_selection import GroupShuffleSplit, train_test_split
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from ._checks import (
     DERIVATIVES,
     LAST_LAYER,
     SOAP_PARAMETERS,
-    check_continues,
-    check_contradictions,
     check_degrees,
-    check_features,
-    check_groups,
-    check_learnt,
     check_names,
-    check_parameters,
-    check_validation,
     describe_model,
-    list_attached,
-    list_learnt,
-    resolve_device,
 )
+from ._conversions import Conversions
 from ._featurizer import SoapFeaturizer
-from ._resume import check_folder, describe_fit, find_state, name_checkpoint
-from .data import (
-    KNOWN_KINDS,
-    TargetKind,
-    Targets,
-    as_position,
-    as_structures,
-    as_targets,
-    check_elements,
-)
-from .nn import SoapBPNN, check_volumes, evaluate, evaluate_features
-from .potentials import LongRangeParameters, check_long_range
-from .preprocessing import (
-    CompositionBaseline,
-    TargetScaler,
-    ZBLBaseline,
-    check_fixed_weights,
-    check_scales,
-)
-from .training import (
-    Checkpoints,
-    SoapBPNNNet,
-    StreamedData,
-    TargetLoss,
-    TotalLoss,
-    TrainingData,
-    count_workers,
-    estimate_memory,
-    find_memory,
-    open_processes,
-)
-
-# bytes of descriptors that no atom exceeds: structures that cannot be large are not looked at
-MOST_FOR_AN_ATOM = 10**6
+from ._fit import check_data, fit_model, make_net
+from ._steps import describe
+from .data import KNOWN_KINDS, TargetKind, Targets, as_position, as_structures, as_targets
+from .nn import check_volumes, evaluate, evaluate_features
+from .potentials import check_long_range
+from .training import TargetLoss, open_processes
 
 
-class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
+class SoapBPNNRegressor(Conversions, RegressorMixin, BaseEstimator):
     r"""Behler-Parrinello neural network on SOAP power spectra.
 
     .. math::
@@ -450,7 +408,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             If the loss diverged, or Ctrl-C ended the fit; the best epoch so far is kept.
         """
         keep = self.warm_start and hasattr(self, "net_")
-        return self._fit(X, y, X_val, y_val, sample_weight, groups, resume, keep=keep)
+        return self._fit(X, y, X_val, y_val, sample_weight, groups, resume=resume, keep=keep)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, X_val=None, y_val=None, sample_weight=None, groups=None):
@@ -476,7 +434,7 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             If X contains elements that the fit before did not see, or a target is of another kind.
         """
         keep = hasattr(self, "net_")
-        return self._fit(X, y, X_val, y_val, sample_weight, groups, False, keep=keep)
+        return self._fit(X, y, X_val, y_val, sample_weight, groups, keep=keep)
 
     def predict(self, X, targets=None):
         """Predict targets, and what derives from them.
@@ -596,133 +554,6 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
             scores.append(r2_score(label[there], value[there], sample_weight=weight[there]))
         return float(np.mean(scores))
 
-    @classmethod
-    def from_metatrain(cls, path):
-        """Return the fitted model of a metatrain checkpoint.
-
-        It gives metatrain's numbers, and goes on learning with ``warm_start=True``.
-
-        Parameters
-        ----------
-        path : str or path
-            A checkpoint (``.ckpt``) of metatrain's ``soap_bpnn``, of a source that you trust:
-            reading it runs code in it. The best epoch is taken.
-
-        Returns
-        -------
-        SoapBPNNRegressor
-            Targets have metatrain's names, without the prefix ``mtt::``.
-
-        Raises
-        ------
-        ImportError
-            If metatrain is not installed; it is needed for reading, not afterwards.
-        FileNotFoundError, ValueError
-            If there is no such file, it is no such checkpoint, or it has an option without a
-            counterpart.
-        """
-        from .interfaces._checkpoint import restore
-
-        return restore(cls, path)
-
-    @classmethod
-    def from_options(cls, path):
-        """Return an unfitted model with the hyperparameters of a metatrain ``options.yaml``.
-
-        Parameters
-        ----------
-        path : str, path or dict
-            The file, or what it holds.
-
-        Returns
-        -------
-        SoapBPNNRegressor
-
-        Raises
-        ------
-        ValueError
-            If options have no counterpart; the message names them all.
-        """
-        from .interfaces._options import read_options
-
-        return cls(**read_options(path))
-
-    def to_options(self, path=None):
-        """Return the hyperparameters as metatrain's options.
-
-        Parameters
-        ----------
-        path : str or path, default=None
-            Where to write them as YAML; None writes nothing.
-
-        Returns
-        -------
-        dict
-            What a metatrain ``options.yaml`` holds, but for the data.
-        """
-        from .interfaces._options import write_options
-
-        return write_options(self, path)
-
-    def save(self, path):
-        """Write the fitted model to a file that runs no code when it is read.
-
-        Parameters
-        ----------
-        path : str or path
-            One safetensors file with everything that is needed to predict and to go on learning.
-
-        Raises
-        ------
-        TypeError
-            If a parameter holds an object that a file cannot, such as callbacks.
-
-        See Also
-        --------
-        sklearn_soapbpnn.interfaces.save_model : The same for Pipelines as well.
-        """
-        from .interfaces import save_model
-
-        save_model(self, path)
-
-    @classmethod
-    def load(cls, path):
-        """Read a model that :meth:`save` wrote.
-
-        Parameters
-        ----------
-        path : str or path
-            The file; it may come from anyone.
-
-        Returns
-        -------
-        SoapBPNNRegressor, or Pipeline if one was saved
-
-        Raises
-        ------
-        ValueError
-            If the file is damaged, no such file, or of a later version.
-        """
-        from .interfaces import load_model
-
-        return load_model(cls, path)
-
-    def calculator(self, **kwargs):
-        """Return an ASE calculator of the fitted model.
-
-        Parameters
-        ----------
-        **kwargs
-            See :class:`~sklearn_soapbpnn.interfaces.ase.SoapBPNNCalculator`.
-
-        Returns
-        -------
-        SoapBPNNCalculator
-        """
-        from .interfaces.ase import SoapBPNNCalculator
-
-        return SoapBPNNCalculator(self, **kwargs)
-
     @property
     def module_(self):
         """The torch module."""
@@ -733,83 +564,48 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         """Losses and validation errors of every epoch."""
         return self.net_.history
 
-    def _fit(self, *arguments, keep):
+    @property
+    def elements_(self):
+        """Atomic numbers seen in fit, ascending."""
+        return self._steps.elements
+
+    @property
+    def baseline_(self):
+        """The fitted composition baseline; None if there is none."""
+        return self._steps.baseline
+
+    @property
+    def zbl_(self):
+        """The ZBL step; None without it."""
+        return self._steps.zbl
+
+    @property
+    def scaler_(self):
+        """The fitted scaler; None if there is none."""
+        return self._steps.scaler
+
+    @property
+    def featurizer_(self):
+        """The descriptor; None if X carried features."""
+        return self._steps.featurizer
+
+    def _fit(self, *arguments, resume=False, keep):
         """Fit all of it, or change nothing."""
         before = dict(vars(self))
         try:
             with open_processes(self.distributed, self.distributed_port, self.device) as processes:
-                self._fit_all(*arguments, keep, processes)
+                fit_model(self, check_data(self, *arguments, keep), resume, processes)
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
             raise
         return self
 
-    def _fit_all(self, X, y, X_val, y_val, sample_weight, groups, resume, keep, processes):
-        """Check everything, fit what comes before the network, and the network."""
-        X = as_structures(X)
-        y = check_learnt(as_targets(y, X), X)
-        known = self.kinds_ if keep else {}
-        losses = check_parameters(self, y, known, has_validation=X_val is not None)
-        if resume and self.checkpoint_dir is None:
-            raise ValueError("resume=True needs checkpoint_dir, the folder of the checkpoints.")
-        groups = check_groups(groups, X, has_validation=X_val is not None)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(
-                sample_weight, np.zeros(len(X)), dtype=np.float64, ensure_non_negative=True
-            )
-        validation = check_validation(self, X, y, X_val, y_val)
-        check_contradictions(self, X)
+    def _transform(self, X, names=()):
+        """Bring structures to the state that X had in fit."""
         if self.long_range:
             check_long_range(X)
-        if keep:
-            check_continues(self, X, y)
-        weights = self.module_.state_dict() if keep else None
-        checkpoint = state = None
-        if processes.size > 1 or self.checkpoint_dir is not None:
-            inputs = describe_fit(self, X, y, sample_weight, validation, groups, weights)
-            processes.check_same({**inputs, "checkpoint_dir": self.checkpoint_dir is None})
-        if self.checkpoint_dir is not None:
-            if processes.rank == 0:
-                check_folder(self.checkpoint_dir)
-            checkpoint = name_checkpoint(self, inputs)
-            if resume and processes.rank == 0:
-                state = find_state(self, checkpoint)
-        state = processes.broadcast(state)
-        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3).tolist()
-        seeds = processes.broadcast(seeds) if state is None else state["seeds"]
-        kinds = {**known, **{name: y.kinds[name] for name in list_learnt(y)}}
-        max_angular = self.max_angular if X.features is None else X.features.parameters.max_angular
-        check_degrees(kinds, max_angular)
-
-        X = self._fit_steps(X, y, sample_weight, known)
-        self._parameters = self._find_parameters(X)
-        self.elements_ = (
-            X.features.elements if self.featurizer_ is None else self.featurizer_.elements_
-        )
-        self.kinds_ = kinds
-        self.targets_ = tuple(dict.fromkeys([*(self.targets_ if keep else ()), *y.names]))
-        train = (X, y, sample_weight)
-        if validation is not None:
-            validation = (self._transform(validation[0], y.names), validation[1])
-        elif self.validation_fraction > 0 and len(X) > 1:
-            train, validation = self._split(*train, groups, seed=seeds[0])
-        if validation is None and self.early_stopping:
-            raise ValueError(
-                "early_stopping=True needs validation structures, but X holds a single structure. "
-                "Pass X_val and y_val."
-            )
-        net = self._make_net(TotalLoss(losses), *seeds[1:])
-        if checkpoint is not None:
-            interval = int(self.checkpoint_interval)
-            net.set_params(checkpoints=Checkpoints(checkpoint, interval, seeds, state))
-        net.set_params(processes=processes)
-        done = 0 if state is None else len(state["history"])
-        if state is not None and self.early_stopping:
-            patience = done - state["best"]["best_number_"]
-            done = int(self.num_epochs) if patience >= self.n_iter_no_change else done
-        self._fit_network(net, train, validation, weights, done)
-        self._fixed = describe_model(self, kinds)
+        return describe(self, self._steps.prepare(X), names)
 
     def _evaluate(self, structures, names):
         """Return everything that is needed for some names."""
@@ -845,246 +641,14 @@ class SoapBPNNRegressor(RegressorMixin, BaseEstimator):
         chosen = [as_position(entry, len(values)) for entry, values in zip(atoms, columns)]
         return [values[places] for values, places in zip(columns, chosen)]
 
-    def _fit_steps(self, X, y, sample_weight, known):
-        """Fit what X does not carry yet, and attach it; what is ``known`` is kept."""
-        if known:
-            new = [name for name in list_learnt(y) if name not in known]
-            if new:
-                self._extend_steps(X, y.select(new), sample_weight)
-            return self._featurize(self._prepare(X), y.names)
-        self.zbl_ = self.baseline_ = self.scaler_ = self.featurizer_ = None
-        self._carried = list_attached(X)
-        if self.zbl:
-            self.zbl_ = ZBLBaseline().fit(X)
-            X = self.zbl_.transform(X)
-        if "offset" not in self._carried and self.remove_composition_contribution:
-            baseline = CompositionBaseline(self.fixed_composition_weights)
-            self.baseline_ = baseline.fit(X, y, sample_weight=sample_weight)
-            X = baseline.transform(X)
-        if "scale" not in self._carried and self.scale_targets:
-            scaler = TargetScaler(self.fixed_scaling_weights, self.per_structure_targets)
-            self.scaler_ = scaler.fit(X, y, sample_weight=sample_weight)
-            X = scaler.transform(X)
-        if "features" not in self._carried:
-            names = (*SOAP_PARAMETERS, "dtype")
-            featurizer = SoapFeaturizer(**{name: getattr(self, name) for name in names})
-            # structures are wanted, whatever the global configuration says of tables
-            self.featurizer_ = featurizer.set_output(transform="default").fit(X)
-        return self._featurize(X, y.names)
-
-    def _extend_steps(self, X, y, sample_weight):
-        """Fit baseline and scale of targets that are new, which may have fewer elements."""
-        if self.zbl_ is not None:
-            X = self.zbl_.transform(X)
-        if self.baseline_ is not None:
-            fixed = check_fixed_weights(self.fixed_composition_weights)
-            baseline = CompositionBaseline({n: fixed[n] for n in y.names if n in fixed})
-            baseline.fit(X, y, sample_weight=sample_weight)
-            self.baseline_ = copy(self.baseline_)
-            self.baseline_.coef_ = dict(self.baseline_.coef_)
-            for name, known in baseline.coef_.items():
-                coef = np.zeros((len(self.elements_), *known.shape[1:]))
-                coef[np.searchsorted(self.elements_, baseline.elements_)] = known
-                self.baseline_.coef_[name] = coef
-            self.baseline_.kinds_ = {**self.baseline_.kinds_, **baseline.kinds_}
-        if self.scaler_ is not None:
-            fixed = check_scales(self.fixed_scaling_weights)
-            scaler = TargetScaler(
-                {n: fixed[n] for n in y.names if n in fixed},
-                [name for name in self.per_structure_targets if name in y],
-            )
-            if self.baseline_ is not None:
-                X = self.baseline_.transform(X)
-            scaler.fit(X, y, sample_weight=sample_weight)
-            self.scaler_ = copy(self.scaler_)
-            self.scaler_.scale_ = {**self.scaler_.scale_, **scaler.scale_}
-
-    def _split(self, X, y, sample_weight, groups, seed):
-        """Hold out validation structures, at least one, or whole groups of them."""
-        if groups is None:
-            n_val = int(np.ceil(self.validation_fraction * len(X)))
-            train, val = train_test_split(
-                np.arange(len(X)), test_size=min(n_val, len(X) - 1), random_state=seed
-            )
-        else:
-            n_groups = len(np.unique(groups))
-            n_val = min(int(np.ceil(self.validation_fraction * n_groups)), n_groups - 1)
-            splitter = GroupShuffleSplit(n_splits=1, test_size=n_val, random_state=seed)
-            train, val = next(splitter.split(np.arange(len(X)), groups=groups))
-        weight = None if sample_weight is None else sample_weight[train]
-        return (X[train], y[train], weight), (X[val], y[val])
-
-    def _attach(self, X):
-        """Attach own ZBL energy, baseline and scale."""
-        for step in (self.zbl_, self.baseline_, self.scaler_):
-            X = X if step is None else step.transform(X)
-        return X
-
-    def _find_parameters(self, X):
-        """Return the descriptor that X carries, or else that of the regressor."""
-        if X.features is not None:
-            return X.features.parameters
-        return self.featurizer_._soap_parameters()
-
-    def _is_large(self, X, names):
-        """Whether the descriptors of structures would take more memory than they may."""
-        if hasattr(self, "net_"):
-            device = self.module_.basis.parity.device
-        else:
-            device = resolve_device(self.device)
-        limit = self.memory_limit or find_memory(device)
-        if X.n_atoms.sum() * MOST_FOR_AN_ATOM < limit:
-            return False
-        derivatives = bool(set(DERIVATIVES) & set(names))
-        itemsize = np.dtype(self.dtype).itemsize
-        return estimate_memory(X, self._find_parameters(X), derivatives, itemsize) > limit
-
-    def _featurize(self, X, names):
-        """Attach features, unless they would not fit into memory: then batches make their own."""
-        if self.featurizer_ is None or self._is_large(X, names):
-            return X
-        return self.featurizer_.transform(X)
-
-    def _transform(self, X, names=()):
-        """Bring structures to the state that X had in fit."""
-        return self._featurize(self._prepare(X), names)
-
-    def _prepare(self, X):
-        """Attach what X does not carry but for the features."""
-        check_elements(X, self.elements_)
-        if self.long_range:
-            check_long_range(X)
-        attached = list_attached(X)
-        for what in sorted(attached ^ self._carried):
-            raise ValueError(
-                f"X {'carries' if what in attached else 'lacks'} the {what}, unlike in fit. "
-                "Predict through the Pipeline that the model was fitted in."
-            )
-        if self.featurizer_ is None:
-            check_features(X, self._parameters, self.elements_)
-        return self._attach(X)
-
-    def _fit_network(self, net, train, validation, weights, done):
-        """Build the network and put the data on the device, and run the net."""
-        net.initialize()
-        if weights is not None:
-            # heads of new targets keep their initial weights
-            net.module_.load_state_dict(weights, strict=False)
-        self.n_features_in_ = net.module_.first.n_features
-        # the virial per atom is what the loss of the stress acts on
-        names = {"virial": "stress"}
-        per_structure = {names.get(name, name) for name in self.per_structure_targets}
-        X, y, sample_weight = train
-        make, options = TrainingData, {"per_structure": per_structure}
-        if self._is_large(X, y.names):
-            make, options["num_workers"] = StreamedData, count_workers(self.num_workers)
-        train = make(X, y, net.module_, sample_weight=sample_weight, **options)
-        if validation is not None:
-            validation = make(*validation, net.module_, **options)
-            if not validation.labelled and self.early_stopping:
-                raise ValueError(
-                    "early_stopping=True needs labels of validation structures, but none that was "
-                    "held out has one. Pass X_val and y_val, or raise validation_fraction."
-                )
-            if not validation.labelled:
-                warnings.warn(
-                    "No structure that was held out for validation has a label, so the last epoch "
-                    "is kept. Pass X_val and y_val, or raise validation_fraction.",
-                    UserWarning,
-                    stacklevel=6,
-                )
-                validation = None
-        # whatever the user's settings
-        with torch.inference_mode(False), torch.enable_grad():
-            self.net_ = net.partial_fit(train, validation, epochs=net.max_epochs - done)
-        self._check_end()
-
-    def _restore(self, elements, kinds, derivatives, baseline, scaler):
+    def _restore(self, steps, kinds, targets):
         """Set what fit sets, with a network of random weights."""
-        self.elements_, self.kinds_ = elements, kinds
-        self.targets_ = (*kinds, *derivatives)
-        names = (*SOAP_PARAMETERS, "dtype")
-        featurizer = SoapFeaturizer(**{name: getattr(self, name) for name in names})
-        self.featurizer_ = featurizer.set_output(transform="default")
-        self.featurizer_.elements_ = elements
-        self._parameters = featurizer._soap_parameters()
-        check_degrees(kinds, self._parameters.max_angular)
-        self.baseline_, self.scaler_, self.zbl_ = baseline, scaler, None
-        if self.zbl:
-            self.zbl_ = ZBLBaseline()
-            self.zbl_.elements_ = elements
-        self._carried, self._fixed = set(), describe_model(self, kinds)
-        losses = {name: TargetLoss() for name in self.targets_}
-        self.net_ = self._make_net(TotalLoss(losses), 0, 0).initialize()
+        self._steps, self.kinds_, self.targets_ = steps, kinds, tuple(targets)
+        check_degrees(kinds, steps.parameters.max_angular)
+        self.net_ = make_net(self, {name: TargetLoss() for name in targets}, 0, 0).initialize()
         self.module_.eval()
         self.n_features_in_ = self.module_.first.n_features
-
-    def _make_net(self, criterion, seed, order_seed):
-        # the fused step saves most of Adam's overhead; another optimizer may lack it
-        extra = self.net_params or {}
-        fused = {} if "optimizer" in extra else {"optimizer__fused": True}
-        return SoapBPNNNet(
-            SoapBPNN,
-            criterion,
-            module__elements=self.elements_,
-            module__parameters=self._parameters,
-            module__kinds=self.kinds_,
-            module__num_hidden_layers=int(self.num_hidden_layers),
-            module__num_neurons_per_layer=int(self.num_neurons_per_layer),
-            module__layernorm=bool(self.layernorm),
-            module__heads=self.heads or {},
-            module__add_lambda_basis=bool(self.add_lambda_basis),
-            module__n_pseudo_species=(
-                int(self.n_pseudo_species) if self.species_encoding == "alchemical" else None
-            ),
-            module__long_range=self._long_range_parameters() if self.long_range else None,
-            module__seed=seed,
-            module__dtype=getattr(torch, self.dtype),
-            lr=self.learning_rate,
-            max_epochs=int(self.num_epochs),
-            batch_size=int(self.batch_size),
-            device=resolve_device(self.device),
-            order_seed=order_seed,
-            warmup_fraction=self.warmup_fraction,
-            best_model_metric=self.best_model_metric,
-            log_interval=self.log_interval,
-            log_mae=self.log_mae,
-            log_separate_blocks=self.log_separate_blocks,
-            n_iter_no_change=int(self.n_iter_no_change) if self.early_stopping else None,
-            verbose=self.verbose,
-            callbacks=self.callbacks,
-            **{"optimizer": torch.optim.Adam, **fused, **extra},
-        )
-
-    def _long_range_parameters(self):
-        return LongRangeParameters(
-            bool(self.use_ewald),
-            float(self.smearing),
-            float(self.kspace_resolution),
-            int(self.interpolation_nodes),
-        )
-
-    def _check_end(self):
-        """Warn of a fit that diverged or was interrupted; forget the epoch that was broken off."""
-        while len(self.history_) and "dur" not in self.history_[-1]:
-            self.history_.pop()
-        done = self.history_
-        if not done and self.num_epochs:
-            raise KeyboardInterrupt
-        if self.net_.interrupted_:
-            warnings.warn(
-                f"fit was interrupted after {len(done)} of {self.num_epochs} epochs; the best "
-                "of them is kept.",
-                ConvergenceWarning,
-                stacklevel=7,
-            )
-        if done and not np.isfinite(done[-1]["train_loss"]):
-            warnings.warn(
-                f"The loss is {done[-1]['train_loss']} after {len(done)} epochs. Lower "
-                f"learning_rate={self.learning_rate}, or look for labels that are off.",
-                ConvergenceWarning,
-                stacklevel=7,
-            )
+        self._fixed = describe_model(self, kinds)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

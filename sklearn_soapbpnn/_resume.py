@@ -2,7 +2,6 @@
 
 import os
 from numbers import Integral
-from pathlib import Path
 
 import joblib
 
@@ -17,39 +16,38 @@ IRRELEVANT = {
 }
 
 
-def describe_fit(model, X, y, sample_weight, validation, groups, weights):
+def describe_fit(model, data):
     """Return everything that the result of a fit depends on, by the names of the arguments."""
     inputs = {k: v for k, v in model.get_params(deep=False).items() if k not in IRRELEVANT}
     if not isinstance(model.random_state, Integral):
         # what it draws is in the checkpoint
         inputs["random_state"] = None
-    X_val, y_val = (None, None) if validation is None else validation
+    X_val, y_val = data.validation or (None, None)
+    weights = data.weights and [w.cpu().numpy() for w in data.weights.values()]
     return {
         **inputs,
-        "X": _describe_structures(X),
-        "y": _describe_labels(y),
-        "X_val": None if X_val is None else _describe_structures(X_val),
-        "y_val": None if y_val is None else _describe_labels(y_val),
-        "sample_weight": sample_weight,
-        "groups": groups,
-        "fit to go on from": None
-        if weights is None
-        else [w.cpu().numpy() for w in weights.values()],
+        "X": _describe_structures(data.X),
+        "y": _describe_labels(data.y),
+        "X_val": X_val and _describe_structures(X_val),
+        "y_val": y_val and _describe_labels(y_val),
+        "sample_weight": data.sample_weight,
+        "groups": data.groups,
+        "fit to go on from": weights,
     }
 
 
-def name_checkpoint(model, inputs):
+def name_checkpoint(folder, inputs):
     """Return the path of the checkpoint of a fit: named after its data and parameters.
 
     So the candidates and folds of a search do not meet in one folder, and a fit never goes on from
     that of other data.
     """
-    return Path(model.checkpoint_dir) / f"{joblib.hash(sorted(inputs.items()))}.checkpoint"
+    return folder / f"{joblib.hash(sorted(inputs.items()))}.checkpoint"
 
 
 def check_folder(folder):
     """Make the folder of checkpoints, and raise if it cannot be written to."""
-    probe = Path(folder) / f"{os.getpid()}.part"
+    probe = folder / f"{os.getpid()}.part"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()

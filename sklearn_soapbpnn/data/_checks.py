@@ -119,6 +119,14 @@ def check_elements(structures, elements, name="X", what="fit"):
     )
 
 
+def find_elements(estimator, structures):
+    """Return the elements of a fit: with ``warm_start`` those of the fit before."""
+    if not (estimator.warm_start and hasattr(estimator, "elements_")):
+        return structures.elements
+    check_elements(structures, estimator.elements_, what="the fit before")
+    return estimator.elements_
+
+
 def freeze(values, dtype):
     """Return an array that cannot be written to; one that is frozen already is not copied.
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ase import Atoms
 from torch import Tensor
 
+from .._steps import Steps, make_featurizer
 from ..data import TargetKind
-from ..preprocessing import CompositionBaseline, TargetScaler
+from ..preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
 from ._options import read_options
 
 N_PSEUDO_SPECIES = 4  # metatrain's
@@ -59,13 +61,17 @@ def restore(cls, path):
     heads |= parameters.get("heads") or {}
     estimator = cls(**{**parameters, "heads": heads, "dtype": dtype})
     elements = np.sort(model.atomic_types)
-    estimator._restore(
+    targets = {strip_prefix(name): kind for name, kind in kinds.items()}
+    featurizer = make_featurizer(estimator).fit([Atoms(elements)])
+    steps = Steps(
         elements,
-        {strip_prefix(name): kind for name, kind in kinds.items()},
-        read_derivatives(model),
-        read_baseline(model, elements, kinds),
-        read_scaler(model, elements, kinds),
+        featurizer._soap_parameters(),
+        zbl=ZBLBaseline().fit([Atoms(elements)]) if estimator.zbl else None,
+        baseline=read_baseline(model, elements, kinds),
+        scaler=read_scaler(model, elements, kinds),
+        featurizer=featurizer,
     )
+    estimator._restore(steps, targets, (*targets, *read_derivatives(model)))
     copy_weights(model, estimator.module_, kinds)
     return estimator
 

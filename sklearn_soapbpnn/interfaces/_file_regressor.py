@@ -12,10 +12,11 @@ from torch.overrides import TorchFunctionMode
 
 from .._checks import DERIVATIVES, check_degrees, check_parameters, describe_model, resolve_device
 from .._featurizer import SoapFeaturizer
+from .._fit import make_net
+from .._steps import Steps
 from ..data import Targets
 from ..nn import SoapBPNN
 from ..preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
-from ..training import TotalLoss
 from ._file_steps import dump_parameters, dump_step, load_elements, load_parameters, load_step
 from ._file_values import check_entries, check_list, decode, decode_kinds, encode, encode_kinds
 
@@ -61,10 +62,10 @@ def dump_regressor(model, tensors, prefix):
         "class": "SoapBPNNRegressor",
         "parameters": dump_parameters(model),
         "elements": model.elements_.tolist(),
-        "descriptor": asdict(model._parameters),
+        "descriptor": asdict(model._steps.parameters),
         "kinds": encode_kinds(model.kinds_),
         "targets": list(model.targets_),
-        "carried": sorted(model._carried),
+        "carried": sorted(model._steps.carried),
         "steps": steps,
         "history": [
             {name: encode(value) for name, value in epoch.items() if name != "batches"}
@@ -77,14 +78,12 @@ def load_regressor(cls, state, tensors, prefix):
     """Undo :func:`dump_regressor`, for a regressor of class ``cls``."""
     check_entries(state, REGRESSOR_ENTRIES, "SoapBPNNRegressor")
     model = load_parameters(cls, state["parameters"])
-    model.elements_ = load_elements(state["elements"])
-    model._parameters = _load_descriptor(state["descriptor"], model.elements_)
+    model._steps = _load_own_steps(state, tensors, prefix)
     model.kinds_ = decode_kinds(state["kinds"])
     model.targets_ = tuple(check_list(state["targets"], (str,), "targets"))
-    _load_own_steps(model, state, tensors, prefix)
     weights = tensors.take_all(f"{prefix}module.", model.dtype)
     _check_sizes(model, weights)
-    check_degrees(model.kinds_, model._parameters.max_angular)
+    check_degrees(model.kinds_, model._steps.parameters.max_angular)
     losses = check_parameters(_on_this_machine(model), _make_targets(model), has_validation=True)
     history = _load_history(state["history"])
     model.net_ = _load_net(model, losses, weights)
@@ -102,28 +101,32 @@ def _load_history(state):
     ]
 
 
-def _load_own_steps(model, state, tensors, prefix):
-    """Set the steps that the regressor fitted for itself."""
+def _load_own_steps(state, tensors, prefix):
+    """Return what came before the network: the steps that the regressor fitted for itself."""
+    elements = load_elements(state["elements"])
+    parameters = _load_descriptor(state["descriptor"], elements)
     check_entries(state["steps"], dict.fromkeys(OWN_STEPS, (dict, type(None))), "steps")
     carried = check_list(state["carried"], (str,), "carried")
+    steps = {}
     for name, (step_class, attached) in OWN_STEPS.items():
         step = state["steps"][name]
         if step is not None:
             step = load_step(step_class, step, tensors, f"{prefix}{name}.")
             if attached in carried:
                 raise ValueError(f"X carries the {attached}, so there is no {name}")
-            if not np.array_equal(getattr(step, "elements_", model.elements_), model.elements_):
+            if not np.array_equal(getattr(step, "elements_", elements), elements):
                 raise ValueError(f"{name} has other elements")
-        setattr(model, name, step)
+        steps[name.removesuffix("_")] = step
     if set(carried) - {attached for _, attached in OWN_STEPS.values()}:
         raise ValueError(f"X cannot carry {carried}")
-    if model.featurizer_ is None and "features" not in carried:
+    featurizer = steps["featurizer"]
+    if featurizer is None and "features" not in carried:
         raise ValueError("there is no descriptor")
-    if model.featurizer_ is not None:
-        if model.featurizer_._soap_parameters() != model._parameters:
+    if featurizer is not None:
+        if featurizer._soap_parameters() != parameters:
             raise ValueError("there are two descriptors")
-        model.featurizer_.set_output(transform="default")
-    model._carried = set(carried)
+        featurizer.set_output(transform="default")
+    return Steps(elements, parameters, frozenset(carried), **steps)
 
 
 def _load_net(model, losses, weights):
@@ -155,7 +158,7 @@ class _KeepNumbers(TorchFunctionMode):
 
 
 def _make_net(model, losses):
-    return _on_this_machine(model)._make_net(TotalLoss(losses), 0, 0)
+    return make_net(_on_this_machine(model), losses, 0, 0)
 
 
 def _on_this_machine(model):
@@ -190,7 +193,7 @@ def _check_sizes(model, weights):
     """Refuse what would take much more memory or time to build than the file is large."""
     first = weights.get("first.linear.weight", np.zeros(0))
     n_features = first.shape[-1] if first.ndim == 3 else 0
-    parameters = model._parameters
+    parameters = model._steps.parameters
     is_packed = model.species_encoding == "orthogonal"
     n_blocks = len(model.elements_) if is_packed else model.n_pseudo_species
     # zeros of spherical Bessel functions interlace: two degrees higher, at most one channel fewer

@@ -173,7 +173,7 @@ def write_options(model, path=None):
     kinds = getattr(model, "kinds_", {})
     if kinds:
         # with features of another step, the model's own arguments are not the ones
-        parameters |= {name: getattr(model._parameters, name) for name in SOAP_PARAMETERS}
+        parameters |= {name: getattr(model._steps.parameters, name) for name in SOAP_PARAMETERS}
     names = list_named(parameters, list(kinds) or ["energy"])
     encoding = {ours: legacy for legacy, ours in SPECIES_ENCODINGS.items()}
     training = {

@@ -77,7 +77,7 @@ class SoapBPNNCalculator(Calculator):
         derivatives = bool({"forces", "stress"} & set(properties))
         for step in self._steps:
             structures = step.transform(structures)
-        structures = self.regressor._attach(structures)
+        structures = self.regressor._steps.attach(structures)
         values = evaluate(self.regressor.module_, structures, derivatives)
         self.results = {
             name: values[name][0] for name in self.implemented_properties if name in values

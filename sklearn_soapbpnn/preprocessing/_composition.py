@@ -8,7 +8,7 @@ from ase.data import atomic_numbers
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils.validation import check_is_fitted
 
-from ..data import DERIVED_TARGETS, Targets, as_structures, check_elements
+from ..data import DERIVED_TARGETS, Targets, as_structures, check_elements, find_elements
 from ._base import TargetStep, compute_residuals
 
 
@@ -32,6 +32,9 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         target: ``{element: energy}``, with elements by symbol or atomic number, or for any targets
         ``{target: {element: number}}``, or ``{target: number}`` for all elements. The number
         applies to each invariant component, and is the diagonal of a Cartesian tensor.
+    warm_start : bool, default=False
+        Keep the elements and the baseline of the fit before, and fit targets that are new only:
+        for a Pipeline whose regressor goes on learning.
 
     Attributes
     ----------
@@ -66,10 +69,11 @@ class CompositionBaseline(RegressorMixin, TargetStep):
     [-22.0]
     """
 
-    _parameter_constraints: dict = {"fixed_weights": [Mapping, None]}
+    _parameter_constraints: dict = {"fixed_weights": [Mapping, None], "warm_start": ["boolean"]}
 
-    def __init__(self, fixed_weights=None):
+    def __init__(self, fixed_weights=None, warm_start=False):
         self.fixed_weights = fixed_weights
+        self.warm_start = warm_start
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None):
@@ -89,15 +93,16 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         self
         """
         structures, residuals = compute_residuals(X, y, sample_weight)
-        kinds = {name: residual.kind for name, residual in residuals.items()}
-        fixed = check_fixed_weights(self.fixed_weights, kinds=kinds)
-        residuals = {n: r for n, r in residuals.items() if _has_baseline(r.kind)}
-        self.elements_ = structures.elements
-        self.kinds_ = {name: kinds[name] for name in residuals}
-        self.coef_ = {
-            name: _fit_coef(structures, residual, self.elements_, fixed.get(name, {}))
-            for name, residual in residuals.items()
-        }
+        elements = find_elements(self, structures)
+        keep = self.warm_start and hasattr(self, "coef_")
+        kinds, coef = (dict(self.kinds_), dict(self.coef_)) if keep else ({}, {})
+        columns = {**kinds, **{name: residual.kind for name, residual in residuals.items()}}
+        fixed = check_fixed_weights(self.fixed_weights, kinds=columns)
+        for name, residual in residuals.items():
+            if name not in kinds and _has_baseline(residual.kind):
+                kinds[name] = residual.kind
+                coef[name] = _fit_coef(structures, residual, elements, fixed.get(name, {}))
+        self.elements_, self.kinds_, self.coef_ = elements, kinds, coef
         return self
 
     def predict(self, X, targets=None):

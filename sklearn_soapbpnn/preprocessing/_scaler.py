@@ -33,6 +33,9 @@ class TargetScaler(TargetStep):
         applies to all properties and elements.
     per_structure_targets : sequence of str, default=()
         Targets that do not grow with the number of atoms, so are not divided by it.
+    warm_start : bool, default=False
+        Keep the scales of the fit before, and fit targets that are new only: for a Pipeline whose
+        regressor goes on learning.
 
     Attributes
     ----------
@@ -55,11 +58,13 @@ class TargetScaler(TargetStep):
     _parameter_constraints: dict = {
         "fixed_weights": [Mapping, None],
         "per_structure_targets": ["array-like"],
+        "warm_start": ["boolean"],
     }
 
-    def __init__(self, fixed_weights=None, per_structure_targets=()):
+    def __init__(self, fixed_weights=None, per_structure_targets=(), warm_start=False):
         self.fixed_weights = fixed_weights
         self.per_structure_targets = per_structure_targets
+        self.warm_start = warm_start
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None):
@@ -79,18 +84,20 @@ class TargetScaler(TargetStep):
         self
         """
         structures, residuals = compute_residuals(X, y, sample_weight)
-        kinds = {name: residual.kind for name, residual in residuals.items()}
-        fixed = check_scales(self.fixed_weights, kinds=kinds)
-        extensive = set(residuals) - set(self.per_structure_targets)
-        unknown = set(self.per_structure_targets) - set(residuals) - set(DERIVED_TARGETS)
+        scale = dict(self.scale_) if self.warm_start and hasattr(self, "scale_") else {}
+        new = {name: residual for name, residual in residuals.items() if name not in scale}
+        weights = {n: w for n, w in (self.fixed_weights or {}).items() if n not in scale}
+        fixed = check_scales(weights, kinds={name: residual.kind for name, residual in new.items()})
+        extensive = set(new) - set(self.per_structure_targets)
+        unknown = set(self.per_structure_targets) - {*scale, *new, *DERIVED_TARGETS}
         if unknown:
             raise ValueError(
                 f"per_structure_targets names {sorted(unknown)}; y has {list(residuals)}."
             )
-        self.scale_ = {
-            name: _fit_scale(name, structures, residual, name in extensive, fixed.get(name))
-            for name, residual in residuals.items()
-        }
+        for name, residual in new.items():
+            is_extensive = name in extensive
+            scale[name] = _fit_scale(name, structures, residual, is_extensive, fixed.get(name))
+        self.scale_ = scale
         return self
 
     def transform(self, X):

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ..data import as_structures, check_elements
+from ..data import as_structures, check_elements, find_elements
 from ..potentials import compute_zbl
 from ._base import TargetStep
 
@@ -23,6 +23,11 @@ class ZBLBaseline(TargetStep):
 
     Atoms that come closer than in any training structure then repel each other as nuclei do,
     whatever the network says there.
+
+    Parameters
+    ----------
+    warm_start : bool, default=False
+        Keep the elements of the fit before.
 
     Attributes
     ----------
@@ -59,6 +64,9 @@ class ZBLBaseline(TargetStep):
     [129.351, 17.892, 0.0]
     """
 
+    def __init__(self, warm_start=False):
+        self.warm_start = warm_start
+
     def fit(self, X, y=None):
         """Note the elements.
 
@@ -73,7 +81,7 @@ class ZBLBaseline(TargetStep):
         -------
         self
         """
-        self.elements_ = as_structures(X).elements
+        self.elements_ = find_elements(self, as_structures(X))
         return self
 
     def transform(self, X):

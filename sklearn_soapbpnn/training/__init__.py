@@ -5,7 +5,7 @@ from ._dataset import TrainingData
 from ._distributed import open_processes
 from ._losses import TargetLoss, TotalLoss, parse_loss
 from ._net import SoapBPNNNet
-from ._streamed import StreamedData, count_workers, estimate_memory, find_memory
+from ._streamed import StreamedData, Workers, count_workers, estimate_memory, find_memory
 
 __all__ = [
     "Checkpoints",
@@ -14,6 +14,7 @@ __all__ = [
     "TargetLoss",
     "TotalLoss",
     "TrainingData",
+    "Workers",
     "count_workers",
     "estimate_memory",
     "find_memory",

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import joblib
 import numpy as np
 import torch
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import ProcessPoolExecutor
 from torch import Tensor
 
 from ..data import build_graph, plan_batches
@@ -36,12 +36,12 @@ class StreamedData(TrainingData):
     ----------
     structures, targets, network, sample_weight, per_structure
         See :class:`TrainingData`.
-    num_workers : int
-        Processes that make batches ahead of the training loop; 0 makes them in it.
+    workers : Workers
+        They make the batches.
     """
 
-    def __init__(self, structures, targets, network, *, num_workers, **options):
-        self.structures, self.num_workers = structures, num_workers
+    def __init__(self, structures, targets, network, *, workers, **options):
+        self.structures, self.workers = structures, workers
         super().__init__(structures, targets, network, **options)
 
     def _prepare(self, structures, network, derivatives):
@@ -63,8 +63,10 @@ class StreamedData(TrainingData):
         """Yield the structures ``order`` in batches of these sizes."""
         parts = order.split(sizes)
         # something has to be there to select nothing from
-        chosen = (self.structures[part.tolist() or [0]] for part in parts)
-        for part, environments in zip(parts, self._make(chosen)):
+        arguments = (
+            (self.structures[part.tolist() or [0]], self.recipe, self.derivatives) for part in parts
+        )
+        for part, environments in zip(parts, self.workers.map(_make_environments, arguments)):
             environments.to(self.device, self.basis)
             local = torch.arange(len(part), device=self.device)
             (index,) = plan_batches(environments.graph, local, [len(part)], self.n_elements)
@@ -78,20 +80,42 @@ class StreamedData(TrainingData):
             labels = {name: pieces[0] for name, pieces in labels.items()}
             yield Batch(environments.select(index), labels, len(part))
 
-    def _make(self, batches) -> Iterator[Environments]:
-        """Make the environments of some structures after the other, a few ahead."""
-        if not self.num_workers:
-            for structures in batches:
-                yield _make_environments(structures, self.recipe, self.derivatives)
+
+class Workers:
+    """Processes that work ahead of the training loop, as long as the ``with`` block lasts.
+
+    They are its own: those that joblib keeps for the next call are the user's.
+
+    Parameters
+    ----------
+    n_workers : int
+        Number of processes; 0 does the work where its results are needed.
+    """
+
+    def __init__(self, n_workers: int) -> None:
+        self.n_workers = n_workers
+
+    def __enter__(self) -> Workers:
+        if self.n_workers:
+            # one thread for each: the others are busy with the batches before and after
+            self._pool = ProcessPoolExecutor(self.n_workers, env={"OMP_NUM_THREADS": "1"})
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.n_workers:
+            self._pool.shutdown(kill_workers=True)
+
+    def map(self, function, arguments) -> Iterator:
+        """Yield ``function(*entry)`` for the arguments in order, only a few of them ahead."""
+        if not self.n_workers:
+            for entry in arguments:
+                yield function(*entry)
             return
-        # one thread for each: the others are busy with the batches before and after
-        pool = get_reusable_executor(self.num_workers, env={"OMP_NUM_THREADS": "1"})
         waiting = deque()
         try:
-            for structures in batches:
-                arguments = (structures, self.recipe, self.derivatives)
-                waiting.append(pool.submit(_make_environments, *arguments))
-                if len(waiting) > 2 * self.num_workers:
+            for entry in arguments:
+                waiting.append(self._pool.submit(function, *entry))
+                if len(waiting) > 2 * self.n_workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -1,0 +1,300 @@
+"""The fit of a regressor: checked data, checkpoint, steps, network."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GroupShuffleSplit, train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight
+
+from ._checks import (
+    check_continues,
+    check_contradictions,
+    check_degrees,
+    check_groups,
+    check_learnt,
+    check_parameters,
+    check_validation,
+    describe_model,
+    list_learnt,
+    resolve_device,
+)
+from ._resume import check_folder, describe_fit, find_state, name_checkpoint
+from ._steps import describe, find_parameters, fit_steps, is_large
+from .data import Structures, TargetKind, Targets, as_structures, as_targets
+from .nn import SoapBPNN
+from .potentials import LongRangeParameters, check_long_range
+from .training import (
+    Checkpoints,
+    SoapBPNNNet,
+    StreamedData,
+    TargetLoss,
+    TotalLoss,
+    TrainingData,
+    Workers,
+    count_workers,
+)
+
+
+@dataclass
+class FitData:
+    """What a regressor is fitted on, after all checks.
+
+    Parameters
+    ----------
+    X, y, sample_weight, groups
+        See :meth:`SoapBPNNRegressor.fit`.
+    validation : tuple of Structures and Targets, or None
+        ``X_val`` and ``y_val``.
+    known : dict of str to TargetKind
+        Targets of the fit that this goes on with.
+    losses : dict of str to TargetLoss
+        Loss of each target.
+    weights : dict of str to Tensor, or None
+        Weights to go on with.
+    """
+
+    X: Structures
+    y: Targets
+    sample_weight: np.ndarray | None
+    groups: np.ndarray | None
+    validation: tuple[Structures, Targets] | None
+    known: dict[str, TargetKind]
+    losses: dict[str, TargetLoss]
+    weights: dict[str, torch.Tensor] | None
+
+    @property
+    def kinds(self):
+        """Kinds of all targets that are predicted."""
+        return {**self.known, **{name: self.y.kinds[name] for name in list_learnt(self.y)}}
+
+
+def check_data(model, X, y, X_val, y_val, sample_weight, groups, keep):
+    """Check everything that a fit is given; ``keep`` says that it goes on with the one before."""
+    X = as_structures(X)
+    y = check_learnt(as_targets(y, X), X)
+    known = model.kinds_ if keep else {}
+    losses = check_parameters(model, y, known, has_validation=X_val is not None)
+    groups = check_groups(groups, X, has_validation=X_val is not None)
+    if sample_weight is not None:
+        sample_weight = _check_sample_weight(
+            sample_weight, np.zeros(len(X)), dtype=np.float64, ensure_non_negative=True
+        )
+    validation = check_validation(model, X, y, X_val, y_val)
+    check_contradictions(model, X)
+    if model.long_range:
+        check_long_range(X)
+    if keep:
+        check_continues(model, X, y)
+    if model.early_stopping and validation is None and len(X) == 1:
+        raise ValueError(
+            "early_stopping=True needs validation structures, but X holds a single structure. "
+            "Pass X_val and y_val."
+        )
+    weights = model.module_.state_dict() if keep else None
+    data = FitData(X, y, sample_weight, groups, validation, known, losses, weights)
+    check_degrees(data.kinds, find_parameters(model, X).max_angular)
+    return data
+
+
+def fit_model(model, data, resume, processes):
+    """Fit what comes before the network, and the network."""
+    path, state = _find_checkpoint(model, data, resume, processes)
+    seeds = check_random_state(model.random_state).randint(2**31 - 1, size=3).tolist()
+    seeds = processes.broadcast(seeds) if state is None else state["seeds"]
+    X = _fit_steps(model, data)
+    model.kinds_ = data.kinds
+    before = model.targets_ if data.known else ()
+    model.targets_ = tuple(dict.fromkeys([*before, *data.y.names]))
+    train, validation = _split(model, X, data, seeds[0])
+    net = make_net(model, data.losses, *seeds[1:]).set_params(processes=processes)
+    if path is not None:
+        interval = int(model.checkpoint_interval)
+        net.set_params(checkpoints=Checkpoints(path, interval, seeds, state))
+    net.initialize()
+    if data.weights is not None:
+        # heads of new targets keep their initial weights
+        net.module_.load_state_dict(data.weights, strict=False)
+    model.n_features_in_ = net.module_.first.n_features
+    _run(model, net, train, validation, _count_epochs(model, state))
+    model._fixed = describe_model(model, model.kinds_)
+
+
+def make_net(model, losses, seed, order_seed):
+    """Return the net that a regressor's parameters describe, to be initialised."""
+    # the fused step saves most of Adam's overhead; another optimizer may lack it
+    extra = model.net_params or {}
+    fused = {} if "optimizer" in extra else {"optimizer__fused": True}
+    is_alchemical = model.species_encoding == "alchemical"
+    return SoapBPNNNet(
+        SoapBPNN,
+        TotalLoss(losses),
+        module__elements=model.elements_,
+        module__parameters=model._steps.parameters,
+        module__kinds=model.kinds_,
+        module__num_hidden_layers=int(model.num_hidden_layers),
+        module__num_neurons_per_layer=int(model.num_neurons_per_layer),
+        module__layernorm=bool(model.layernorm),
+        module__heads=model.heads or {},
+        module__add_lambda_basis=bool(model.add_lambda_basis),
+        module__n_pseudo_species=int(model.n_pseudo_species) if is_alchemical else None,
+        module__long_range=_long_range_parameters(model) if model.long_range else None,
+        module__seed=seed,
+        module__dtype=getattr(torch, model.dtype),
+        lr=model.learning_rate,
+        max_epochs=int(model.num_epochs),
+        batch_size=int(model.batch_size),
+        device=resolve_device(model.device),
+        order_seed=order_seed,
+        warmup_fraction=model.warmup_fraction,
+        best_model_metric=model.best_model_metric,
+        log_interval=model.log_interval,
+        log_mae=model.log_mae,
+        log_separate_blocks=model.log_separate_blocks,
+        n_iter_no_change=int(model.n_iter_no_change) if model.early_stopping else None,
+        verbose=model.verbose,
+        callbacks=model.callbacks,
+        **{"optimizer": torch.optim.Adam, **fused, **extra},
+    )
+
+
+def _long_range_parameters(model):
+    return LongRangeParameters(
+        bool(model.use_ewald),
+        float(model.smearing),
+        float(model.kspace_resolution),
+        int(model.interpolation_nodes),
+    )
+
+
+def _find_checkpoint(model, data, resume, processes):
+    """Return the path of this fit's checkpoint and the state that it holds; None if there is none.
+
+    All processes must have been given the same.
+    """
+    path = state = None
+    if resume and model.checkpoint_dir is None:
+        raise ValueError("resume=True needs checkpoint_dir, the folder of the checkpoints.")
+    if processes.size > 1 or model.checkpoint_dir is not None:
+        inputs = describe_fit(model, data)
+        processes.check_same({**inputs, "checkpoint_dir": model.checkpoint_dir is None})
+    if model.checkpoint_dir is not None:
+        path = name_checkpoint(Path(model.checkpoint_dir), inputs)
+        if processes.rank == 0:
+            check_folder(path.parent)
+            state = find_state(model, path) if resume else None
+    return path, processes.broadcast(state)
+
+
+def _count_epochs(model, state):
+    """Return how many epochs there are still to do."""
+    num_epochs = int(model.num_epochs)
+    if state is None:
+        return num_epochs
+    done = len(state["history"])
+    patience = done - state["best"]["best_number_"]
+    is_over = model.early_stopping and patience >= model.n_iter_no_change
+    return 0 if is_over else num_epochs - done
+
+
+def _fit_steps(model, data):
+    """Fit what comes before the network, but keep what is known; return X with all of it."""
+    X, y = data.X, data.y
+    if data.known:
+        new = [name for name in list_learnt(y) if name not in data.known]
+        if new:
+            model._steps = model._steps.extend(model, X, y.select(new), data.sample_weight)
+        X = model._steps.prepare(X)
+    else:
+        model._steps, X = fit_steps(model, X, y, data.sample_weight)
+    return describe(model, X, y.names)
+
+
+def _split(model, X, data, seed):
+    """Return what to train on, (X, y, sample_weight), and what to validate on, (X, y) or None.
+
+    At least one structure is held out, or whole groups of them.
+    """
+    y, weight = data.y, data.sample_weight
+    if data.validation is not None:
+        X_val, y_val = data.validation
+        return (X, y, weight), (describe(model, model._steps.prepare(X_val), y.names), y_val)
+    if model.validation_fraction == 0 or len(X) == 1:
+        return (X, y, weight), None
+    if data.groups is None:
+        n_val = int(np.ceil(model.validation_fraction * len(X)))
+        train, val = train_test_split(
+            np.arange(len(X)), test_size=min(n_val, len(X) - 1), random_state=seed
+        )
+    else:
+        n_groups = len(np.unique(data.groups))
+        n_val = min(int(np.ceil(model.validation_fraction * n_groups)), n_groups - 1)
+        splitter = GroupShuffleSplit(n_splits=1, test_size=n_val, random_state=seed)
+        train, val = next(splitter.split(np.arange(len(X)), groups=data.groups))
+    return (X[train], y[train], None if weight is None else weight[train]), (X[val], y[val])
+
+
+def _run(model, net, train, validation, n_epochs):
+    """Put the data on the device, or what they are made of, and run the net."""
+    # the virial per atom is what the loss of the stress acts on
+    names = {"virial": "stress"}
+    per_structure = {names.get(name, name) for name in model.per_structure_targets}
+    X, y, sample_weight = train
+    make, options, n_workers = TrainingData, {"per_structure": per_structure}, 0
+    if is_large(model, X, y.names):
+        make, n_workers = StreamedData, count_workers(model.num_workers)
+    with Workers(n_workers) as workers:
+        if make is StreamedData:
+            options["workers"] = workers
+        train = make(X, y, net.module_, sample_weight=sample_weight, **options)
+        if validation is not None:
+            validation = make(*validation, net.module_, **options)
+        if validation is not None and not validation.labelled:
+            validation = _do_without_validation(model)
+        # whatever the user's settings
+        with torch.inference_mode(False), torch.enable_grad():
+            model.net_ = net.partial_fit(train, validation, epochs=n_epochs)
+    _check_end(model)
+
+
+def _do_without_validation(model):
+    if model.early_stopping:
+        raise ValueError(
+            "early_stopping=True needs labels of validation structures, but none that was held out "
+            "has one. Pass X_val and y_val, or raise validation_fraction."
+        )
+    warnings.warn(
+        "No structure that was held out for validation has a label, so the last epoch is kept. "
+        "Pass X_val and y_val, or raise validation_fraction.",
+        UserWarning,
+        stacklevel=7,
+    )
+
+
+def _check_end(model):
+    """Warn of a fit that diverged or was interrupted; forget the epoch that was broken off."""
+    history = model.history_
+    while len(history) and "dur" not in history[-1]:
+        history.pop()
+    if not history and model.num_epochs:
+        raise KeyboardInterrupt
+    if model.net_.interrupted_:
+        warnings.warn(
+            f"fit was interrupted after {len(history)} of {model.num_epochs} epochs; the best of "
+            "them is kept.",
+            ConvergenceWarning,
+            stacklevel=7,
+        )
+    if history and not np.isfinite(history[-1]["train_loss"]):
+        warnings.warn(
+            f"The loss is {history[-1]['train_loss']} after {len(history)} epochs. Lower "
+            f"learning_rate={model.learning_rate}, or look for labels that are off.",
+            ConvergenceWarning,
+            stacklevel=7,
+        )

@@ -1,0 +1,143 @@
+"""What comes before the network: ZBL, composition baseline, scale and descriptor."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ._checks import (
+    DERIVATIVES,
+    SOAP_PARAMETERS,
+    check_features,
+    list_attached,
+    resolve_device,
+)
+from ._featurizer import SoapFeaturizer
+from .data import check_elements
+from .descriptors import SoapParameters
+from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
+from .training import estimate_memory, find_memory
+
+# bytes of descriptors that no atom exceeds: structures that cannot be large are not looked at
+MOST_FOR_AN_ATOM = 10**6
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a regressor fits for itself, and what X brings.
+
+    Parameters
+    ----------
+    elements : array of shape (n_elements,)
+        Atomic numbers that the network knows, ascending.
+    parameters : SoapParameters
+        The descriptor.
+    carried : frozenset of str
+        What X carries, out of offset, scale and features.
+    zbl, baseline, scaler, featurizer : estimator or None
+        Fitted steps; None where X carries what they attach, or where it is not wanted.
+    """
+
+    elements: np.ndarray
+    parameters: SoapParameters
+    carried: frozenset = frozenset()
+    zbl: ZBLBaseline | None = None
+    baseline: CompositionBaseline | None = None
+    scaler: TargetScaler | None = None
+    featurizer: SoapFeaturizer | None = None
+
+    def attach(self, X):
+        """Attach ZBL energy, baseline and scale."""
+        for step in (self.zbl, self.baseline, self.scaler):
+            X = X if step is None else step.transform(X)
+        return X
+
+    def prepare(self, X):
+        """Bring structures to the state that X had in fit, but for the descriptor."""
+        check_elements(X, self.elements)
+        attached = list_attached(X)
+        for what in sorted(attached ^ self.carried):
+            raise ValueError(
+                f"X {'carries' if what in attached else 'lacks'} the {what}, unlike in fit. "
+                "Predict through the Pipeline that the model was fitted in."
+            )
+        if self.featurizer is None:
+            check_features(X, self.parameters, self.elements)
+        return self.attach(X)
+
+    def describe(self, X):
+        """Attach the descriptor."""
+        return X if self.featurizer is None else self.featurizer.transform(X)
+
+    def extend(self, model, X, y, sample_weight):
+        """Return steps that are fitted on targets which are new, too; the others stay."""
+        if self.zbl is not None:
+            X = self.zbl.transform(X)
+        baseline, scaler = self.baseline, self.scaler
+        if baseline is not None:
+            fixed = model.fixed_composition_weights
+            baseline = copy(baseline).set_params(warm_start=True, fixed_weights=fixed)
+            X = baseline.fit(X, y, sample_weight=sample_weight).transform(X)
+        if scaler is not None:
+            scaler = copy(scaler).set_params(
+                warm_start=True,
+                fixed_weights=model.fixed_scaling_weights,
+                per_structure_targets=model.per_structure_targets,
+            )
+            scaler.fit(X, y, sample_weight=sample_weight)
+        return replace(self, baseline=baseline, scaler=scaler)
+
+
+def fit_steps(model, X, y, sample_weight):
+    """Fit what X does not carry; return the steps, and X with all but the descriptor."""
+    carried = frozenset(list_attached(X))
+    zbl = baseline = scaler = featurizer = None
+    elements, parameters = X.elements, find_parameters(model, X)
+    if model.zbl:
+        zbl = ZBLBaseline().fit(X)
+        X = zbl.transform(X)
+    if "offset" not in carried and model.remove_composition_contribution:
+        baseline = CompositionBaseline(model.fixed_composition_weights)
+        X = baseline.fit(X, y, sample_weight=sample_weight).transform(X)
+    if "scale" not in carried and model.scale_targets:
+        scaler = TargetScaler(model.fixed_scaling_weights, model.per_structure_targets)
+        X = scaler.fit(X, y, sample_weight=sample_weight).transform(X)
+    if "features" in carried:
+        elements = X.features.elements
+    else:
+        featurizer = make_featurizer(model).fit(X)
+    return Steps(elements, parameters, carried, zbl, baseline, scaler, featurizer), X
+
+
+def find_parameters(model, X):
+    """Return the descriptor that X carries, or else that of the regressor."""
+    if X.features is not None:
+        return X.features.parameters
+    return make_featurizer(model)._soap_parameters()
+
+
+def make_featurizer(model):
+    """Return the featuriser that a regressor's parameters describe, to be fitted."""
+    names = (*SOAP_PARAMETERS, "dtype")
+    featurizer = SoapFeaturizer(**{name: getattr(model, name) for name in names})
+    # structures are wanted, whatever the global configuration says of tables
+    return featurizer.set_output(transform="default")
+
+
+def describe(model, X, names):
+    """Attach the descriptor, unless it would not fit into memory: batches then make their own."""
+    return X if is_large(model, X, names) else model._steps.describe(X)
+
+
+def is_large(model, X, names):
+    """Whether what targets of these names need of X would take more memory than it may."""
+    is_fitted = hasattr(model, "net_")
+    device = model.module_.basis.parity.device if is_fitted else resolve_device(model.device)
+    limit = model.memory_limit or find_memory(device)
+    if X.n_atoms.sum() * MOST_FOR_AN_ATOM < limit:
+        return False
+    derivatives = bool(set(DERIVATIVES) & set(names))
+    itemsize = np.dtype(model.dtype).itemsize
+    return estimate_memory(X, model._steps.parameters, derivatives, itemsize) > limit
