@@ -868,13 +868,13 @@ def test_signature_of_the_regressor():
 
 def test_signature_of_the_steps():
     soap = ("max_angular", "max_radial", "cutoff_radius", "cutoff_width", "dtype")
-    own = {"pooling": "mean", "memory": None}
+    own = {"pooling": "mean", "memory": None, "warm_start": False}
     expected = {**{name: DEFAULTS[name] for name in soap}, **own}
     assert SoapFeaturizer().get_params() == expected
-    assert CompositionBaseline().get_params() == {"fixed_weights": None}
-    scaler = {"fixed_weights": None, "per_structure_targets": ()}
+    assert CompositionBaseline().get_params() == {"fixed_weights": None, "warm_start": False}
+    scaler = {"fixed_weights": None, "per_structure_targets": (), "warm_start": False}
     assert TargetScaler().get_params() == scaler
-    assert ZBLBaseline().get_params() == {}
+    assert ZBLBaseline().get_params() == {"warm_start": False}
 
 
 # --- contradictions ------------------------------------------------------------------------------

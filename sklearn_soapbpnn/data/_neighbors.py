@@ -12,8 +12,8 @@ COINCIDENT = 1e-6
 # images of an atom within reach; no cell of real matter comes near
 MOST_IMAGES = 10**6
 # In boxes of more than 1e5 bins, vesin 0.6 merges them keeping the shape of the box. Where it is
-# more than 300 times longer than wide none is left along the short side, and it divides by zero.
-MANY_BINS, LONG = 5 * 10**4, 200
+# more than some 150 times longer than wide none is left along the short side, and it divides by zero.
+MANY_BINS, LONG = 5 * 10**4, 50
 
 
 def find_pairs(index, positions, cell, pbc, cutoff_radius):

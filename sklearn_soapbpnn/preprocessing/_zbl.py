@@ -1,6 +1,7 @@
 """ZBL baseline: the repulsion of the nuclei, which needs no learning."""
 
 import numpy as np
+from sklearn.base import _fit_context
 from sklearn.utils.validation import check_is_fitted
 
 from ..data import as_structures, check_elements, find_elements
@@ -64,9 +65,12 @@ class ZBLBaseline(TargetStep):
     [129.351, 17.892, 0.0]
     """
 
+    _parameter_constraints: dict = {"warm_start": ["boolean"]}
+
     def __init__(self, warm_start=False):
         self.warm_start = warm_start
 
+    @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Note the elements.
 

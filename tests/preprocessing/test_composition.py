@@ -461,7 +461,8 @@ def test_takes_what_structures_are_read_from(frames):
 
 def test_clone_and_pickle(frames):
     baseline = CompositionBaseline({"H": -13.6})
-    assert clone(baseline).get_params() == {"fixed_weights": {"H": -13.6}}
+    parameters = {"fixed_weights": {"H": -13.6}, "warm_start": False}
+    assert clone(baseline).get_params() == parameters
     baseline.fit(frames, composition_energies(frames))
     back = pickle.loads(pickle.dumps(baseline))
     np.testing.assert_array_equal(back.predict(frames), baseline.predict(frames))

@@ -337,14 +337,14 @@ def shut_down():
     get_reusable_executor().shutdown(wait=True)
 
 
-def test_workers_give_the_same_bits(data, shut_down):
+def test_workers_give_the_same_bits(data):
     X, y = data
     options = {**OPTIONS["alchemical and long range"], "zbl": True, "memory_limit": 1}
     here, there = (make_model(**options, num_workers=n).fit(X, y) for n in (0, 1))
     assert_same_fit(there, here, X)
 
 
-def test_workers_read_features_from_disk(data, tmp_path, shut_down):
+def test_workers_read_features_from_disk(data, tmp_path):
     X, y = data
     y = y.select(["energy", "forces"])
     soap = {"memory": tmp_path}
@@ -362,7 +362,6 @@ def test_workers_of_a_search(data, shut_down):
     assert_array_equal(found, cross_val_score(model.set_params(num_workers=0), X, y, cv=2))
 
 
-@pytest.mark.xfail(reason="joblib reuses the processes of the fit, which are not as it left them")
 def test_joblib_goes_on_afterwards(data, shut_down):
     """In the same session, a search in processes follows a streamed fit."""
     X, y = data
@@ -370,7 +369,7 @@ def test_joblib_goes_on_afterwards(data, shut_down):
     assert joblib.Parallel(2)(joblib.delayed(abs)(k) for k in (-1, 2)) == [1, 2]
 
 
-def test_workers_within_threads(data, shut_down):
+def test_workers_within_threads(data):
     """Whatever backend joblib is told to use, the batches are the same."""
     X, y = data
     expected = make_model(**STREAMED).fit(X, y)
@@ -455,7 +454,7 @@ class InterruptBatch(Callback):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_interrupt_keeps_the_best_epoch(data, num_workers, shut_down):
+def test_interrupt_keeps_the_best_epoch(data, num_workers):
     """The next fit finds the processes in order."""
     X, y = data
     options = {"memory_limit": 1, "num_workers": num_workers}
