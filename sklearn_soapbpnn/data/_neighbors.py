@@ -12,7 +12,7 @@ COINCIDENT = 1e-6
 # images of an atom within reach; no cell of real matter comes near
 MOST_IMAGES = 10**6
 # In boxes of more than 1e5 bins, vesin 0.6 merges them keeping the shape of the box. Where it is
-# more than some 150 times longer than wide none is left along the short side, and it divides by zero.
+# some 150 times longer than wide, none is left along the short side, and it divides by zero.
 MANY_BINS, LONG = 5 * 10**4, 50
 
 

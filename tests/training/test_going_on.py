@@ -19,6 +19,7 @@ from sklearn_soapbpnn import (
     Targets,
     TargetScaler,
 )
+from sklearn_soapbpnn.preprocessing import ZBLBaseline
 
 KINDS = {
     "dipole": TargetKind.vector(),
@@ -468,6 +469,51 @@ def test_pipeline(X):
     pipe["bpnn"].partial_fit(pipe[:-1].transform(X[:6]), more)
     assert np.array_equal(pipe["baseline"].coef_["energy"], coef)
     assert np.array_equal(pipe.predict(X), alone.partial_fit(X[:6], more).predict(X))
+
+
+def start_warm(pipe):
+    names = [name for name in pipe.get_params() if name.endswith("__warm_start")]
+    assert len(names) == len(pipe)
+    return pipe.set_params(**dict.fromkeys(names, True))
+
+
+@pytest.mark.parametrize("zbl", [False, True])
+def test_every_step_of_a_pipeline_starts_warm(X, zbl):
+    """On other data, with targets that are new, it is what the regressor does alone."""
+    y, more = draw(X, "energy"), draw(X[:6], "energy", "charges", "dipole", seed=1)
+    pipe = make_pipeline()
+    if zbl:
+        pipe.steps.insert(0, ("zbl", ZBLBaseline()))
+    start_warm(pipe).fit(X, y).fit(X[:6], more)
+    alone = SoapBPNNRegressor(**FIT, zbl=zbl).fit(X, y).partial_fit(X[:6], more)
+    names = ["energy", "charges", "dipole"]
+    assert np.array_equal(predict(pipe, X, names), predict(alone, X, names))
+
+
+def test_steps_that_start_warm_refuse_new_elements(X):
+    pipe = start_warm(make_pipeline()).fit(X, draw(X, "energy"))
+    before = pipe.predict(X)
+    other = [molecule("SH2"), molecule("HCl")]
+    for step in (pipe, pipe["baseline"], pipe["soap"]):
+        with pytest.raises(ValueError, match=r"elements \['S', 'Cl'\] absent from the fit before"):
+            step.fit(other, draw(other, "energy"))
+    assert np.array_equal(pipe.predict(X), before)
+
+
+def test_fixed_weights_of_new_targets(X):
+    """Those of targets that are known stay what they are."""
+    y, more = draw(X, "energy"), draw(X[:6], "charges", seed=1)
+    baseline = CompositionBaseline({"energy": {"H": -1.0}}, warm_start=True).fit(X, y)
+    scaler = TargetScaler({"energy": 2.0}, warm_start=True).fit(X, y)
+    coef = baseline.coef_["energy"].copy()
+    baseline.set_params(fixed_weights={"energy": {"H": -9.0}, "charges": {"O": 0.5}})
+    scaler.set_params(fixed_weights={"energy": 9.0, "charges": 3.0})
+    baseline.fit(X[:6], more)
+    scaler.fit(X[:6], more)
+    assert np.array_equal(baseline.coef_["energy"], coef)
+    assert baseline.coef_["charges"][list(baseline.elements_).index(8)] == 0.5
+    assert scaler.scale_["energy"] == 2.0
+    assert scaler.scale_["charges"][8] == 3.0
 
 
 def test_a_warm_start_of_a_pipeline_on_the_same_data(X):
