@@ -2,10 +2,9 @@
 
 from ._featurizer import SoapFeaturizer
 from ._regressor import SoapBPNNRegressor
+from ._version import __version__
 from .data import Structures, TargetKind, Targets, open_frames
 from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CompositionBaseline",
@@ -16,5 +15,6 @@ __all__ = [
     "TargetScaler",
     "Targets",
     "ZBLBaseline",
+    "__version__",
     "open_frames",
 ]

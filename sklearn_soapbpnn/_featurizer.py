@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from ._version import VersionedPickle
 from .data import as_structures, check_elements, find_elements
 from .descriptors import (
     SoapFeatures,
@@ -20,7 +21,7 @@ from .descriptors import (
 )
 
 
-class SoapFeaturizer(TransformerMixin, BaseEstimator):
+class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
     r"""Smooth overlap of atomic positions: the SOAP power spectrum of every atom.
 
     .. math::

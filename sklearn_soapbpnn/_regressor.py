@@ -23,13 +23,14 @@ from ._conversions import Conversions
 from ._featurizer import SoapFeaturizer
 from ._fit import check_data, fit_model, make_net
 from ._steps import describe
+from ._version import VersionedPickle
 from .data import KNOWN_KINDS, TargetKind, Targets, as_position, as_structures, as_targets
 from .nn import check_volumes, evaluate, evaluate_features
 from .potentials import check_long_range
 from .training import TargetLoss, open_processes
 
 
-class SoapBPNNRegressor(Conversions, RegressorMixin, BaseEstimator):
+class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstimator):
     r"""Behler-Parrinello neural network on SOAP power spectra.
 
     .. math::

@@ -7,7 +7,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from .. import __version__
+from .._version import __version__
 from ._file_values import check_entries, read_json, write_json
 
 FORMAT = "sklearn_soapbpnn"

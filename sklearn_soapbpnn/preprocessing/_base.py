@@ -8,10 +8,11 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from .._version import VersionedPickle
 from ..data import DERIVED_TARGETS, TargetKind, as_structures, as_targets, flatten_offset
 
 
-class TargetStep(TransformerMixin, BaseEstimator):
+class TargetStep(VersionedPickle, TransformerMixin, BaseEstimator):
     """Pipeline step that learns about the targets and attaches what it learnt to X."""
 
     def __init_subclass__(cls, **kwargs):

@@ -2,17 +2,27 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
+import warnings
 
 import joblib
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from soapbpnn_cases import OPTIONS, list_predictions, make_pipeline, make_regressor
 
+from sklearn_soapbpnn import (
+    CompositionBaseline,
+    SoapFeaturizer,
+    TargetScaler,
+    ZBLBaseline,
+    _version,
+)
 from sklearn_soapbpnn.descriptors._store import _process_store
 
 N_TRAIN = 6
@@ -114,3 +124,41 @@ def test_targets_survive(crystals):
     assert loaded.names == y.names
     for name in y.names:
         np.testing.assert_equal(loaded[name], y[name])
+
+
+@pytest.mark.parametrize("package", ["sklearn_soapbpnn", "sklearn", "skorch", "torch"])
+def test_other_versions(fitted, data, package, monkeypatch):
+    """Whoever reads a pickle that other versions wrote is warned, and still gets the model."""
+    X, _ = data
+    written = {name: pickle.dumps(model) for name, model in fitted.items()}
+    monkeypatch.setattr(
+        _version if package == "sklearn_soapbpnn" else sys.modules[package], "__version__", "0.0.1"
+    )
+    for name, model in fitted.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            loaded = pickle.loads(written[name])
+        messages = " ".join(str(warning.message) for warning in caught)
+        assert any(
+            re.search(rf"was pickled with {package} \S+ \(here 0.0.1\)", m) for m in messages
+        )
+        assert_array_equal(loaded.predict(X), model.predict(X))
+
+
+def test_builds_of_torch_for_other_devices(fitted, monkeypatch):
+    """A pickle moves from a machine with a GPU to one without in silence."""
+    written = pickle.dumps(fitted["pipeline"])
+    monkeypatch.setattr(torch, "__version__", torch.__version__.partition("+")[0] + "+cu126")
+    pickle.loads(written)
+
+
+@pytest.mark.parametrize(
+    "step", [CompositionBaseline(), TargetScaler(), ZBLBaseline(), SoapFeaturizer()], ids=repr
+)
+def test_steps_remember_their_version(step, data, monkeypatch):
+    X, y = data
+    written = pickle.dumps(step.fit(X, y))
+    assert vars(pickle.loads(written)).keys() == vars(step).keys()
+    monkeypatch.setattr(_version, "__version__", "9.9")
+    with pytest.warns(UserWarning, match=rf"{type(step).__name__} was pickled with .*here 9.9"):
+        pickle.loads(written)

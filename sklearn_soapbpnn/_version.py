@@ -1,0 +1,44 @@
+"""The version of this library, and what pickles remember of it."""
+
+import warnings
+
+import sklearn
+import skorch
+import torch
+
+__version__ = "0.1.0"
+
+
+def list_versions():
+    """Return the versions that the numbers of an unpickled model depend on, by package."""
+    packages = (sklearn, skorch, torch)
+    # builds of torch for processors and GPUs are called 2.13.0+cpu and 2.13.0+cu126
+    versions = {p.__name__: p.__version__.partition("+")[0] for p in packages}
+    return {"sklearn_soapbpnn": __version__, **versions}
+
+
+class VersionedPickle:
+    """Estimator whose pickles warn where they are read by other versions.
+
+    scikit-learn does this for its own estimators only.
+    """
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_versions": list_versions()}
+
+    def __setstate__(self, state):
+        state = dict(state)
+        then, now = state.pop("_versions", {}), list_versions()
+        differ = [
+            f"{name} {then[name]} (here {now[name]})"
+            for name in now
+            if then.get(name, now[name]) != now[name]
+        ]
+        if differ:
+            warnings.warn(
+                f"{type(self).__name__} was pickled with {', '.join(differ)}. It may fail or give "
+                "other numbers. Use the same versions, or SoapBPNNRegressor.save and load.",
+                UserWarning,
+                stacklevel=2,
+            )
+        super().__setstate__(state)
