@@ -154,7 +154,8 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         Go on from the weights of the last fit, with its elements, baseline and scale; the
         optimiser, its schedule and the best epoch start anew.
     verbose : int, default=0
-        Print a line of errors every ``log_interval`` epochs.
+        Print a line of errors every ``log_interval`` epochs, and on a terminal a progress bar with
+        the time that is left.
     callbacks : list of skorch callbacks, default=None
         Further callbacks of the training loop, e.g. ``EarlyStopping(monitor="valid_metric")``.
     net_params : dict, default=None

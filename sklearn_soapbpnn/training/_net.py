@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import statistics
+import sys
 
 import torch
 from skorch import NeuralNet
@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ._dataset import EvaluationIterator, TrainingIterator
 from ._distributed import SingleProcess
+from ._progress import Bar, Progress
 
 
 class WarmupCosine:
@@ -87,70 +88,6 @@ class StopEarly(Callback):
             raise KeyboardInterrupt
 
 
-class Progress(Callback):
-    """Print a line of errors every few epochs, with the time that is left.
-
-    Parameters
-    ----------
-    interval : int
-        Epochs between two lines; the first and the last are always printed.
-    mae : bool
-        Whether to show mean absolute errors beside the root mean square ones.
-    sink : callable, default=print
-        What a line is given to.
-    """
-
-    def __init__(self, interval=5, mae=False, sink=print):
-        self.interval = interval
-        self.mae = mae
-        self.sink = sink
-
-    def on_train_begin(self, net, **kwargs):
-        self.started_, self.printed_ = False, None
-
-    def on_epoch_end(self, net, dataset_valid=None, **kwargs):
-        epoch = net.history[-1]
-        number, total = epoch["epoch"], net.max_epochs
-        if number % self.interval and number not in (1, total):
-            return
-        seconds_left = (total - number) * statistics.mean(net.history[:, "dur"])
-        self._print(epoch, dataset_valid, seconds_left)
-
-    def on_train_end(self, net, y=None, **kwargs):
-        # a fit that ended early ended with an epoch that may not have been printed
-        last = net.history[-1] if net.history else {}
-        if self.started_ and "dur" in last and last is not self.printed_:
-            self._print(last, y, 0.0)
-
-    def _print(self, epoch, dataset_valid, seconds_left):
-        self.printed_ = epoch
-        columns = self._columns(epoch, dataset_valid, seconds_left)
-        if not self.started_:
-            self.sink("".join(f"{name:>{_width(name)}}" for name in columns))
-            self.started_ = True
-        self.sink("".join(f"{value:>{_width(name)}}" for name, value in columns.items()))
-
-    def _columns(self, epoch, dataset_valid, seconds_left):
-        columns = {"epoch": epoch["epoch"], "train loss": f"{epoch['train_loss']:.4e}"}
-        if dataset_valid is not None:
-            columns["valid loss"] = f"{epoch['valid_loss']:.4e}"
-            for name in dataset_valid.labelled:
-                for kind in ("rmse", "mae")[: 1 + self.mae]:
-                    columns[f"{name} {kind}"] = f"{epoch[f'valid_{name}_{kind}']:.4e}"
-                    for key in epoch:
-                        if key.startswith(f"valid_{name}[") and key.endswith(kind):
-                            block = key.removeprefix("valid_").removesuffix(f"_{kind}")
-                            columns[f"{block} {kind}"] = f"{epoch[key]:.4e}"
-            columns["best"] = "*" if epoch["valid_metric_best"] else ""
-        columns["seconds"] = f"{epoch['dur']:.2f}"
-        columns["seconds left"] = f"{seconds_left:.0f}"
-        return columns
-
-
-def _width(name):
-    return max(17, len(name) + 2)
-
-
 class SoapBPNNNet(NeuralNet):
     """skorch net whose data is :class:`TrainingData`.
 
@@ -212,7 +149,11 @@ class SoapBPNNNet(NeuralNet):
     def _default_callbacks(self):
         callbacks = [("epoch_timer", EpochTimer()), ("best", BestEpoch(self.best_model_metric))]
         if self.verbose and self.processes.rank == 0:
-            callbacks.append(("progress", Progress(self.log_interval, self.log_mae)))
+            sink = print
+            if sys.stderr is not None and sys.stderr.isatty():
+                callbacks.append(("bar", Bar()))
+                sink = Bar.write
+            callbacks.append(("progress", Progress(self.log_interval, self.log_mae, sink)))
         if self.checkpoints is not None:
             callbacks.append(("checkpoints", self.checkpoints))
         if self.n_iter_no_change is not None:
