@@ -1,8 +1,9 @@
 """Peak resident memory while training on N and on 10 N structures, read from a file.
 
 Each fit runs in a process of its own, on rattled alloys that the script writes as extended XYZ:
-with all descriptors in memory, and with a ``memory_limit``, beyond which they are made for each
-batch.
+with all descriptors in memory; with a ``memory_limit``, beyond which they are made for each batch;
+and with one, and a folder in which a featuriser keeps them. The last column is what a structure
+more takes, for each of its atoms.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 MIB = 1024**2
+ATOMS = 32
+MODES = ("in memory", "limited", "limited, on disk")
 
 
 def write_frames(path, n_structures):
@@ -37,23 +40,38 @@ def write_frames(path, n_structures):
             ase.io.write(file, atoms, format="extxyz")
 
 
-def train(path, limit, epochs):
+def read_peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def train(path, mode, limit, epochs):
     """Fit in this process and print what it took."""
     import time
 
-    from sklearn_soapbpnn import SoapBPNNRegressor, Targets
+    from sklearn.pipeline import make_pipeline
+
+    from sklearn_soapbpnn import SoapBPNNRegressor, SoapFeaturizer, Targets
     from sklearn_soapbpnn.data import open_frames
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = read_peak()
     X = open_frames(path)
     y = Targets.from_atoms(X, energy="energy", forces="forces")
-    options = {} if limit is None else {"memory_limit": limit * MIB, "num_workers": 0}
+    options = {} if mode == "in memory" else {"memory_limit": limit * MIB, "num_workers": 0}
     model = SoapBPNNRegressor(num_epochs=epochs, random_state=0, **options)
+    if "disk" in mode:
+        model = make_pipeline(SoapFeaturizer(memory=path.with_suffix("")), model)
     start = time.perf_counter()
     model.fit(X, y)
     seconds = (time.perf_counter() - start) / epochs
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"before": before, "peak": peak, "seconds": seconds}))
+    print(json.dumps({"before": before, "peak": read_peak(), "seconds": seconds}))
+
+
+def measure(path, mode, arguments):
+    """Fit in another process; return the peak before it and its own, and the time of an epoch."""
+    command = [sys.executable, __file__, "--train", str(path), mode]
+    command += ["--epochs", str(arguments.epochs), "--limit", str(arguments.limit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main():
@@ -61,29 +79,29 @@ def main():
     parser.add_argument("--structures", type=int, default=300, help="N")
     parser.add_argument("--limit", type=float, default=64, help="memory_limit in MiB")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--train", nargs=2, metavar=("FILE", "LIMIT"), help=argparse.SUPPRESS)
+    parser.add_argument("--train", nargs=2, metavar=("FILE", "MODE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train:
-        path, limit = arguments.train
-        train(path, None if limit == "none" else float(limit), arguments.epochs)
+        path, mode = arguments.train
+        train(Path(path), mode, arguments.limit, arguments.epochs)
         return
-    print(f"{'':24}{'structures':>12}{'peak MiB':>10}{'grown by':>10}{'s/epoch':>10}")
+    print(f"memory_limit {arguments.limit} MiB, structures of {ATOMS} atoms, peaks in MiB")
+    print(f"{'':20}{'structures':>12}{'before':>10}{'peak':>10}{'s/epoch':>10}{'kB/atom':>10}")
     with tempfile.TemporaryDirectory() as folder:
-        for n_structures in (arguments.structures, 10 * arguments.structures):
-            path = Path(folder) / f"{n_structures}.xyz"
-            write_frames(path, n_structures)
-            for limit in ("none", str(arguments.limit)):
-                command = [sys.executable, __file__, "--train", str(path), limit]
-                command += ["--epochs", str(arguments.epochs)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                result = json.loads(done.stdout.splitlines()[-1])
-                grown = result["peak"] - result["before"]
-                name = "all in memory" if limit == "none" else f"memory_limit {limit} MiB"
-                print(
-                    f"{name:24}{n_structures:12}{result['peak']:10.0f}{grown:10.0f}"
-                    f"{result['seconds']:10.2f}",
-                    flush=True,
-                )
+        counts = (arguments.structures, 10 * arguments.structures)
+        for n_structures in counts:
+            write_frames(Path(folder) / f"{n_structures}.xyz", n_structures)
+        for mode in MODES:
+            peaks = []
+            for n_structures in counts:
+                result = measure(Path(folder) / f"{n_structures}.xyz", mode, arguments)
+                peaks.append(result["peak"])
+                line = f"{mode:20}{n_structures:12}{result['before']:10.0f}{result['peak']:10.0f}"
+                line += f"{result['seconds']:10.2f}"
+                if len(peaks) == 2:
+                    grown = (peaks[1] - peaks[0]) * MIB / (counts[1] - counts[0]) / ATOMS
+                    line += f"{grown / 1000:10.2f}"
+                print(line, flush=True)
 
 
 if __name__ == "__main__":
