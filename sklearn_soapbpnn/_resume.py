@@ -41,8 +41,23 @@ def name_checkpoint(folder, inputs):
 
     So the candidates and folds of a search do not meet in one folder, and a fit never goes on from
     that of other data.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be told whether a value is the same in another process.
     """
-    return folder / f"{joblib.hash(sorted(inputs.items()))}.checkpoint"
+    hashes = {}
+    for name, value in inputs.items():
+        try:
+            hashes[name] = joblib.hash(value)
+        except Exception as err:  # whatever pickling may raise
+            raise ValueError(
+                f"{name}={value!r} cannot be recognised by a fit that is to go on from a "
+                f"checkpoint: {err}. Use classes and functions that can be imported, or "
+                "checkpoint_dir=None."
+            ) from err
+    return folder / f"{joblib.hash(hashes)}.checkpoint"
 
 
 def check_folder(folder):

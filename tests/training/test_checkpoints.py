@@ -453,6 +453,14 @@ def test_every_parameter_is_known_to_matter_or_not():
     assert not matter & do_not
 
 
+def test_a_parameter_that_no_other_process_knows(tmp_path, energies):
+    options = {"net_params": {"optimizer": lambda *args, **kwargs: None}}
+    model = SoapBPNNRegressor(**FIT, **options, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"net_params=.*lambda.*cannot be recognised.*imported"):
+        model.fit(*energies)
+    assert count_files(tmp_path) == 0
+
+
 def test_data_that_matter(tmp_path, energies, capsys):
     X, y = energies
     model = SoapBPNNRegressor(**{**FIT, "num_epochs": 1}, checkpoint_dir=tmp_path, verbose=1)
