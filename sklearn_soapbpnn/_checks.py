@@ -92,7 +92,7 @@ def describe_model(model, names):
 
 def check_continues(model, X, y):
     """Raise if a fitted model cannot go on with other data or parameters."""
-    check_elements(X, model.elements_)
+    check_elements(X, model.elements_, what="the fit before", remedy="Fit with warm_start=False")
     now = describe_model(model, model.kinds_)
     for name, value in model._fixed.items():
         # values may be arrays, which do not compare as one
@@ -196,7 +196,7 @@ def check_names(targets, kinds):
     return names
 
 
-def check_validation(model, X, y, X_val, y_val):
+def check_validation(model, X, y, X_val, y_val, keep):
     """Return validation structures and labels that fit the training data, or None."""
     if (X_val is None) != (y_val is None):
         raise ValueError("X_val and y_val must be given together.")
@@ -204,15 +204,21 @@ def check_validation(model, X, y, X_val, y_val):
         return None
     X_val = as_structures(X_val, "X_val")
     y_val = check_learnt(as_targets(y_val, X_val, "y_val", "X_val"), X_val, "y_val")
-    missing = list_attached(X) - list_attached(X_val)
+    missing, more = list_attached(X) - list_attached(X_val), list_attached(X_val) - list_attached(X)
     if missing:
         raise ValueError(
             f"X_val lacks the {' and '.join(sorted(missing))} that X carries. Inside a Pipeline, "
             "set transform_input=['X_val'] so that X_val goes through its steps."
         )
+    if more:
+        raise ValueError(
+            f"X_val carries the {' and '.join(sorted(more))}, which X lacks. Pass both through the "
+            "same steps."
+        )
     if y_val.kinds != y.kinds:
         raise ValueError(f"y_val has the columns {y_val.kinds}, but y has {y.kinds}.")
-    check_elements(X_val, X.elements, "X_val", "X")
+    elements, what = (model.elements_, "the fit before") if keep else (X.elements, "X")
+    check_elements(X_val, elements, "X_val", what)
     if model.long_range:
         check_long_range(X_val, "X_val")
     if X.features is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from ._checks import (
     resolve_device,
 )
 from ._resume import check_folder, describe_fit, find_state, name_checkpoint
-from ._steps import describe, find_parameters, fit_steps, is_large
+from ._steps import featurize, find_parameters, fit_steps, is_large
 from .data import Structures, TargetKind, Targets, as_structures, as_targets
 from .nn import SoapBPNN
 from .potentials import LongRangeParameters, check_long_range
@@ -75,7 +76,7 @@ class FitData:
         return {**self.known, **{name: self.y.kinds[name] for name in list_learnt(self.y)}}
 
 
-def check_data(model, X, y, X_val, y_val, sample_weight, groups, keep):
+def check_data(model, keep, X, y, X_val, y_val, sample_weight, groups):
     """Check everything that a fit is given; ``keep`` says that it goes on with the one before."""
     X = as_structures(X)
     y = check_learnt(as_targets(y, X), X)
@@ -86,7 +87,7 @@ def check_data(model, X, y, X_val, y_val, sample_weight, groups, keep):
         sample_weight = _check_sample_weight(
             sample_weight, np.zeros(len(X)), dtype=np.float64, ensure_non_negative=True
         )
-    validation = check_validation(model, X, y, X_val, y_val)
+    validation = check_validation(model, X, y, X_val, y_val, keep)
     check_contradictions(model, X)
     if model.long_range:
         check_long_range(X)
@@ -108,11 +109,12 @@ def fit_model(model, data, resume, processes):
     path, state = _find_checkpoint(model, data, resume, processes)
     seeds = check_random_state(model.random_state).randint(2**31 - 1, size=3).tolist()
     seeds = processes.broadcast(seeds) if state is None else state["seeds"]
-    X = _fit_steps(model, data)
+    device = resolve_device(model.device)
+    X = _fit_steps(model, data, device)
     model.kinds_ = data.kinds
     before = model.targets_ if data.known else ()
     model.targets_ = tuple(dict.fromkeys([*before, *data.y.names]))
-    train, validation = _split(model, X, data, seeds[0])
+    train, validation = _split(model, X, data, seeds[0], device)
     net = make_net(model, data.losses, *seeds[1:]).set_params(processes=processes)
     if path is not None:
         interval = int(model.checkpoint_interval)
@@ -122,7 +124,7 @@ def fit_model(model, data, resume, processes):
         # heads of new targets keep their initial weights
         net.module_.load_state_dict(data.weights, strict=False)
     model.n_features_in_ = net.module_.first.n_features
-    _run(model, net, train, validation, _count_epochs(model, state))
+    _run(model, net, train, validation, _count_epochs(model, state), device)
     model._fixed = describe_model(model, model.kinds_)
 
 
@@ -174,9 +176,9 @@ def _long_range_parameters(model):
 
 
 def _find_checkpoint(model, data, resume, processes):
-    """Return the path of this fit's checkpoint and the state that it holds; None if there is none.
+    """Return the path of this fit's checkpoint, and the state to go on from; None where is none.
 
-    All processes must have been given the same.
+    Raise if the processes of a distributed fit were given different data or parameters.
     """
     path = state = None
     if resume and model.checkpoint_dir is None:
@@ -198,12 +200,12 @@ def _count_epochs(model, state):
     if state is None:
         return num_epochs
     done = len(state["history"])
-    patience = done - state["best"]["best_number_"]
-    is_over = model.early_stopping and patience >= model.n_iter_no_change
+    since_best = done - state["best"]["best_number_"]
+    is_over = model.early_stopping and since_best >= model.n_iter_no_change
     return 0 if is_over else num_epochs - done
 
 
-def _fit_steps(model, data):
+def _fit_steps(model, data, device):
     """Fit what comes before the network, but keep what is known; return X with all of it."""
     X, y = data.X, data.y
     if data.known:
@@ -213,10 +215,10 @@ def _fit_steps(model, data):
         X = model._steps.prepare(X)
     else:
         model._steps, X = fit_steps(model, X, y, data.sample_weight)
-    return describe(model, X, y.names)
+    return featurize(model, X, y.names, device)
 
 
-def _split(model, X, data, seed):
+def _split(model, X, data, seed, device):
     """Return what to train on, (X, y, sample_weight), and what to validate on, (X, y) or None.
 
     At least one structure is held out, or whole groups of them.
@@ -224,7 +226,8 @@ def _split(model, X, data, seed):
     y, weight = data.y, data.sample_weight
     if data.validation is not None:
         X_val, y_val = data.validation
-        return (X, y, weight), (describe(model, model._steps.prepare(X_val), y.names), y_val)
+        X_val = featurize(model, model._steps.prepare(X_val), y.names, device)
+        return (X, y, weight), (X_val, y_val)
     if model.validation_fraction == 0 or len(X) == 1:
         return (X, y, weight), None
     if data.groups is None:
@@ -240,30 +243,24 @@ def _split(model, X, data, seed):
     return (X[train], y[train], None if weight is None else weight[train]), (X[val], y[val])
 
 
-def _run(model, net, train, validation, n_epochs):
+def _run(model, net, train, validation, n_epochs, device):
     """Put the data on the device, or what they are made of, and run the net."""
-    # the virial per atom is what the loss of the stress acts on
-    names = {"virial": "stress"}
-    per_structure = {names.get(name, name) for name in model.per_structure_targets}
-    X, y, sample_weight = train
-    make, options, n_workers = TrainingData, {"per_structure": per_structure}, 0
-    if is_large(model, X, y.names):
-        make, n_workers = StreamedData, count_workers(model.num_workers)
-    with Workers(n_workers) as workers:
-        if make is StreamedData:
-            options["workers"] = workers
-        train = make(X, y, net.module_, sample_weight=sample_weight, **options)
+    large = any(is_large(model, X, y.names, device) for X, y, *_ in (train, validation or train))
+    with Workers(count_workers(model.num_workers) if large else 0) as workers:
+        make = partial(StreamedData, workers=workers) if large else TrainingData
+        make = partial(make, network=net.module_, per_structure=model.per_structure_targets)
+        X, y, sample_weight = train
+        train = make(X, y, sample_weight=sample_weight)
         if validation is not None:
-            validation = make(*validation, net.module_, **options)
-        if validation is not None and not validation.labelled:
-            validation = _do_without_validation(model)
-        # whatever the user's settings
-        with torch.inference_mode(False), torch.enable_grad():
-            model.net_ = net.partial_fit(train, validation, epochs=n_epochs)
+            validation = _check_labelled(model, make(*validation))
+        model.net_ = net.partial_fit(train, validation, epochs=n_epochs)
     _check_end(model)
 
 
-def _do_without_validation(model):
+def _check_labelled(model, validation):
+    """Return validation data that have labels; warn and return None if they have none."""
+    if validation.labelled:
+        return validation
     if model.early_stopping:
         raise ValueError(
             "early_stopping=True needs labels of validation structures, but none that was held out "
@@ -275,6 +272,7 @@ def _do_without_validation(model):
         UserWarning,
         stacklevel=7,
     )
+    return None
 
 
 def _check_end(model):
@@ -282,7 +280,7 @@ def _check_end(model):
     history = model.history_
     while len(history) and "dur" not in history[-1]:
         history.pop()
-    if not history and model.num_epochs:
+    if not history:
         raise KeyboardInterrupt
     if model.net_.interrupted_:
         warnings.warn(

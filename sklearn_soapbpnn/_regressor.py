@@ -22,7 +22,7 @@ from ._checks import (
 from ._conversions import Conversions
 from ._featurizer import SoapFeaturizer
 from ._fit import check_data, fit_model, make_net
-from ._steps import describe
+from ._steps import featurize
 from ._version import VersionedPickle
 from .data import KNOWN_KINDS, TargetKind, Targets, as_position, as_structures, as_targets
 from .nn import check_volumes, evaluate, evaluate_features
@@ -400,7 +400,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         Raises
         ------
         TypeError, ValueError
-            If X, y or a parameter cannot be used; raised before any work starts.
+            If X, y or a parameter cannot be used; raised before the training starts.
         RuntimeError
             If another process of a distributed fit cannot be reached, or has failed.
 
@@ -410,7 +410,8 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
             If the loss diverged, or Ctrl-C ended the fit; the best epoch so far is kept.
         """
         keep = self.warm_start and hasattr(self, "net_")
-        return self._fit(X, y, X_val, y_val, sample_weight, groups, resume=resume, keep=keep)
+        data = {"X_val": X_val, "y_val": y_val, "sample_weight": sample_weight, "groups": groups}
+        return self._fit(keep, resume, X=X, y=y, **data)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, X_val=None, y_val=None, sample_weight=None, groups=None):
@@ -432,11 +433,13 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
 
         Raises
         ------
-        ValueError
-            If X contains elements that the fit before did not see, or a target is of another kind.
+        TypeError, ValueError, RuntimeError
+            As :meth:`fit` does, and if X contains elements that the fit before did not see, or a
+            target is of another kind.
         """
         keep = hasattr(self, "net_")
-        return self._fit(X, y, X_val, y_val, sample_weight, groups, keep=keep)
+        data = {"X_val": X_val, "y_val": y_val, "sample_weight": sample_weight, "groups": groups}
+        return self._fit(keep, X=X, y=y, **data)
 
     def predict(self, X, targets=None):
         """Predict targets, and what derives from them.
@@ -569,34 +572,41 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
     @property
     def elements_(self):
         """Atomic numbers seen in fit, ascending."""
-        return self._steps.elements
+        return self._fitted_steps.elements
 
     @property
     def baseline_(self):
         """The fitted composition baseline; None if there is none."""
-        return self._steps.baseline
+        return self._fitted_steps.baseline
 
     @property
     def zbl_(self):
         """The ZBL step; None without it."""
-        return self._steps.zbl
+        return self._fitted_steps.zbl
 
     @property
     def scaler_(self):
         """The fitted scaler; None if there is none."""
-        return self._steps.scaler
+        return self._fitted_steps.scaler
 
     @property
     def featurizer_(self):
         """The descriptor; None if X carried features."""
-        return self._steps.featurizer
+        return self._fitted_steps.featurizer
 
-    def _fit(self, *arguments, resume=False, keep):
+    @property
+    def _fitted_steps(self):
+        check_is_fitted(self, "_steps")
+        return self._steps
+
+    def _fit(self, keep, resume=False, **data):
         """Fit all of it, or change nothing."""
         before = dict(vars(self))
+        processes = open_processes(self.distributed, self.distributed_port, self.device)
         try:
-            with open_processes(self.distributed, self.distributed_port, self.device) as processes:
-                fit_model(self, check_data(self, *arguments, keep), resume, processes)
+            # whatever the user's settings
+            with processes as group, torch.inference_mode(False), torch.enable_grad():
+                fit_model(self, check_data(self, keep, **data), resume, group)
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
@@ -607,7 +617,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         """Bring structures to the state that X had in fit."""
         if self.long_range:
             check_long_range(X)
-        return describe(self, self._steps.prepare(X), names)
+        return featurize(self, self._steps.prepare(X), names, self.module_.basis.parity.device)
 
     def _evaluate(self, structures, names):
         """Return everything that is needed for some names."""
@@ -647,7 +657,9 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         """Set what fit sets, with a network of random weights."""
         self._steps, self.kinds_, self.targets_ = steps, kinds, tuple(targets)
         check_degrees(kinds, steps.parameters.max_angular)
-        self.net_ = make_net(self, {name: TargetLoss() for name in targets}, 0, 0).initialize()
+        losses = {name: TargetLoss() for name in targets}
+        with torch.inference_mode(False):
+            self.net_ = make_net(self, losses, 0, 0).initialize()
         self.module_.eval()
         self.n_features_in_ = self.module_.first.n_features
         self._fixed = describe_model(self, kinds)

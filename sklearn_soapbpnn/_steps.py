@@ -12,16 +12,12 @@ from ._checks import (
     SOAP_PARAMETERS,
     check_features,
     list_attached,
-    resolve_device,
 )
 from ._featurizer import SoapFeaturizer
 from .data import check_elements
 from .descriptors import SoapParameters
 from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
-from .training import estimate_memory, find_memory
-
-# bytes of descriptors that no atom exceeds: structures that cannot be large are not looked at
-MOST_FOR_AN_ATOM = 10**6
+from .training import exceeds_memory, find_memory
 
 
 @dataclass(frozen=True)
@@ -67,10 +63,6 @@ class Steps:
             check_features(X, self.parameters, self.elements)
         return self.attach(X)
 
-    def describe(self, X):
-        """Attach the descriptor."""
-        return X if self.featurizer is None else self.featurizer.transform(X)
-
     def extend(self, model, X, y, sample_weight):
         """Return steps that are fitted on targets which are new, too; the others stay."""
         if self.zbl is not None:
@@ -80,13 +72,14 @@ class Steps:
             fixed = model.fixed_composition_weights
             baseline = copy(baseline).set_params(warm_start=True, fixed_weights=fixed)
             X = baseline.fit(X, y, sample_weight=sample_weight).transform(X)
+            baseline.set_params(warm_start=False)
         if scaler is not None:
             scaler = copy(scaler).set_params(
                 warm_start=True,
                 fixed_weights=model.fixed_scaling_weights,
                 per_structure_targets=model.per_structure_targets,
             )
-            scaler.fit(X, y, sample_weight=sample_weight)
+            scaler.fit(X, y, sample_weight=sample_weight).set_params(warm_start=False)
         return replace(self, baseline=baseline, scaler=scaler)
 
 
@@ -126,18 +119,17 @@ def make_featurizer(model):
     return featurizer.set_output(transform="default")
 
 
-def describe(model, X, names):
+def featurize(model, X, names, device):
     """Attach the descriptor, unless it would not fit into memory: batches then make their own."""
-    return X if is_large(model, X, names) else model._steps.describe(X)
+    featurizer = model._steps.featurizer
+    if featurizer is None or is_large(model, X, names, device):
+        return X
+    return featurizer.transform(X)
 
 
-def is_large(model, X, names):
-    """Whether what targets of these names need of X would take more memory than it may."""
-    is_fitted = hasattr(model, "net_")
-    device = model.module_.basis.parity.device if is_fitted else resolve_device(model.device)
-    limit = model.memory_limit or find_memory(device)
-    if X.n_atoms.sum() * MOST_FOR_AN_ATOM < limit:
-        return False
+def is_large(model, X, names, device):
+    """Whether the descriptors, and for forces or stress the pair basis, exceed memory_limit."""
     derivatives = bool(set(DERIVATIVES) & set(names))
     itemsize = np.dtype(model.dtype).itemsize
-    return estimate_memory(X, model._steps.parameters, derivatives, itemsize) > limit
+    limit = model.memory_limit or find_memory(device)
+    return exceeds_memory(X, model._steps.parameters, derivatives, itemsize, limit)

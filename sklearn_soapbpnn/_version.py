@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def list_versions():
-    """Return the versions that the numbers of an unpickled model depend on, by package."""
+    """Return the versions of the packages whose objects are pickled."""
     packages = (sklearn, skorch, torch)
     # builds of torch for processors and GPUs are called 2.13.0+cpu and 2.13.0+cu126
     versions = {p.__name__: p.__version__.partition("+")[0] for p in packages}

@@ -368,6 +368,21 @@ def test_predict_in_inference_mode(data, option):
         assert_array_equal(predict(model, X), expected)
 
 
+@pytest.mark.parametrize("option", OPTIONS)
+def test_fit_and_load_in_inference_mode(expected, option, tmp_path):
+    with torch.inference_mode():
+        found = fit_option(option)
+    for values, wanted in zip(found, expected[option], strict=True):
+        assert_array_equal(values, wanted)
+    X = make_frames()
+    y = Targets.from_atoms(X, energy="energy", forces="forces")
+    make_model(option).fit(X, y).save(tmp_path / "model")
+    with torch.inference_mode():
+        loaded = SoapBPNNRegressor.load(tmp_path / "model")
+        assert_array_equal(predict(loaded, X), expected[option][0])
+    assert_array_equal(predict(loaded, X), expected[option][0])
+
+
 def test_both_precisions_in_one_process(data):
     X, y = data
     single, double = (make_model(dtype=dtype).fit(X, y) for dtype in ("float32", "float64"))

@@ -1,6 +1,6 @@
 """What flows through a Pipeline: structures, targets, neighbour pairs, batches."""
 
-from ._checks import as_position, check_atoms, check_elements, find_elements, symbols
+from ._checks import as_position, check_elements, find_elements, symbols
 from ._clebsch_gordan import real_clebsch_gordan
 from ._graphs import (
     BatchIndex,
@@ -35,7 +35,6 @@ __all__ = [
     "as_targets",
     "build_graph",
     "channel_rows",
-    "check_atoms",
     "check_elements",
     "expand_scale",
     "find_elements",

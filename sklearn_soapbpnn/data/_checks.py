@@ -25,9 +25,9 @@ def iterate_atoms(X, name="X"):
     Raises
     ------
     TypeError
-        If ``X`` is no sequence of :class:`ase.Atoms`.
+        If ``X`` is no sequence of :class:`ase.Atoms`, or a data frame or database of them.
     ValueError
-        If ``X`` is empty, or a structure has no atoms, NaN or infinite positions or cell, or
+        If ``X`` is empty, or a structure has no atoms, NaN, infinite or huge positions or cell, or
         periodic directions that span no volume.
     """
     if isinstance(X, Atoms):
@@ -43,7 +43,7 @@ def iterate_atoms(X, name="X"):
     if isinstance(X, Database):
         raise TypeError(
             f"{name} must be a sequence of ase.Atoms, got a database of ASE. Open it as one: "
-            "sklearn_soapbpnn.data.open_frames(path)."
+            "sklearn_soapbpnn.open_frames(path)."
         )
     index = -1
     for index, atoms in enumerate(_iterate(X, name)):
@@ -68,11 +68,6 @@ def _iterate(X, name):
         raise TypeError(
             f"{name} must be a sequence of ase.Atoms, got {type(X).__name__}. Pass a list of Atoms."
         ) from err
-
-
-def check_atoms(X, name="X"):
-    """Return all of :func:`iterate_atoms` as a list."""
-    return list(iterate_atoms(X, name))
 
 
 def _check_geometry(name, atoms):
@@ -102,7 +97,9 @@ def _check_geometry(name, atoms):
         )
 
 
-def check_elements(structures, elements, name="X", what="fit"):
+def check_elements(
+    structures, elements, name="X", what="fit", remedy="Refit with structures that contain them"
+):
     """Raise if structures contain an element that ``elements`` lacks."""
     unseen = np.setdiff1d(structures.elements, elements)
     if len(unseen) == 0:
@@ -114,7 +111,7 @@ def check_elements(structures, elements, name="X", what="fit"):
     )
     raise ValueError(
         f"{name} contains elements {symbols(unseen)} absent from {what}, which saw "
-        f"{symbols(elements)}. Refit with structures that contain them, or leave out "
+        f"{symbols(elements)}. {remedy}, or leave out "
         f"{name}[{first}] and its like."
     )
 
@@ -123,7 +120,8 @@ def find_elements(estimator, structures):
     """Return the elements of a fit: with ``warm_start`` those of the fit before."""
     if not (estimator.warm_start and hasattr(estimator, "elements_")):
         return structures.elements
-    check_elements(structures, estimator.elements_, what="the fit before")
+    remedy = "Fit with warm_start=False"
+    check_elements(structures, estimator.elements_, what="the fit before", remedy=remedy)
     return estimator.elements_
 
 

@@ -51,8 +51,11 @@ def find_pairs(index, positions, cell, pbc, cutoff_radius):
         )
     n_bins = np.maximum(np.where(pbc, heights, extents) / cutoff_radius, 1)
     is_long = n_bins.prod() > MANY_BINS and n_bins.max() > LONG * n_bins.min()
-    search = _search_long if is_long else _search
-    centers, neighbors, vectors = search(positions, cell, pbc, cutoff_radius)
+    if is_long:
+        reach = np.where(pbc, np.ceil(cutoff_radius / heights), 0).astype(int)
+        centers, neighbors, vectors = _search_long(positions, cell, pbc, cutoff_radius, reach)
+    else:
+        centers, neighbors, vectors = _search(positions, cell, pbc, cutoff_radius)
     distances = np.linalg.norm(vectors, axis=1)
     if len(distances) and distances.min() < COINCIDENT:
         pair = int(np.argmin(distances))
@@ -80,10 +83,8 @@ def _search(positions, cell, pbc, cutoff_radius):
     return centers.astype(np.int64), neighbors.astype(np.int64), vectors.reshape(-1, 3)
 
 
-def _search_long(positions, cell, pbc, cutoff_radius):
-    """Do the same in a box for which vesin is not made."""
-    heights, _ = _measure_box(positions, cell, pbc)
-    reach = np.where(pbc, np.ceil(cutoff_radius / heights), 0).astype(int)
+def _search_long(positions, cell, pbc, cutoff_radius, reach):
+    """Do the same in a box for which vesin is not made; ``reach`` cells away to either side."""
     shifts = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach)), axis=-1).reshape(-1, 3)
     inside = wrap_positions(positions, cell * pbc[:, None], pbc, eps=0)
     images = inside + (shifts @ cell)[:, None]

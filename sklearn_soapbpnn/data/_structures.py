@@ -241,7 +241,7 @@ def as_structures(X, name="X"):
     Raises
     ------
     TypeError, ValueError
-        See :func:`check_atoms`.
+        See :func:`iterate_atoms`.
     """
     if isinstance(X, Structures):
         if len(X) == 0:

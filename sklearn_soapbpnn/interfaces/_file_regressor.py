@@ -131,7 +131,7 @@ def _load_own_steps(state, tensors, prefix):
 
 def _load_net(model, losses, weights):
     """Build the network, but only where the file holds all of its weights."""
-    net = _make_net(model, losses)
+    net = make_net(_on_this_machine(model), losses, 0, 0)
     with torch.device("meta"), _KeepNumbers():
         expected = SoapBPNN(**net.get_params_for("module")).state_dict()
     for name in sorted(expected.keys() ^ weights.keys()):
@@ -141,7 +141,8 @@ def _load_net(model, losses, weights):
         if weights[name].shape != tensor.shape:
             shapes = f"the shape {weights[name].shape}, not {tuple(tensor.shape)}"
             raise ValueError(f"the weight {name!r} has {shapes}")
-    net.initialize()
+    with torch.inference_mode(False):
+        net.initialize()
     net.module_.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
     net.module_.eval()
     return net
@@ -155,10 +156,6 @@ class _KeepNumbers(TorchFunctionMode):
         if function is torch.tensor:
             kwargs.setdefault("device", "cpu")
         return function(*args, **kwargs)
-
-
-def _make_net(model, losses):
-    return make_net(_on_this_machine(model), losses, 0, 0)
 
 
 def _on_this_machine(model):

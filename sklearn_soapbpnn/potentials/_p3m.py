@@ -68,7 +68,7 @@ class MeshCalculator(Calculator):
         field = density * self._compute_influence(cell, sizes)[..., None]
         field = torch.fft.irfftn(field, s=shape, dim=(0, 1, 2), norm="forward").flatten(0, 2)
         field = field.index_select(0, points).view(*weights.shape, -1)
-        # not det, whose second derivative follows torch's default dtype
+        # the second derivative of det follows torch's default dtype
         volume = torch.linalg.cross(cell[0], cell[1]).dot(cell[2]).abs()
         potential = torch.einsum("pi,pic->ic", weights, field) / volume
 

@@ -99,6 +99,11 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         columns = {**kinds, **{name: residual.kind for name, residual in residuals.items()}}
         fixed = check_fixed_weights(self.fixed_weights, kinds=columns)
         for name, residual in residuals.items():
+            if kinds.get(name, residual.kind) != residual.kind:
+                raise ValueError(
+                    f"Target {name!r} is {residual.kind!r}, but {kinds[name]!r} in the fit before. "
+                    "Declare it as before, or fit with warm_start=False."
+                )
             if name not in kinds and _has_baseline(residual.kind):
                 kinds[name] = residual.kind
                 coef[name] = _fit_coef(structures, residual, elements, fixed.get(name, {}))

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils.validation import check_is_fitted
 
-from ..data import DERIVED_TARGETS, N_NUMBERS, as_structures
+from ..data import DERIVED_TARGETS, N_NUMBERS, as_structures, expand_scale
 from ._base import TargetStep, compute_residuals
 from ._composition import as_atomic_number
 
@@ -85,6 +85,9 @@ class TargetScaler(TargetStep):
         """
         structures, residuals = compute_residuals(X, y, sample_weight)
         scale = dict(self.scale_) if self.warm_start and hasattr(self, "scale_") else {}
+        for name in residuals.keys() & scale.keys():
+            # raises if the target is of another kind than before
+            expand_scale(structures.with_scale(name, scale[name]), name, residuals[name].kind)
         new = {name: residual for name, residual in residuals.items() if name not in scale}
         weights = {n: w for n, w in (self.fixed_weights or {}).items() if n not in scale}
         fixed = check_scales(weights, kinds={name: residual.kind for name, residual in new.items()})

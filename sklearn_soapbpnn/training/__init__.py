@@ -5,7 +5,14 @@ from ._dataset import TrainingData
 from ._distributed import open_processes
 from ._losses import TargetLoss, TotalLoss, parse_loss
 from ._net import SoapBPNNNet
-from ._streamed import StreamedData, Workers, count_workers, estimate_memory, find_memory
+from ._streamed import (
+    StreamedData,
+    Workers,
+    count_workers,
+    estimate_memory,
+    exceeds_memory,
+    find_memory,
+)
 
 __all__ = [
     "Checkpoints",
@@ -17,6 +24,7 @@ __all__ = [
     "Workers",
     "count_workers",
     "estimate_memory",
+    "exceeds_memory",
     "find_memory",
     "load_checkpoint",
     "open_processes",

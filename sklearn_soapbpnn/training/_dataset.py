@@ -119,7 +119,10 @@ class TrainingData(Dataset):
 
     def __init__(self, structures, targets, network, *, sample_weight=None, per_structure=()):
         # the virial per atom is what the loss of the stress acts on
-        names = ["stress" if name == "virial" else name for name in targets.names]
+        names, per_structure = (
+            ["stress" if name == "virial" else name for name in names]
+            for names in (targets.names, per_structure)
+        )
         self.names = list(dict.fromkeys(names))
         like = network.basis.parity
         self.device = like.device

@@ -218,6 +218,16 @@ class SoapBPNNNet(NeuralNet):
         self.module_.eval()
         super().on_train_end(net, X=X, y=y, **kwargs)
 
+    def fit_loop(self, *args, **kwargs):
+        """Run the epochs; an error takes the progress bar away."""
+        try:
+            return super().fit_loop(*args, **kwargs)
+        except Exception:
+            for _, callback in self.callbacks_:
+                if isinstance(callback, Bar):
+                    callback.on_train_end(self)
+            raise
+
     def train_step_single(self, batch, **fit_params):
         """Compute the loss of a batch and its gradient."""
         predictions = batch.predictions(self.module_)

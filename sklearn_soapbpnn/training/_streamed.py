@@ -14,13 +14,17 @@ import torch
 from joblib.externals.loky import ProcessPoolExecutor
 from torch import Tensor
 
-from ..data import build_graph, plan_batches
-from ..descriptors import PairBasis, PowerSpectrum
+from ..data import build_graph, iterate_chunks, plan_batches
+from ..descriptors import count_radial_channels
 from ..nn import Environments
 from ._dataset import Batch, TrainingData
 
 # structures whose pairs are counted to estimate those of all
 SAMPLE = 64
+# atoms whose neighbours are looked for at once
+ATOMS_PER_CHECK = 2048
+# pairs of an atom that few structures exceed, even at a large cutoff
+MANY_PAIRS = 500
 # share of the machine's memory that descriptors may take where no limit is set
 SHARE = 0.5
 
@@ -46,6 +50,9 @@ class StreamedData(TrainingData):
 
     def _prepare(self, structures, network, derivatives):
         """Keep what a batch is made with: no weights, on the processor."""
+        # what cannot be described is found now, not within an epoch
+        for part in iterate_chunks(structures.n_atoms, ATOMS_PER_CHECK):
+            build_graph(structures[part], network.basis.cutoff_radius, network.elements)
         self.basis, self.derivatives = network.basis, derivatives
         first = deepcopy(network.first).cpu()
         first.linear = None
@@ -124,6 +131,18 @@ class Workers:
                 future.cancel()
 
 
+def exceeds_memory(structures, parameters, derivatives, itemsize, limit) -> bool:
+    """Whether the environments of all structures take more bytes than ``limit``.
+
+    See :func:`estimate_memory`, which is not asked where it is clear that they do not.
+    """
+    per_atom, per_pair = _count_numbers(parameters, len(structures.elements), derivatives)
+    most = structures.n_atoms.sum() * (per_atom + MANY_PAIRS * per_pair) * itemsize
+    if most <= limit:
+        return False
+    return estimate_memory(structures, parameters, derivatives, itemsize) > limit
+
+
 def estimate_memory(structures, parameters, derivatives, itemsize) -> int:
     """Estimate the bytes that the environments of all structures take.
 
@@ -142,14 +161,20 @@ def estimate_memory(structures, parameters, derivatives, itemsize) -> int:
     elements = structures.elements
     graph = build_graph(structures[chosen], parameters.cutoff_radius, elements)
     n_pairs = len(graph.centers) / graph.n_atoms  # for an atom
-    basis = PairBasis(parameters)
-    n_channels = len(elements) * basis.n_channels
-    per_atom = PowerSpectrum(basis.n_per_l, len(elements)).n_features + n_channels
-    per_pair = 3
+    per_atom, per_pair = _count_numbers(parameters, len(elements), derivatives)
+    return int(structures.n_atoms.sum() * (per_atom + n_pairs * per_pair) * itemsize)
+
+
+def _count_numbers(parameters, n_elements, derivatives):
+    """Count the numbers that the environment of an atom takes, and those of a pair."""
+    n_per_l = count_radial_channels(parameters)
+    n_channels = n_elements * sum(n * (2 * l + 1) for l, n in enumerate(n_per_l))
+    n_features = sum(n * (n + 1) // 2 for n in (n_elements * n for n in n_per_l))
+    per_atom, per_pair = n_features + n_channels, 3
     if derivatives:
         per_atom += 2 * n_channels
-        per_pair += 2 * sum(basis.n_per_l) + 4 * (parameters.max_angular + 1) ** 2 + 3
-    return int(structures.n_atoms.sum() * (per_atom + n_pairs * per_pair) * itemsize)
+        per_pair += 2 * sum(n_per_l) + 4 * (parameters.max_angular + 1) ** 2 + 3
+    return per_atom, per_pair
 
 
 def find_memory(device) -> int:
@@ -161,7 +186,11 @@ def find_memory(device) -> int:
 
 def count_workers(num_workers) -> int:
     """Return the number of processes that ``num_workers`` stands for: one core is for training."""
-    return max(0, joblib.cpu_count() - 1) if num_workers is None else int(num_workers)
+    if num_workers is not None:
+        return int(num_workers)
+    # those that torchrun starts on a node share its cores
+    n_cores = joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(0, n_cores - 1)
 
 
 def _make_environments(structures, recipe, derivatives):

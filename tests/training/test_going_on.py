@@ -500,6 +500,41 @@ def test_steps_that_start_warm_refuse_new_elements(X):
     assert np.array_equal(pipe.predict(X), before)
 
 
+def test_steps_that_start_warm_refuse_targets_of_another_kind(X):
+    kinds = {"q": TargetKind.scalar()}, {"q": TargetKind.scalar(per_atom=True)}
+    first, other = (
+        Targets(kinds=kinds[0], q=np.arange(len(X))),
+        Targets(kinds=kinds[1], q=[np.ones(len(atoms)) for atoms in X]),
+    )
+    for y, then in ((first, other), (other, first)):
+        for step in (CompositionBaseline(warm_start=True), TargetScaler(warm_start=True)):
+            if isinstance(step, TargetScaler) and y is first:
+                continue  # one number scales values of atoms as well
+            with pytest.raises(ValueError, match="'q'"):
+                step.fit(X, y).fit(X, then)
+
+
+def test_the_regressors_own_steps_stay_ordinary_ones(X):
+    model = SoapBPNNRegressor(**FIT).fit(X, draw(X, "energy"))
+    model.partial_fit(X, draw(X, "energy", "charges"))
+    for step in (model.baseline_, model.scaler_, model.featurizer_):
+        assert step.warm_start is False
+
+
+def test_validation_structures_of_elements_that_are_known(X):
+    y = draw(X, "energy")
+    model = SoapBPNNRegressor(**FIT).fit(X, y)
+    hydrogen = [k for k, atoms in enumerate(X) if set(atoms.symbols) == {"H"}]
+    model.partial_fit([X[k] for k in hydrogen], y[hydrogen], X_val=X, y_val=y)
+
+
+def test_validation_structures_that_carry_more(X):
+    y = draw(X, "energy")
+    more = CompositionBaseline().fit(X, y).transform(X)
+    with pytest.raises(ValueError, match="X_val carries the offset, which X lacks"):
+        SoapBPNNRegressor(**FIT).fit(X, y, X_val=more, y_val=y)
+
+
 def test_fixed_weights_of_new_targets(X):
     """Those of targets that are known stay what they are."""
     y, more = draw(X, "energy"), draw(X[:6], "charges", seed=1)

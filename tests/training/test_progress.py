@@ -92,6 +92,18 @@ def test_bar_of_a_fit_that_goes_on(data, monkeypatch, tmp_path):
     assert read_counts(terminal)[0] == (3, 4)
 
 
+def test_bar_of_a_fit_that_failed(data, monkeypatch):
+    """It is gone although the traceback, and all that it leads to, is still there."""
+    terminal = Terminal(monkeypatch)
+    with pytest.raises(Killed) as info:
+        SoapBPNNRegressor(**MODEL, num_epochs=6, verbose=1, callbacks=[Kill()]).fit(*data)
+    assert info.tb is not None
+    first = terminal.getvalue()
+    SoapBPNNRegressor(**MODEL, num_epochs=1, verbose=1).fit(*data)
+    # not one line below another
+    assert "\n" not in terminal.getvalue().removeprefix(first)
+
+
 def test_without_standard_streams(data, monkeypatch):
     """As under pythonw."""
     monkeypatch.setattr(sys, "stderr", None)

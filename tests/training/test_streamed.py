@@ -27,11 +27,12 @@ from sklearn_soapbpnn import (
     TargetKind,
     Targets,
     TargetScaler,
+    _steps,
 )
 from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.descriptors import SoapParameters
 from sklearn_soapbpnn.nn import Environments
-from sklearn_soapbpnn.training import StreamedData, estimate_memory
+from sklearn_soapbpnn.training import StreamedData, count_workers, estimate_memory
 
 SOAP = {"cutoff_radius": 4.0, "max_radial": 2, "max_angular": 2}
 NETWORK = {"num_neurons_per_layer": 8, "num_epochs": 3, "batch_size": 3, "random_state": 0}
@@ -110,6 +111,18 @@ def assert_same_fit(model, expected, X, *, rtol=0.0):
         assert_allclose(here, there, rtol=10 * rtol, err_msg=name)
 
 
+class Watch(Callback):
+    def __init__(self, seen):
+        self.seen = seen
+
+    def on_batch_begin(self, net, **kwargs):
+        self.seen.append(1)
+
+
+def make_parameters():
+    return SoapFeaturizer(**SOAP)._soap_parameters()
+
+
 def count_streams(monkeypatch):
     """Return a list that grows with every data set that is streamed."""
     made, prepare = [], StreamedData._prepare
@@ -120,6 +133,53 @@ def count_streams(monkeypatch):
 
     monkeypatch.setattr(StreamedData, "_prepare", count)
     return made
+
+
+# --- what is streamed ----------------------------------------------------------------------------
+
+
+def test_validation_structures_count(data, monkeypatch):
+    """They may be more than there is memory for, even if those that are trained on are few."""
+    X, y = data
+    y = y.select(["energy", "forces"])
+    needed = estimate_memory(as_structures(X[:2]), make_parameters(), True, 4)
+    limited = make_model(memory_limit=2 * needed, num_workers=0)
+    expected = make_model().fit(X[:2], y[:2], X_val=X, y_val=y)
+    made = count_streams(monkeypatch)
+    limited.fit(X[:2], y[:2], X_val=X, y_val=y)
+    assert made == [2, 10]
+    assert_same_fit(limited, expected, X, rtol=RTOL["float32"])
+    limited.fit(X[:2], y[:2], X_val=X[2:3], y_val=y[2:3])
+    assert len(made) == 2
+
+
+def test_what_cannot_be_described_is_found_first(data):
+    X, y = data
+    broken = [atoms.copy() for atoms in X]
+    broken[7].positions[1] = broken[7].positions[0]
+    for options in ({}, {"X_val": broken, "y_val": y}):
+        seen = []
+        watch = Watch(seen)
+        model = make_model(memory_limit=1, num_workers=0, callbacks=[watch])
+        with pytest.raises(ValueError, match="of structure 7 are at the same place"):
+            model.fit(X if options else broken, y, **options)
+        assert not seen
+
+
+def test_workers_share_the_cores_of_a_node(monkeypatch):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 16)
+    assert [count_workers(n) for n in (None, 0, 3)] == [15, 0, 3]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert [count_workers(n) for n in (None, 0, 3)] == [3, 0, 3]
+
+
+def test_structures_that_carry_features_are_not_looked_at(data, monkeypatch):
+    X, y = data
+    pipe = make_pipeline().fit(X, y)
+    looked = []
+    monkeypatch.setattr(_steps, "exceeds_memory", lambda *args: looked.append(args))
+    pipe.predict(X)
+    assert not looked
 
 
 # --- the same fit --------------------------------------------------------------------------------
