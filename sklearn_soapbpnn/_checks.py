@@ -6,11 +6,13 @@ import numpy as np
 import torch
 
 from .data import as_structures, as_targets, check_elements, symbols
-from .potentials import check_long_range, import_torchpme
+from .potentials import LongRangeParameters, check_long_range, import_torchpme
 from .preprocessing import check_fixed_weights, check_scales
-from .training import parse_loss
+from .training import check_callbacks, check_workers, find_memory, parse_loss
 
 SOAP_PARAMETERS = ("cutoff_radius", "cutoff_width", "max_radial", "max_angular")
+# real arrays of the size of the mesh that a long-range sum holds at once, for each charge
+MESH_ARRAYS = 3
 DERIVATIVES = ("forces", "stress", "virial")
 # what weights, baseline and scale of a fit stand for
 FIXED_BY_FIT = (
@@ -72,6 +74,8 @@ def check_parameters(model, targets, known=(), has_validation=False):
             "early_stopping=True needs validation structures: raise validation_fraction=0, or pass "
             "X_val and y_val."
         )
+    check_callbacks(model.callbacks)
+    check_workers(model.num_workers)
     resolve_device(model.device)
     return parse_loss(model.loss, learnt)
 
@@ -116,11 +120,29 @@ def check_continues(model, X, y):
         )
     attached = list_attached(X)
     carried = model._steps.carried
-    if attached != carried:
+    if attached != carried.keys():
         raise ValueError(
             f"The fit that this goes on with had structures that carry {sorted(carried)}, but X "
             f"carries {sorted(attached)}. Use the same Pipeline steps."
         )
+    remedy = "Set warm_start=True on every step of the Pipeline, so that they keep what they know"
+    check_carried(X, model._steps, remedy)
+
+
+def check_carried(X, steps, remedy):
+    """Raise if structures do not carry the offset and scale of every target that they did in fit.
+
+    Offsets are not compared, since they depend on the structures.
+    """
+    for what in ("offset", "scale"):
+        missing = steps.carried.get(what, set()) - getattr(X, what).keys()
+        if missing:
+            raise ValueError(
+                f"X lacks the {what} of {sorted(missing)} that it carried in fit. {remedy}."
+            )
+    for name, scale in steps.scales.items():
+        if not np.array_equal(X.scale[name], scale):
+            raise ValueError(f"X carries another scale of {name!r} than in fit. {remedy}.")
 
 
 def check_degrees(kinds, max_angular):
@@ -219,11 +241,29 @@ def check_validation(model, X, y, X_val, y_val, keep):
         raise ValueError(f"y_val has the columns {y_val.kinds}, but y has {y.kinds}.")
     elements, what = (model.elements_, "the fit before") if keep else (X.elements, "X")
     check_elements(X_val, elements, "X_val", what)
-    if model.long_range:
-        check_long_range(X_val, "X_val")
+    check_sums(model, X_val, resolve_device(model.device), "X_val")
     if X.features is not None:
         check_features(X_val, X.features.parameters, X.features.elements, "X_val")
     return X_val, y_val
+
+
+def check_sums(model, X, device, name="X"):
+    """Raise if long-range sums over structures are not known, or their mesh fits no memory."""
+    if not model.long_range:
+        return
+    itemsize = np.dtype(model.dtype).itemsize
+    most = 2 * find_memory(device) / (MESH_ARRAYS * itemsize * model.num_neurons_per_layer)
+    check_long_range(X, find_long_range(model), most, name)
+
+
+def find_long_range(model):
+    """Return the hyperparameters of the long-range features."""
+    return LongRangeParameters(
+        bool(model.use_ewald),
+        float(model.smearing),
+        float(model.kspace_resolution),
+        int(model.interpolation_nodes),
+    )
 
 
 def check_groups(groups, X, has_validation):
@@ -236,6 +276,8 @@ def check_groups(groups, X, has_validation):
             f"groups must name the group of each of the {len(X)} structures, got an array of shape "
             f"{groups.shape}."
         )
+    if any(group != group for group in groups.tolist()):
+        raise ValueError("groups contains NaN. Give every structure a group.")
     # of mixed types, which cannot be sorted
     labels = [repr(group) for group in groups] if groups.dtype == object else groups
     if not has_validation and len(np.unique(labels)) < 2:
@@ -263,6 +305,12 @@ def list_attached(X):
     found = {"offset": bool(X.offset), "scale": bool(X.scale)}
     found["features"] = X.features is not None
     return {what for what, there in found.items() if there}
+
+
+def name_attached(X):
+    """Return what structures carry, and of which targets."""
+    names = {"offset": frozenset(X.offset), "scale": frozenset(X.scale), "features": frozenset()}
+    return {what: names[what] for what in list_attached(X)}
 
 
 def check_contradictions(model, X):

@@ -21,8 +21,10 @@ from ._checks import (
     check_groups,
     check_learnt,
     check_parameters,
+    check_sums,
     check_validation,
     describe_model,
+    find_long_range,
     list_learnt,
     resolve_device,
 )
@@ -30,7 +32,6 @@ from ._resume import check_folder, describe_fit, find_state, name_checkpoint
 from ._steps import featurize, find_parameters, fit_steps, is_large
 from .data import Structures, TargetKind, Targets, as_structures, as_targets
 from .nn import SoapBPNN
-from .potentials import LongRangeParameters, check_long_range
 from .training import (
     Checkpoints,
     SoapBPNNNet,
@@ -89,8 +90,7 @@ def check_data(model, keep, X, y, X_val, y_val, sample_weight, groups):
         )
     validation = check_validation(model, X, y, X_val, y_val, keep)
     check_contradictions(model, X)
-    if model.long_range:
-        check_long_range(X)
+    check_sums(model, X, resolve_device(model.device))
     if keep:
         check_continues(model, X, y)
     if model.early_stopping and validation is None and len(X) == 1:
@@ -146,7 +146,7 @@ def make_net(model, losses, seed, order_seed):
         module__heads=model.heads or {},
         module__add_lambda_basis=bool(model.add_lambda_basis),
         module__n_pseudo_species=int(model.n_pseudo_species) if is_alchemical else None,
-        module__long_range=_long_range_parameters(model) if model.long_range else None,
+        module__long_range=find_long_range(model) if model.long_range else None,
         module__seed=seed,
         module__dtype=getattr(torch, model.dtype),
         lr=model.learning_rate,
@@ -163,15 +163,6 @@ def make_net(model, losses, seed, order_seed):
         verbose=model.verbose,
         callbacks=model.callbacks,
         **{"optimizer": torch.optim.Adam, **fused, **extra},
-    )
-
-
-def _long_range_parameters(model):
-    return LongRangeParameters(
-        bool(model.use_ewald),
-        float(model.smearing),
-        float(model.kspace_resolution),
-        int(model.interpolation_nodes),
     )
 
 
@@ -280,6 +271,8 @@ def _check_end(model):
     history = model.history_
     while len(history) and "dur" not in history[-1]:
         history.pop()
+    for epoch in history:
+        epoch["batches"] = []
     if not history:
         raise KeyboardInterrupt
     if model.net_.interrupted_:

@@ -17,6 +17,7 @@ from ._checks import (
     SOAP_PARAMETERS,
     check_degrees,
     check_names,
+    check_sums,
     describe_model,
 )
 from ._conversions import Conversions
@@ -24,9 +25,16 @@ from ._featurizer import SoapFeaturizer
 from ._fit import check_data, fit_model, make_net
 from ._steps import featurize
 from ._version import VersionedPickle
-from .data import KNOWN_KINDS, TargetKind, Targets, as_position, as_structures, as_targets
+from .data import (
+    KNOWN_KINDS,
+    TargetKind,
+    Targets,
+    as_position,
+    as_structures,
+    as_targets,
+    usual_settings,
+)
 from .nn import check_volumes, evaluate, evaluate_features
-from .potentials import check_long_range
 from .training import TargetLoss, open_processes
 
 
@@ -604,8 +612,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         before = dict(vars(self))
         processes = open_processes(self.distributed, self.distributed_port, self.device)
         try:
-            # whatever the user's settings
-            with processes as group, torch.inference_mode(False), torch.enable_grad():
+            with processes as group, usual_settings(), torch.enable_grad():
                 fit_model(self, check_data(self, keep, **data), resume, group)
         except BaseException:
             vars(self).clear()
@@ -615,9 +622,9 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
 
     def _transform(self, X, names=()):
         """Bring structures to the state that X had in fit."""
-        if self.long_range:
-            check_long_range(X)
-        return featurize(self, self._steps.prepare(X), names, self.module_.basis.parity.device)
+        device = self.module_.basis.parity.device
+        check_sums(self, X, device)
+        return featurize(self, self._steps.prepare(X), names, device)
 
     def _evaluate(self, structures, names):
         """Return everything that is needed for some names."""
@@ -658,7 +665,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         self._steps, self.kinds_, self.targets_ = steps, kinds, tuple(targets)
         check_degrees(kinds, steps.parameters.max_angular)
         losses = {name: TargetLoss() for name in targets}
-        with torch.inference_mode(False):
+        with usual_settings():
             self.net_ = make_net(self, losses, 0, 0).initialize()
         self.module_.eval()
         self.n_features_in_ = self.module_.first.n_features

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ._checks import (
     DERIVATIVES,
     SOAP_PARAMETERS,
+    check_carried,
     check_features,
     list_attached,
+    name_attached,
 )
 from ._featurizer import SoapFeaturizer
 from .data import check_elements
@@ -30,15 +32,18 @@ class Steps:
         Atomic numbers that the network knows, ascending.
     parameters : SoapParameters
         The descriptor.
-    carried : frozenset of str
-        What X carries, out of offset, scale and features.
+    carried : dict of str to frozenset of str
+        What X carries, out of offset, scale and features, and of which targets.
+    scales : dict of str to float or array
+        The scales that X carries.
     zbl, baseline, scaler, featurizer : estimator or None
         Fitted steps; None where X carries what they attach, or where it is not wanted.
     """
 
     elements: np.ndarray
     parameters: SoapParameters
-    carried: frozenset = frozenset()
+    carried: dict[str, frozenset] = field(default_factory=dict)
+    scales: dict = field(default_factory=dict)
     zbl: ZBLBaseline | None = None
     baseline: CompositionBaseline | None = None
     scaler: TargetScaler | None = None
@@ -54,17 +59,20 @@ class Steps:
         """Bring structures to the state that X had in fit, but for the descriptor."""
         check_elements(X, self.elements)
         attached = list_attached(X)
-        for what in sorted(attached ^ self.carried):
+        for what in sorted(attached ^ self.carried.keys()):
             raise ValueError(
                 f"X {'carries' if what in attached else 'lacks'} the {what}, unlike in fit. "
                 "Predict through the Pipeline that the model was fitted in."
             )
+        check_carried(X, self, "Predict through the Pipeline that the model was fitted in")
         if self.featurizer is None:
             check_features(X, self.parameters, self.elements)
         return self.attach(X)
 
     def extend(self, model, X, y, sample_weight):
         """Return steps that are fitted on targets which are new, too; the others stay."""
+        carried = {what: self.carried[what] | names for what, names in name_attached(X).items()}
+        scales = {**self.scales, **X.scale}
         if self.zbl is not None:
             X = self.zbl.transform(X)
         baseline, scaler = self.baseline, self.scaler
@@ -80,12 +88,12 @@ class Steps:
                 per_structure_targets=model.per_structure_targets,
             )
             scaler.fit(X, y, sample_weight=sample_weight).set_params(warm_start=False)
-        return replace(self, baseline=baseline, scaler=scaler)
+        return replace(self, carried=carried, scales=scales, baseline=baseline, scaler=scaler)
 
 
 def fit_steps(model, X, y, sample_weight):
     """Fit what X does not carry; return the steps, and X with all but the descriptor."""
-    carried = frozenset(list_attached(X))
+    carried, scales = name_attached(X), dict(X.scale)
     zbl = baseline = scaler = featurizer = None
     elements, parameters = X.elements, find_parameters(model, X)
     if model.zbl:
@@ -101,7 +109,8 @@ def fit_steps(model, X, y, sample_weight):
         elements = X.features.elements
     else:
         featurizer = make_featurizer(model).fit(X)
-    return Steps(elements, parameters, carried, zbl, baseline, scaler, featurizer), X
+    steps = Steps(elements, parameters, carried, scales, zbl, baseline, scaler, featurizer)
+    return steps, X
 
 
 def find_parameters(model, X):

@@ -11,6 +11,7 @@ from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline, make_pipeline
+from skorch.callbacks import BatchScoring, EpochScoring
 
 from sklearn_soapbpnn import (
     CompositionBaseline,
@@ -997,6 +998,30 @@ def test_structures_that_lack_what_they_carried_in_fit(frames, pipeline, model, 
         pipeline[-1].predict(frames)
     with pytest.raises(ValueError, match="X carries the features, unlike in fit"):
         model.predict(featurizer.transform(frames))
+
+
+# --- callbacks and groups -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("callbacks", [["abc"], [3], [("name", "abc")], [dict]], ids=str)
+def test_what_is_no_callback(frames, callbacks):
+    with pytest.raises(TypeError, match="callbacks must hold callbacks of skorch"):
+        small_model(callbacks=callbacks).fit(frames, ENERGY)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [EpochScoring("r2"), ("name", BatchScoring("r2")), EpochScoring],
+    ids=["EpochScoring", "BatchScoring", "class"],
+)
+def test_callbacks_that_score_themselves(frames, callback):
+    with pytest.raises(ValueError, match="callbacks holds .*Scoring.*history_ has the validation"):
+        small_model(callbacks=[callback]).fit(frames, ENERGY)
+
+
+def test_groups_that_are_missing(frames):
+    with pytest.raises(ValueError, match="groups contains NaN"):
+        small_model().fit(frames, ENERGY, groups=[0.0, 1.0, np.nan, 1.0])
 
 
 # --- the calculator ------------------------------------------------------------------------------

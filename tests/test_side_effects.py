@@ -32,6 +32,7 @@ from sklearn_soapbpnn import (
     SoapFeaturizer,
     Targets,
     TargetScaler,
+    ZBLBaseline,
 )
 from sklearn_soapbpnn.descriptors._store import _process_store
 from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
@@ -381,6 +382,34 @@ def test_fit_and_load_in_inference_mode(expected, option, tmp_path):
         loaded = SoapBPNNRegressor.load(tmp_path / "model")
         assert_array_equal(predict(loaded, X), expected[option][0])
     assert_array_equal(predict(loaded, X), expected[option][0])
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(
+    "make_setting",
+    [lambda: torch.autocast("cpu"), lambda: torch.device("meta")],
+    ids=["autocast", "default device"],
+)
+def test_settings_of_a_block(expected, option, make_setting):
+    with make_setting():
+        found = fit_option(option)
+    for values, wanted in zip(found, expected[option], strict=True):
+        assert_array_equal(values, wanted)
+
+
+@pytest.mark.parametrize("make_setting", [torch.inference_mode, lambda: torch.device("meta")])
+def test_features_in_settings_of_a_block(make_setting):
+    X = make_frames()
+    soap = {"max_radial": 4, "max_angular": 3}
+    with make_setting():
+        features = SoapFeaturizer(**soap).fit_transform(X)
+        found = np.asarray(features), features.per_atom()
+        zbl = ZBLBaseline().fit_transform(X).offset["energy"]
+    _process_store.clear()
+    features = SoapFeaturizer(**soap).fit_transform(X)
+    assert_array_equal(found[0], np.asarray(features))
+    assert_array_equal(found[1], features.per_atom())
+    assert_array_equal(zbl, ZBLBaseline().fit_transform(X).offset["energy"])
 
 
 def test_both_precisions_in_one_process(data):

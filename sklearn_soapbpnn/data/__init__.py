@@ -13,6 +13,7 @@ from ._graphs import (
 )
 from ._kinds import DERIVED_TARGETS, ENERGY_KINDS, KNOWN_KINDS, Block, TargetKind
 from ._sequences import LazyFrames, open_frames
+from ._settings import usual_settings
 from ._structures import N_NUMBERS, Structures, as_structures, expand_scale, flatten_offset
 from ._targets import Targets, as_targets
 
@@ -43,4 +44,5 @@ __all__ = [
     "number_own_elements",
     "plan_batches",
     "symbols",
+    "usual_settings",
 ]

@@ -7,6 +7,8 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from ase.db.core import Database
 
+# arrays that mean what their numbers say
+PLAIN = (np.ndarray, np.memmap)
 # coordinates that are not meant: float64 does not resolve chemistry there
 LARGEST = 1e9
 
@@ -133,14 +135,16 @@ def freeze(values, dtype):
     TypeError, ValueError
         If the values are no array of real numbers.
     """
-    if not (isinstance(values, np.ndarray) and values.dtype == dtype and _is_frozen(values)):
+    if not (type(values) in PLAIN and values.dtype == dtype and _is_frozen(values)):
         values = np.array(as_real(values), dtype=dtype)
         values.flags.writeable = False
     return values
 
 
 def as_real(values):
-    """Return numbers as an array; imaginary parts are refused rather than dropped."""
+    """Return numbers as an array; imaginary parts are refused, and what is masked is NaN."""
+    if isinstance(values, np.ma.MaskedArray):
+        values = values.astype(np.float64).filled(np.nan)
     # not np.array(values, dtype), which asks tensors for a copy that they do not know how to make
     values = np.asarray(values)
     if values.dtype.kind == "c":

@@ -225,7 +225,7 @@ def as_targets(y, structures, name="y", X_name="X"):
 def _check_energies(y, name):
     try:
         energy = as_real(y).astype(np.float64)
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, RuntimeError) as err:
         raise ValueError(
             f"{name} must be one energy for each structure, or Targets; it is no array of numbers: "
             f"{err}."
@@ -297,7 +297,7 @@ def _check_column(name, values, kind):
 def _check_values(name, values, shape):
     try:
         values = freeze(values, np.float64)
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, RuntimeError) as err:
         raise ValueError(f"Target {name} is not an array of numbers: {err}.") from err
     expected = ("n", *shape[1:])
     if values.ndim != len(shape) or values.shape[1:] != shape[1:]:
@@ -347,7 +347,7 @@ def _reshape_label(index, values, n_atoms, name, key, kind):
     """Undo what file formats do to labels: Voigt vectors, flattened values."""
     try:
         values = as_real(values).astype(np.float64)
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, RuntimeError) as err:
         raise ValueError(
             f"{key!r} of structure {index} is no array of numbers, as target {name!r} needs: {err}."
         ) from err

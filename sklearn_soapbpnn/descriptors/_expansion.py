@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from ..data import Graph, build_graph, channel_rows, iterate_chunks
+from ..data import Graph, build_graph, channel_rows, iterate_chunks, usual_settings
 from ._pair_basis import PairBasis, pairs_per_chunk
 
 # pairs of the structures that are expanded at once
@@ -43,6 +43,7 @@ def expand_density(basis: PairBasis, graph: Graph, factors=None) -> Tensor:
     return expansion.view(graph.n_atoms, graph.n_blocks, -1)
 
 
+@usual_settings()
 def compute_expansions(structures, parameters, dtype) -> list[np.ndarray]:
     """Expand the neighbour density of every atom, over the elements of its own structure.
 

@@ -9,7 +9,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from ..data import iterate_chunks
+from ..data import iterate_chunks, usual_settings
 from ._pair_basis import SoapParameters, count_radial_channels
 from ._power_spectrum import PowerSpectrum
 
@@ -88,6 +88,7 @@ class SoapFeatures:
             padded.append(np.pad(block, padding))
         return torch.from_numpy(np.concatenate(padded))
 
+    @usual_settings()
     def per_atom(self):
         """Power spectra of all atoms, array of shape (n_atoms, n_features)."""
         spectrum = self._spectrum()

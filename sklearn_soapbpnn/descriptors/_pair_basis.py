@@ -13,6 +13,8 @@ from spex.cutoff.shifted_cosine import shifted_cosine
 from spex.radial import LaplacianEigenstates
 from torch import Tensor, nn
 
+from ..data import usual_settings
+
 
 @dataclass(frozen=True)
 class SoapParameters:
@@ -201,6 +203,7 @@ def pairs_per_chunk(device: torch.device) -> int:
 
 
 @lru_cache(maxsize=32)
+@usual_settings()
 def _spline_table(parameters: SoapParameters):
     r"""Build torch-spex's radial splines in float64, whatever torch's default dtype is.
 

@@ -14,10 +14,17 @@ from .._checks import DERIVATIVES, check_degrees, check_parameters, describe_mod
 from .._featurizer import SoapFeaturizer
 from .._fit import make_net
 from .._steps import Steps
-from ..data import Targets
+from ..data import Targets, usual_settings
 from ..nn import SoapBPNN
 from ..preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
-from ._file_steps import dump_parameters, dump_step, load_elements, load_parameters, load_step
+from ._file_steps import (
+    dump_parameters,
+    dump_step,
+    load_elements,
+    load_parameters,
+    load_scale,
+    load_step,
+)
 from ._file_values import check_entries, check_list, decode, decode_kinds, encode, encode_kinds
 
 # steps that a regressor fits for itself, and what X then does not carry
@@ -34,7 +41,7 @@ REGRESSOR_ENTRIES = {
     "descriptor": dict,
     "kinds": dict,
     "targets": list,
-    "carried": list,
+    "carried": dict,
     "steps": dict,
     "history": list,
 }
@@ -58,6 +65,8 @@ def dump_regressor(model, tensors, prefix):
             steps[name] = dump_step(step, tensors, f"{prefix}{name}.")
     weights = model.module_.state_dict()
     tensors |= {f"{prefix}module.{name}": value.cpu().numpy() for name, value in weights.items()}
+    scales = model._steps.scales.items()
+    tensors |= {f"{prefix}carried.scale.{name}": np.asarray(scale) for name, scale in scales}
     return {
         "class": "SoapBPNNRegressor",
         "parameters": dump_parameters(model),
@@ -65,7 +74,7 @@ def dump_regressor(model, tensors, prefix):
         "descriptor": asdict(model._steps.parameters),
         "kinds": encode_kinds(model.kinds_),
         "targets": list(model.targets_),
-        "carried": sorted(model._steps.carried),
+        "carried": {what: sorted(names) for what, names in model._steps.carried.items()},
         "steps": steps,
         "history": [
             {name: encode(value) for name, value in epoch.items() if name != "batches"}
@@ -106,7 +115,7 @@ def _load_own_steps(state, tensors, prefix):
     elements = load_elements(state["elements"])
     parameters = _load_descriptor(state["descriptor"], elements)
     check_entries(state["steps"], dict.fromkeys(OWN_STEPS, (dict, type(None))), "steps")
-    carried = check_list(state["carried"], (str,), "carried")
+    carried = {what: check_list(n, (str,), "carried") for what, n in state["carried"].items()}
     steps = {}
     for name, (step_class, attached) in OWN_STEPS.items():
         step = state["steps"][name]
@@ -126,7 +135,10 @@ def _load_own_steps(state, tensors, prefix):
         if featurizer._soap_parameters() != parameters:
             raise ValueError("there are two descriptors")
         featurizer.set_output(transform="default")
-    return Steps(elements, parameters, frozenset(carried), **steps)
+    names = carried.get("scale", [])
+    scales = {name: load_scale(tensors, f"{prefix}carried.scale.{name}") for name in names}
+    carried = {what: frozenset(names) for what, names in carried.items()}
+    return Steps(elements, parameters, carried, scales, **steps)
 
 
 def _load_net(model, losses, weights):
@@ -141,7 +153,7 @@ def _load_net(model, losses, weights):
         if weights[name].shape != tensor.shape:
             shapes = f"the shape {weights[name].shape}, not {tuple(tensor.shape)}"
             raise ValueError(f"the weight {name!r} has {shapes}")
-    with torch.inference_mode(False):
+    with usual_settings():
         net.initialize()
     net.module_.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
     net.module_.eval()

@@ -85,7 +85,7 @@ def load_step(cls, state, tensors, prefix):
     if cls is TargetScaler:
         check_scales(step.fixed_weights)
         names = check_list(state["targets"], (str,), "the targets of TargetScaler")
-        step.scale_ = {name: _load_scale(tensors, f"{prefix}scale.{name}") for name in names}
+        step.scale_ = {name: load_scale(tensors, f"{prefix}scale.{name}") for name in names}
         return step
     elements = load_elements(state["elements"])
     if cls is not CompositionBaseline:
@@ -151,7 +151,8 @@ def load_elements(state):
     return np.array(numbers, dtype=np.int64)
 
 
-def _load_scale(tensors, name):
+def load_scale(tensors, name):
+    """Return one scale: positive, a number, a row, or a table."""
     scale = tensors.take(name)
     if scale.ndim > 2 or (scale.ndim == 2 and len(scale) != N_NUMBERS) or not (scale > 0).all():
         raise ValueError(f"{name!r} is no scale: positive, a number, a row, or a table")

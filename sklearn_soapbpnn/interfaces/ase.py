@@ -7,6 +7,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from .._checks import check_sums
 from .._featurizer import SoapFeaturizer
 from .._regressor import SoapBPNNRegressor
 from ..data import as_structures, check_elements
@@ -77,6 +78,7 @@ class SoapBPNNCalculator(Calculator):
         derivatives = bool({"forces", "stress"} & set(properties))
         for step in self._steps:
             structures = step.transform(structures)
+        check_sums(self.regressor, structures, self.regressor.module_.basis.parity.device)
         structures = self.regressor._steps.attach(structures)
         values = evaluate(self.regressor.module_, structures, derivatives)
         self.results = {

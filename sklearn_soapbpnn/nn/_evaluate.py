@@ -5,13 +5,20 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..data import expand_scale, flatten_offset, iterate_chunks, plan_batches
+from ..data import (
+    expand_scale,
+    flatten_offset,
+    iterate_chunks,
+    plan_batches,
+    usual_settings,
+)
 from ._environments import Environments
 
 # atoms that are evaluated at once
 ATOMS_PER_CHUNK = 2048
 
 
+@usual_settings()
 def evaluate(network, structures, derivatives) -> dict:
     """Evaluate the network on structures that carry offset and scale, with or without features.
 
@@ -23,12 +30,10 @@ def evaluate(network, structures, derivatives) -> dict:
         with derivatives, ``forces``, ``virial`` and ``stress``; the last two are NaN where the
         cell has no volume.
     """
-    # first layers that are learnt need autograd for forces
-    with torch.inference_mode(False):
-        chunks = [
-            _evaluate_chunk(network, structures[part], derivatives)
-            for part in iterate_chunks(structures.n_atoms, ATOMS_PER_CHUNK)
-        ]
+    chunks = [
+        _evaluate_chunk(network, structures[part], derivatives)
+        for part in iterate_chunks(structures.n_atoms, ATOMS_PER_CHUNK)
+    ]
     raw = {
         name: torch.cat([chunk[name] for chunk in chunks]).cpu().double().numpy()
         for name in chunks[0]
@@ -42,6 +47,7 @@ def evaluate(network, structures, derivatives) -> dict:
     return results
 
 
+@usual_settings()
 @torch.no_grad()
 def evaluate_features(network, structures, target=None) -> list[np.ndarray]:
     """Return the features of all atoms, or those before the last layer of a target.

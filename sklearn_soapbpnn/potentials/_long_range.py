@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -216,32 +217,34 @@ class LongRange(nn.Module):
         height = positions[:, 2] - positions[:, 2].mean()
         positions = torch.cat([positions[:, :2], height[:, None]], dim=1)
 
-        spacing, smearing = self.parameters.kspace_resolution, self.parameters.smearing
         size = max(float(a.detach().norm()), float(b.detach().norm()))
-        vacuum = max(SLAB_VACUUM * size, SLAB_VACUUM_SMEARINGS * smearing)
-        distance = float((height.max() - height.min()).detach()) + vacuum
-        # one less than a power of two fills torch-pme's mesh, which has a power of two of points
-        distance = spacing * (2 ** math.ceil(math.log2(distance / spacing + 1)) - 1)
+        thickness = float((height.max() - height.min()).detach())
+        distance = _separate_slabs(thickness, size, self.parameters)
         c = cell.new_tensor([0.0, 0.0, distance])
         return positions, torch.stack([axes @ a, axes @ b, c])
 
 
-def check_long_range(structures, name="X"):
-    """Raise if long-range sums over one of the structures are not known.
+def check_long_range(structures, parameters, most_points, name="X"):
+    """Raise if long-range sums over one of the structures are not known, or too large.
 
     Parameters
     ----------
     structures : Structures
         Structures to check.
+    parameters : LongRangeParameters
+        What sets the mesh.
+    most_points : float
+        Points that a mesh may have.
     name : str, default="X"
-        What messages call them.
+        What messages call the structures.
 
     Raises
     ------
     ValueError
-        If a structure is periodic along one direction only.
+        If a structure is periodic along one direction only, or its cell needs a larger mesh.
     """
-    for index, pbc in zip(structures.indices, structures.pbc):
+    geometry = structures.indices, structures.positions, structures.cells, structures.pbc
+    for index, positions, cell, pbc in zip(*geometry):
         if sum(pbc) == 1:
             raise ValueError(
                 f"{name}[{index}] is periodic along one direction (pbc={pbc.tolist()}), for which "
@@ -249,6 +252,34 @@ def check_long_range(structures, name="X"):
                 "cell periodic in all directions with vacuum around the wire, or set "
                 "long_range=False."
             )
+        n_points = _count_mesh_points(positions, cell, pbc, parameters)
+        if n_points > most_points:
+            raise ValueError(
+                f"{name}[{index}] needs a mesh of {n_points:.0e} points for its long-range sum, "
+                f"more than there is memory for: its cell is {cell.tolist()}. Shrink the cell to "
+                "what the vacuum needs, set pbc=False, or raise "
+                f"kspace_resolution={parameters.kspace_resolution}."
+            )
+
+
+def _count_mesh_points(positions, cell, pbc, parameters):
+    """Count the points of the mesh that the waves are summed on; there is none without a cell."""
+    lengths = np.linalg.norm(cell[pbc], axis=1)
+    if sum(pbc) == 2:
+        normal = np.cross(*cell[pbc])
+        thickness = np.ptp(positions @ normal) / np.linalg.norm(normal)
+        lengths = [*lengths, _separate_slabs(thickness, max(lengths), parameters)]
+    # as torch-pme does
+    points = np.log2(2 * np.asarray(lengths) / parameters.kspace_resolution + 1)
+    return np.prod(2.0 ** np.ceil(points)) if sum(pbc) > 1 else 0.0
+
+
+def _separate_slabs(thickness, size, parameters):
+    """Return the distance of a slab to its next image, with cell vectors of up to ``size``."""
+    vacuum = max(SLAB_VACUUM * size, SLAB_VACUUM_SMEARINGS * parameters.smearing)
+    spacing = parameters.kspace_resolution
+    # one less than a power of two fills torch-pme's mesh, which has a power of two of points
+    return spacing * (2 ** math.ceil(math.log2((thickness + vacuum) / spacing + 1)) - 1)
 
 
 def import_torchpme():

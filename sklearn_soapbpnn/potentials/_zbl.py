@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase.data import covalent_radii
 
-from ..data import build_graph
+from ..data import build_graph, usual_settings
 
 # e^2 / (4 pi epsilon_0), in eV Angstrom
 COULOMB = 14.399645478425668
@@ -37,6 +37,7 @@ class ZBLContribution:
     virial: np.ndarray
 
 
+@usual_settings()
 def compute_zbl(structures) -> ZBLContribution:
     r"""Compute the screened repulsion of the nuclei [1]_.
 

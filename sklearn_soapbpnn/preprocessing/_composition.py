@@ -33,8 +33,9 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         ``{target: {element: number}}``, or ``{target: number}`` for all elements. The number
         applies to each invariant component, and is the diagonal of a Cartesian tensor.
     warm_start : bool, default=False
-        Keep the elements and the baseline of the fit before, and fit targets that are new only:
-        for a Pipeline whose regressor goes on learning.
+        Keep the elements and the baseline of the fit before, and fit targets that are new only,
+        whatever ``fixed_weights`` says of the others: for a Pipeline whose regressor goes on
+        learning.
 
     Attributes
     ----------

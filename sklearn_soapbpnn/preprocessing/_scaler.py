@@ -34,8 +34,8 @@ class TargetScaler(TargetStep):
     per_structure_targets : sequence of str, default=()
         Targets that do not grow with the number of atoms, so are not divided by it.
     warm_start : bool, default=False
-        Keep the scales of the fit before, and fit targets that are new only: for a Pipeline whose
-        regressor goes on learning.
+        Keep the scales of the fit before, and fit targets that are new only, whatever
+        ``fixed_weights`` says of the others: for a Pipeline whose regressor goes on learning.
 
     Attributes
     ----------

@@ -4,10 +4,11 @@ from ._checkpoints import Checkpoints, load_checkpoint
 from ._dataset import TrainingData
 from ._distributed import open_processes
 from ._losses import TargetLoss, TotalLoss, parse_loss
-from ._net import SoapBPNNNet
+from ._net import SoapBPNNNet, check_callbacks
 from ._streamed import (
     StreamedData,
     Workers,
+    check_workers,
     count_workers,
     estimate_memory,
     exceeds_memory,
@@ -22,6 +23,8 @@ __all__ = [
     "TotalLoss",
     "TrainingData",
     "Workers",
+    "check_callbacks",
+    "check_workers",
     "count_workers",
     "estimate_memory",
     "exceeds_memory",

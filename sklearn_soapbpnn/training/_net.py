@@ -8,6 +8,7 @@ import sys
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer
+from skorch.callbacks.scoring import ScoringBase
 from torch.optim.lr_scheduler import LambdaLR
 
 from ._dataset import EvaluationIterator, TrainingIterator
@@ -86,6 +87,23 @@ class StopEarly(Callback):
         if net.ends_after(net.history[-1]["epoch"]):
             # what ends a fit in skorch
             raise KeyboardInterrupt
+
+
+def check_callbacks(callbacks):
+    """Raise if something is no callback, or one that wants to score predictions itself."""
+    for entry in callbacks or ():
+        callback = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
+        is_class = isinstance(callback, type) and issubclass(callback, Callback)
+        if not (isinstance(callback, Callback) or is_class):
+            raise TypeError(
+                f"callbacks must hold callbacks of skorch, or (name, callback), got {entry!r}."
+            )
+        if isinstance(callback, ScoringBase) or (is_class and issubclass(callback, ScoringBase)):
+            raise ValueError(
+                f"callbacks holds {callback!r}, which scores a dataset of X and y; here there is "
+                "none. history_ has the validation errors of every target, e.g. "
+                "'valid_energy_rmse', which callbacks can monitor."
+            )
 
 
 class SoapBPNNNet(NeuralNet):
@@ -199,7 +217,9 @@ class SoapBPNNNet(NeuralNet):
         return self.processes.share(iterator)
 
     def on_batch_begin(self, net, **kwargs):
-        """Keep no record of single batches."""
+        """Keep no record of single batches but an empty one, which some callbacks ask for."""
+        if not self.history[-1]["batches"]:
+            self.history.new_batch()
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Start the schedule of the learning rate, which depends on the number of batches."""

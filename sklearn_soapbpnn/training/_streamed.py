@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import deepcopy
+from multiprocessing import current_process
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import joblib
@@ -109,8 +112,18 @@ class Workers:
         return self
 
     def __exit__(self, *exception) -> None:
-        if self.n_workers:
-            self._pool.shutdown(kill_workers=True)
+        if not self.n_workers:
+            return
+        # in another thread, so that one more Ctrl-C does not lose what the fit has found
+        ended = Event()
+        Thread(target=self._shut_down, args=(ended,)).start()
+        while not ended.is_set():
+            with suppress(KeyboardInterrupt):
+                ended.wait()
+
+    def _shut_down(self, ended):
+        self._pool.shutdown(kill_workers=True)
+        ended.set()
 
     def map(self, function, arguments) -> Iterator:
         """Yield ``function(*entry)`` for the arguments in order, only a few of them ahead."""
@@ -188,9 +201,20 @@ def count_workers(num_workers) -> int:
     """Return the number of processes that ``num_workers`` stands for: one core is for training."""
     if num_workers is not None:
         return int(num_workers)
+    if current_process().daemon:
+        return 0
     # those that torchrun starts on a node share its cores
     n_cores = joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(0, n_cores - 1)
+
+
+def check_workers(num_workers) -> None:
+    """Raise if this process can start no others."""
+    if num_workers and current_process().daemon:
+        raise ValueError(
+            f"num_workers={num_workers}, but this process (of dask, or of multiprocessing) may not "
+            "start others. Set num_workers=0, or None to leave it open."
+        )
 
 
 def _make_environments(structures, recipe, derivatives):

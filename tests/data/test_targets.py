@@ -2,6 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
@@ -273,6 +274,29 @@ def test_array_needs_a_scalar_or_a_single_column(columns):
     with pytest.raises(ValueError, match="has no scalar column.*make_target_scorer") as info:
         np.asarray(y)
     assert str(list(columns)) in str(info.value)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_masked_labels_are_missing(frozen):
+    values = np.ma.array([1.0, 2.0], mask=[True, False])
+    if frozen:
+        values.data.flags.writeable = False
+        values.flags.writeable = False
+    energy = Targets(energy=values)["energy"]
+    assert type(energy) is np.ndarray
+    assert np.array_equal(energy, [np.nan, 2.0], equal_nan=True)
+    with pytest.raises(ValueError, match=r"y\[0\] is NaN"):
+        as_targets(values, as_structures([Atoms("H"), Atoms("O")]))
+
+
+def test_tensors_that_are_differentiated():
+    labels = torch.tensor([1.0], requires_grad=True)
+    for call in (
+        lambda: Targets(energy=labels),
+        lambda: as_targets(labels, as_structures([Atoms("H")])),
+    ):
+        with pytest.raises(ValueError, match="detach"):
+            call()
 
 
 def test_np_array_is_a_copy():

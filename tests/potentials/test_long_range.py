@@ -15,11 +15,13 @@ from scipy.spatial.transform import Rotation
 from scipy.special import erf, erfc
 from torchpme import CoulombPotential, P3MCalculator
 
+from sklearn_soapbpnn import SoapBPNNRegressor
 from sklearn_soapbpnn.data import as_structures, build_graph
 from sklearn_soapbpnn.potentials import (
     Geometry,
     LongRange,
     LongRangeParameters,
+    _p3m,
     check_long_range,
 )
 
@@ -508,11 +510,54 @@ def test_parameters_out_of_range(parameters, message):
 def test_wires_are_refused():
     wire = in_cell(WATER, SKEWED, [False, False, True])
     structures = as_structures([WATER, SLAB, wire])
-    check_long_range(structures[:2])
+    check_long_range(structures[:2], LongRangeParameters(), 1e9)
     with pytest.raises(ValueError, match=r"X\[2\] is periodic along one direction .*pbc=False"):
-        check_long_range(structures)
+        check_long_range(structures, LongRangeParameters(), 1e9)
     with pytest.raises(ValueError, match=r"X_val\[2\]"):
-        check_long_range(structures[[2]], "X_val")
+        check_long_range(structures[[2]], LongRangeParameters(), 1e9, "X_val")
+
+
+@pytest.mark.parametrize(
+    ("cell", "pbc"),
+    [([1e3] * 3, True), ([1e6] * 3, True), ([1e5, 20.0, 20.0], True), ([1e4, 1e4, 0], [1, 1, 0])],
+    ids=str,
+)
+def test_cells_whose_mesh_fits_no_memory(cell, pbc):
+    frames = [in_cell(WATER, SKEWED), WATER]
+    model = SoapBPNNRegressor(
+        max_radial=1, max_angular=1, num_epochs=1, long_range=True, random_state=0
+    ).fit(frames, [0.0, 1.0])
+    wide = in_cell(WATER, cell, pbc)
+    message = r"\[0\] needs a mesh of .* points .* its cell is .*pbc=False.*kspace_resolution=1.33"
+    with pytest.raises(ValueError, match="X" + message):
+        model.predict([wide])
+    with pytest.raises(ValueError, match="X" + message):
+        model.fit([wide, *frames], [0.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match="X_val" + message):
+        model.fit(frames, [0.0, 1.0], X_val=[wide], y_val=[1.0])
+    wide.calc = model.calculator()
+    with pytest.raises(ValueError, match="X" + message):
+        wide.get_forces()
+
+
+@pytest.mark.parametrize("pbc", [[1, 1, 1], [1, 1, 0], [1, 0, 1]])
+def test_mesh_is_the_one_that_is_checked(pbc, monkeypatch):
+    """What is counted beforehand is what torch-pme's mesh has."""
+    made = []
+    get_sizes = _p3m.get_ns_mesh
+
+    def count(*arguments):
+        made.append(get_sizes(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(_p3m, "get_ns_mesh", count)
+    frames = as_structures([in_cell(WATER, np.array(SKEWED) * 3, pbc)])
+    model = SoapBPNNRegressor(max_radial=1, max_angular=1, num_epochs=1, long_range=True)
+    model.fit(frames, [0.0])
+    n_points = float(made[-1].prod())
+    check_long_range(frames, LongRangeParameters(), n_points)
+    with pytest.raises(ValueError, match="needs a mesh"):
+        check_long_range(frames, LongRangeParameters(), n_points - 1)
 
 
 def test_missing_package(monkeypatch):

@@ -1,6 +1,7 @@
 """What ends a fit early, what is held out for it, and what is shown meanwhile."""
 
 import math
+import pickle
 import re
 import time
 
@@ -13,7 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import Pipeline
-from skorch.callbacks import Callback, TensorBoard, WandbLogger
+from skorch.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    EpochTimer,
+    GradientNormClipping,
+    LRScheduler,
+    PassthroughScoring,
+    PrintLog,
+    ProgressBar,
+    TensorBoard,
+    TrainEndCheckpoint,
+    WandbLogger,
+)
 
 from sklearn_soapbpnn import (
     CompositionBaseline,
@@ -493,3 +507,32 @@ def test_wandb_without_validation(energies, tmp_path):
     model = SoapBPNNRegressor(**options, callbacks=[WandbLogger(run, save_model=False)])
     model.fit(*energies)
     assert [values["train_loss"] for values in run.logged] == model.history_[:, "train_loss"]
+
+
+CALLBACKS = {
+    "Checkpoint": lambda folder: Checkpoint(dirname=folder),
+    "TrainEndCheckpoint": lambda folder: TrainEndCheckpoint(dirname=folder),
+    "EarlyStopping": lambda folder: EarlyStopping(monitor="valid_metric", load_best=True),
+    "ProgressBar": lambda folder: ProgressBar(detect_notebook=False),
+    "PrintLog": lambda folder: PrintLog(),
+    "LRScheduler": lambda folder: LRScheduler("StepLR", step_size=1),
+    "GradientNormClipping": lambda folder: GradientNormClipping(1e-3),
+    "PassthroughScoring": lambda folder: PassthroughScoring("train_loss"),
+    "EpochTimer": lambda folder: EpochTimer(),
+}
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_callbacks_of_skorch(energies, name, tmp_path, capsys):
+    """As they are; those that write leave the weights, those that show something the losses."""
+    options = {"max_radial": 1, "max_angular": 1, "num_epochs": 3, "random_state": 0}
+    callback = CALLBACKS[name](tmp_path)
+    model = SoapBPNNRegressor(**options, callbacks=[callback], verbose=name == "PrintLog")
+    model.fit(*energies)
+    assert len(model.history_) == 3
+    if name.endswith("Checkpoint"):
+        saved = torch.load(tmp_path / f"{'train_end_' * ('End' in name)}params.pt")
+        assert saved.keys() == model.module_.state_dict().keys()
+    if name == "PrintLog":
+        assert "valid_energy_mae" in capsys.readouterr().out
+    pickle.loads(pickle.dumps(model))

@@ -490,6 +490,41 @@ def test_every_step_of_a_pipeline_starts_warm(X, zbl):
     assert np.array_equal(predict(pipe, X, names), predict(alone, X, names))
 
 
+@pytest.mark.parametrize("cold", [("baseline", "scaler"), ("baseline",), ("scaler",)], ids=str)
+def test_cold_steps_under_a_network_that_goes_on(X, cold):
+    """It would meet another baseline and scale, or none at all."""
+    pipe = start_warm(make_pipeline()).fit(X, draw(X, "energy"))
+    for name in cold:
+        pipe.set_params(**{f"{name}__warm_start": False})
+    before = clone(pipe["bpnn"]).set_params(warm_start=False)
+    message = "that it carried in fit. Set warm_start=True on every step"
+    with pytest.raises(ValueError, match=message):
+        pipe.fit(X, draw(X, "charges"))
+    if "scaler" in cold:
+        with pytest.raises(ValueError, match="another scale of 'energy'.*warm_start=True on every"):
+            pipe.fit(X[:6], draw(X[:6], "energy", seed=1))
+    assert before.get_params() == clone(pipe["bpnn"]).set_params(warm_start=False).get_params()
+    # nor may it predict behind them
+    with pytest.raises(ValueError, match="in fit. Predict through the Pipeline"):
+        pipe.predict(X)
+
+
+def test_saved_models_know_what_they_carried(X, tmp_path):
+    pipe = start_warm(make_pipeline()).fit(X, draw(X, "energy"))
+    pipe["bpnn"].save(tmp_path / "model")
+    loaded = SoapBPNNRegressor.load(tmp_path / "model")
+    steps = start_warm(make_pipeline())[:-1].fit(X[:6], draw(X[:6], "energy", seed=1))
+    with pytest.raises(ValueError, match="another scale of 'energy'"):
+        loaded.partial_fit(steps.transform(X), draw(X, "energy"))
+    other = TargetScaler().fit(X, draw(X, "charges")).transform(pipe["baseline"].transform(X))
+    with pytest.raises(ValueError, match="X lacks the scale of"):
+        loaded.predict(pipe["soap"].transform(other))
+    more = draw(X, "energy", "charges", seed=1)
+    X_more = pipe[:-1].fit(X, more).transform(X)
+    expected = pipe["bpnn"].partial_fit(X_more, more).predict(X_more)
+    assert np.array_equal(loaded.partial_fit(X_more, more).predict(X_more), expected)
+
+
 def test_steps_that_start_warm_refuse_new_elements(X):
     pipe = start_warm(make_pipeline()).fit(X, draw(X, "energy"))
     before = pipe.predict(X)

@@ -32,7 +32,13 @@ from sklearn_soapbpnn import (
 from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.descriptors import SoapParameters
 from sklearn_soapbpnn.nn import Environments
-from sklearn_soapbpnn.training import StreamedData, count_workers, estimate_memory
+from sklearn_soapbpnn.training import (
+    StreamedData,
+    Workers,
+    _streamed,
+    count_workers,
+    estimate_memory,
+)
 
 SOAP = {"cutoff_radius": 4.0, "max_radial": 2, "max_angular": 2}
 NETWORK = {"num_neurons_per_layer": 8, "num_epochs": 3, "batch_size": 3, "random_state": 0}
@@ -171,6 +177,46 @@ def test_workers_share_the_cores_of_a_node(monkeypatch):
     assert [count_workers(n) for n in (None, 0, 3)] == [15, 0, 3]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert [count_workers(n) for n in (None, 0, 3)] == [3, 0, 3]
+
+
+class Daemon:
+    daemon = True
+
+
+def test_processes_that_may_start_no_others(data, monkeypatch):
+    """Those of dask and of multiprocessing."""
+    X, y = data
+    expected = make_model(memory_limit=1, num_workers=0).fit(X, y)
+    monkeypatch.setattr(_streamed, "current_process", Daemon)
+    assert_same_fit(make_model(memory_limit=1, num_workers=None).fit(X, y), expected, X)
+    with pytest.raises(ValueError, match="num_workers=1, but this process .* Set num_workers=0"):
+        make_model(num_workers=1).fit(X, y)
+
+
+def test_search_in_processes_of_multiprocessing(data):
+    X, y = data
+    model = make_model(memory_limit=1, num_workers=None, num_epochs=1)
+    with joblib.parallel_config("multiprocessing"):
+        found = cross_val_score(model, X, y, cv=2, n_jobs=2, error_score="raise")
+    assert_array_equal(found, cross_val_score(model.set_params(num_workers=0), X, y, cv=2))
+
+
+def test_interrupts_while_the_workers_end():
+    """None of them gets lost, and nothing is lost by them."""
+    with Workers(1) as workers:
+        (pid,) = workers.map(os.getpid, [()])
+        shut_down = workers._pool.shutdown
+
+        def shut_down_slowly(**kwargs):
+            for _ in range(3):
+                time.sleep(0.1)
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            shut_down(**kwargs)
+
+        workers._pool.shutdown = shut_down_slowly
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_structures_that_carry_features_are_not_looked_at(data, monkeypatch):
