@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import math
 import sys
 
@@ -239,9 +240,13 @@ class SoapBPNNNet(NeuralNet):
         super().on_train_end(net, X=X, y=y, **kwargs)
 
     def fit_loop(self, *args, **kwargs):
-        """Run the epochs; an error takes the progress bar away."""
+        """Run the epochs; note if Ctrl-C ends them, and take the progress bar of an error away."""
         try:
             return super().fit_loop(*args, **kwargs)
+        except KeyboardInterrupt as err:
+            # callbacks end a fit in the same way
+            self.interrupted_ = self.interrupted_ or not _is_raised_by_code(err)
+            raise
         except Exception:
             for _, callback in self.callbacks_:
                 if isinstance(callback, Bar):
@@ -313,6 +318,14 @@ class SoapBPNNNet(NeuralNet):
         if not training:
             total, errors = self.processes.sum_errors(total, errors)
         return total, n_structures, errors
+
+
+def _is_raised_by_code(err):
+    """Whether a ``raise`` is behind an exception, rather than a signal between any two steps."""
+    place = err.__traceback__
+    while place.tb_next is not None:
+        place = place.tb_next
+    return place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _add_errors(errors, predictions, batch):

@@ -1,6 +1,7 @@
 """What the training loop does: errors, best epoch, schedule, missing labels, reproducibility."""
 
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -438,6 +439,38 @@ def test_interrupting_keeps_the_best_epoch_so_far(molecules):
     with pytest.warns(ConvergenceWarning, match="interrupted after 3 of 50"):
         model.fit(X, y)
     assert np.isfinite(model.predict(X)).all()
+
+
+class ControlC(Callback):
+    """Send the signal of Ctrl-C in the third epoch, while a callback is called."""
+
+    def __init__(self, where):
+        self.where = where
+
+    def send(self, net, where):
+        if where == self.where and len(net.history) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.send(net, "on_epoch_begin")
+
+    def on_batch_end(self, net, **kwargs):
+        self.send(net, "on_batch_end")
+
+    def on_epoch_end(self, net, **kwargs):
+        self.send(net, "on_epoch_end")
+
+
+@pytest.mark.parametrize("where", ["on_epoch_begin", "on_batch_end", "on_epoch_end"])
+def test_interrupts_are_told_from_callbacks_that_end_a_fit(molecules, where):
+    """In skorch both are KeyboardInterrupt."""
+    X, y = molecules
+    options = {**SMALL, "num_epochs": 30}
+    with pytest.warns(ConvergenceWarning, match="interrupted after [23] of 30"):
+        model = SoapBPNNRegressor(**options, callbacks=[ControlC(where)]).fit(X[:20], y[:20])
+    assert np.isfinite(model.predict(X)).all()
+    stop = EarlyStopping(monitor="train_loss", patience=2, threshold=1e9)
+    assert len(SoapBPNNRegressor(**options, callbacks=[stop]).fit(X[:20], y[:20]).history_) < 30
 
 
 def test_learning_rate_warms_up_and_follows_a_cosine():
