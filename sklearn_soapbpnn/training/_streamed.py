@@ -53,9 +53,10 @@ class StreamedData(TrainingData):
 
     def _prepare(self, structures, network, derivatives):
         """Keep what a batch is made with: no weights, on the processor."""
-        # what cannot be described is found now, not within an epoch
-        for part in iterate_chunks(structures.n_atoms, ATOMS_PER_CHECK):
-            build_graph(structures[part], network.basis.cutoff_radius, network.elements)
+        if structures.features is None:
+            # what cannot be described is found now, not within an epoch
+            for part in iterate_chunks(structures.n_atoms, ATOMS_PER_CHECK):
+                build_graph(structures[part], network.basis.cutoff_radius, network.elements)
         self.basis, self.derivatives = network.basis, derivatives
         first = deepcopy(network.first).cpu()
         first.linear = None
@@ -122,8 +123,10 @@ class Workers:
                 ended.wait()
 
     def _shut_down(self, ended):
-        self._pool.shutdown(kill_workers=True)
-        ended.set()
+        try:
+            self._pool.shutdown(kill_workers=True)
+        finally:
+            ended.set()
 
     def map(self, function, arguments) -> Iterator:
         """Yield ``function(*entry)`` for the arguments in order, only a few of them ahead."""
