@@ -45,7 +45,7 @@ def find_pairs(index, positions, cell, pbc, cutoff_radius):
     if n_images > MOST_IMAGES:
         raise ValueError(
             f"The cell of structure {index} is only {heights[pbc].min():.1e} high, so that "
-            f"{n_images:.0e} images of an atom are within cutoff_radius={cutoff_radius}: "
+            f"{n_images:.0e} images of an atom are closer than {cutoff_radius:.3g}: "
             f"{cell.tolist()}. Repair the structure, or reduce its cell with "
             "ase.build.niggli_reduce."
         )
