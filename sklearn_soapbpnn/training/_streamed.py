@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import joblib
 import numpy as np
+import psutil
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
 from torch import Tensor
@@ -197,7 +198,7 @@ def find_memory(device) -> int:
     """Return the bytes that descriptors may take on a device."""
     if device.type == "cuda":
         return int(SHARE * torch.cuda.mem_get_info(device)[0])
-    return int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return int(SHARE * psutil.virtual_memory().total)
 
 
 def count_workers(num_workers) -> int:
