@@ -126,23 +126,23 @@ def check_continues(model, X, y):
             f"carries {sorted(attached)}. Use the same Pipeline steps."
         )
     remedy = "Set warm_start=True on every step of the Pipeline, so that they keep what they know"
-    check_carried(X, model._steps, remedy)
+    check_carried(X, carried, model._steps.scales, remedy)
 
 
-def check_carried(X, steps, remedy):
-    """Raise if structures do not carry the offset and scale of every target that they did in fit.
+def check_carried(X, carried, scales, remedy, name="X", source="it carried in fit"):
+    """Raise if structures do not carry these offsets and scales, of these targets.
 
-    Offsets are not compared, since they depend on the structures.
+    Offsets themselves are not compared, since they depend on the structures.
     """
     for what in ("offset", "scale"):
-        missing = steps.carried.get(what, set()) - getattr(X, what).keys()
+        missing = carried.get(what, set()) - getattr(X, what).keys()
         if missing:
             raise ValueError(
-                f"X lacks the {what} of {sorted(missing)} that it carried in fit. {remedy}."
+                f"{name} lacks the {what} of {sorted(missing)} that {source}. {remedy}."
             )
-    for name, scale in steps.scales.items():
-        if not np.array_equal(X.scale[name], scale):
-            raise ValueError(f"X carries another scale of {name!r} than in fit. {remedy}.")
+    for target, scale in scales.items():
+        if not np.array_equal(X.scale[target], scale):
+            raise ValueError(f"{name} carries another scale of {target!r} than {source}. {remedy}.")
 
 
 def check_degrees(kinds, max_angular):
@@ -232,11 +232,12 @@ def check_validation(model, X, y, X_val, y_val, keep):
             f"X_val lacks the {' and '.join(sorted(missing))} that X carries. Inside a Pipeline, "
             "set transform_input=['X_val'] so that X_val goes through its steps."
         )
+    remedy = "Pass both through the same steps"
     if more:
         raise ValueError(
-            f"X_val carries the {' and '.join(sorted(more))}, which X lacks. Pass both through the "
-            "same steps."
+            f"X_val carries the {' and '.join(sorted(more))}, which X lacks. {remedy}."
         )
+    check_carried(X_val, name_attached(X), X.scale, remedy, "X_val", "X carries")
     if y_val.kinds != y.kinds:
         raise ValueError(f"y_val has the columns {y_val.kinds}, but y has {y.kinds}.")
     elements, what = (model.elements_, "the fit before") if keep else (X.elements, "X")

@@ -64,7 +64,8 @@ class Steps:
                 f"X {'carries' if what in attached else 'lacks'} the {what}, unlike in fit. "
                 "Predict through the Pipeline that the model was fitted in."
             )
-        check_carried(X, self, "Predict through the Pipeline that the model was fitted in")
+        remedy = "Predict through the Pipeline that the model was fitted in"
+        check_carried(X, self.carried, self.scales, remedy)
         if self.featurizer is None:
             check_features(X, self.parameters, self.elements)
         return self.attach(X)

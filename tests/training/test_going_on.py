@@ -570,6 +570,18 @@ def test_validation_structures_that_carry_more(X):
         SoapBPNNRegressor(**FIT).fit(X, y, X_val=more, y_val=y)
 
 
+def test_validation_structures_behind_other_steps(X):
+    """Neither of other targets nor of another scale, whatever the structures."""
+    y, both = draw(X, "energy"), draw(X, "energy", "charges")
+    own = TargetScaler().fit(X, y).transform(X)
+    other = TargetScaler({"energy": 7.0}).fit(X, y).transform(X)
+    with pytest.raises(ValueError, match="X_val carries another scale of 'energy' than X carries"):
+        SoapBPNNRegressor(**FIT).fit(own, y, X_val=other, y_val=y)
+    more = TargetScaler().fit(X, both).transform(X)
+    with pytest.raises(ValueError, match=r"X_val lacks the scale of \['charges'\] that X carries"):
+        SoapBPNNRegressor(**FIT).fit(more, both, X_val=own, y_val=both)
+
+
 def test_fixed_weights_of_new_targets(X):
     """Those of targets that are known stay what they are."""
     y, more = draw(X, "energy"), draw(X[:6], "charges", seed=1)
