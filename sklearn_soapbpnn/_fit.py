@@ -30,7 +30,7 @@ from ._checks import (
 )
 from ._resume import check_folder, describe_fit, find_state, name_checkpoint
 from ._steps import featurize, find_parameters, fit_steps, is_large
-from .data import Structures, TargetKind, Targets, as_structures, as_targets
+from .data import Structures, TargetKind, Targets, as_structures, as_targets, use_threads
 from .nn import SoapBPNN
 from .training import (
     Checkpoints,
@@ -237,7 +237,9 @@ def _split(model, X, data, seed, device):
 def _run(model, net, train, validation, n_epochs, device):
     """Put the data on the device, or what they are made of, and run the net."""
     large = any(is_large(model, X, y.names, device) for X, y, *_ in (train, validation or train))
-    with Workers(count_workers(model.num_workers) if large else 0) as workers:
+    n_atoms = model.batch_size * train[0].n_atoms.mean()
+    n_workers = count_workers(model.num_workers) if large else 0
+    with use_threads(n_atoms), Workers(n_workers) as workers:
         make = partial(StreamedData, workers=workers) if large else TrainingData
         make = partial(make, network=net.module_, per_structure=model.per_structure_targets)
         X, y, sample_weight = train

@@ -16,6 +16,7 @@ from ._sequences import LazyFrames, open_frames
 from ._settings import usual_settings
 from ._structures import N_NUMBERS, Structures, as_structures, expand_scale, flatten_offset
 from ._targets import Targets, as_targets
+from ._threads import use_threads
 
 __all__ = [
     "as_position",
@@ -44,5 +45,6 @@ __all__ = [
     "number_own_elements",
     "plan_batches",
     "symbols",
+    "use_threads",
     "usual_settings",
 ]

@@ -10,6 +10,7 @@ from ..data import (
     flatten_offset,
     iterate_chunks,
     plan_batches,
+    use_threads,
     usual_settings,
 )
 from ._environments import Environments
@@ -58,8 +59,9 @@ def evaluate_features(network, structures, target=None) -> list[np.ndarray]:
     """
     parts = []
     for part in iterate_chunks(structures.n_atoms, ATOMS_PER_CHUNK):
-        batch = _make_batch(network, structures[part], derivatives=False)
-        parts.append(_order_atoms(network.features(batch, target), batch))
+        with use_threads(structures.n_atoms[part].sum()):
+            batch = _make_batch(network, structures[part], derivatives=False)
+            parts.append(_order_atoms(network.features(batch, target), batch))
     return _split(torch.cat(parts).cpu().double().numpy(), structures)
 
 
@@ -82,8 +84,9 @@ def _make_batch(network, structures, derivatives):
 @torch.no_grad()
 def _evaluate_chunk(network, structures, derivatives):
     """Return energies, forces, strain gradient and targets, in the order of the atoms."""
-    batch = _make_batch(network, structures, derivatives)
-    outputs = network(batch, strain=derivatives)
+    with use_threads(structures.n_atoms.sum()):
+        batch = _make_batch(network, structures, derivatives)
+        outputs = network(batch, strain=derivatives)
     raw = {name: _order_atoms(values, batch) for name, values in outputs.values.items()}
     if outputs.energies is not None:
         raw["energies"] = _order_atoms(outputs.energies, batch)
