@@ -1,11 +1,12 @@
 """Checks of the regressor's parameters and data, before any work starts."""
 
 import inspect
+import warnings
 
 import numpy as np
 import torch
 
-from .data import as_structures, as_targets, check_elements, symbols
+from .data import LEARNT_DERIVATIVES, as_structures, as_targets, check_elements, symbols
 from .potentials import LongRangeParameters, check_long_range, import_torchpme
 from .preprocessing import check_fixed_weights, check_scales
 from .training import check_callbacks, check_workers, find_memory, parse_loss
@@ -13,7 +14,6 @@ from .training import check_callbacks, check_workers, find_memory, parse_loss
 SOAP_PARAMETERS = ("cutoff_radius", "cutoff_width", "max_radial", "max_angular")
 # real arrays of the size of the mesh that a long-range sum holds at once, for each charge
 MESH_ARRAYS = 3
-DERIVATIVES = ("forces", "stress", "virial")
 # what weights, baseline and scale of a fit stand for
 FIXED_BY_FIT = (
     *SOAP_PARAMETERS,
@@ -44,7 +44,7 @@ def check_parameters(model, targets, known=(), has_validation=False):
                 f"heads={{{target!r}: {head!r}}}: the target must be one of {learnt}, the head "
                 "'mlp' or 'linear'."
             )
-    allowed = {*kinds, *(DERIVATIVES if "energy" in kinds else ())}
+    allowed = {*kinds, *(LEARNT_DERIVATIVES if "energy" in kinds else ())}
     unknown = sorted(set(model.per_structure_targets) - allowed)
     if unknown:
         raise ValueError(f"per_structure_targets names {unknown}; it may name {sorted(allowed)}.")
@@ -172,7 +172,7 @@ def resolve_device(device):
 
 def list_learnt(targets):
     """Names of the targets that have an output of their own: all but derivatives."""
-    return [name for name in targets.names if name not in DERIVATIVES]
+    return [name for name in targets.names if name not in LEARNT_DERIVATIVES]
 
 
 def check_learnt(targets, structures, name="y"):
@@ -183,13 +183,6 @@ def check_learnt(targets, structures, name="y"):
             f"{name} has a column 'energies', which is what the model says of atoms, not a target. "
             "Give labels of atoms another name, e.g. Targets(kinds={'atomic_energy': "
             "TargetKind.scalar(per_atom=True)}, atomic_energy=...)."
-        )
-    derived = [column for column in columns if column in DERIVATIVES]
-    if derived and "energy" not in columns:
-        raise ValueError(
-            f"{name} has {derived}, which derive from a column 'energy', but only {columns}. "
-            "Energies may be NaN where they are not known; for forces that derive from no energy "
-            "use 'non_conservative_forces'."
         )
     if {"stress", "virial"} <= set(columns):
         raise ValueError(f"{name} has both 'stress' and 'virial', which are one. Leave one out.")
@@ -209,13 +202,25 @@ def check_learnt(targets, structures, name="y"):
 def check_names(targets, kinds):
     """Return the names of what can be predicted by a model of these targets."""
     names = [targets] if isinstance(targets, str) else list(np.ravel(targets).tolist())
-    available = [*kinds, *(("energies", *DERIVATIVES) if "energy" in kinds else ())]
+    available = [*kinds, *(("energies", *LEARNT_DERIVATIVES) if "energy" in kinds else ())]
     available += ["features", *(name + LAST_LAYER for name in kinds)]
     unknown = [name for name in names if name not in available]
     if unknown or not names:
         what = repr(unknown[0]) if unknown else "nothing"
         raise ValueError(f"targets names {what}; available are {available}.")
     return names
+
+
+def warn_of_constant(names, kinds, targets, stacklevel):
+    """Warn if energies are to be predicted that were learnt from their derivatives alone."""
+    if {"energy", "energies"} & {*names} and "energy" in kinds and "energy" not in targets:
+        warnings.warn(
+            f"The model learnt {list(targets)} without energies, so its energies are known up to a "
+            "constant for each composition: compare them at one composition only, or fit with "
+            "energies of some structures.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def check_validation(model, X, y, X_val, y_val, keep):

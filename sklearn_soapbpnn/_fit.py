@@ -113,7 +113,9 @@ def fit_model(model, data, resume, processes):
     X = _fit_steps(model, data, device)
     model.kinds_ = data.kinds
     before = model.targets_ if data.known else ()
-    model.targets_ = tuple(dict.fromkeys([*before, *data.y.names]))
+    is_relative = "energy" in data.y and not data.y.labelled("energy").any()
+    labelled = [name for name in data.y.names if not (name == "energy" and is_relative)]
+    model.targets_ = tuple(dict.fromkeys([*before, *labelled]))
     train, validation = _split(model, X, data, seeds[0], device)
     net = make_net(model, data.losses, *seeds[1:]).set_params(processes=processes)
     if path is not None:

@@ -12,13 +12,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._checks import (
-    DERIVATIVES,
     LAST_LAYER,
     SOAP_PARAMETERS,
     check_degrees,
     check_names,
     check_sums,
     describe_model,
+    warn_of_constant,
 )
 from ._conversions import Conversions
 from ._featurizer import SoapFeaturizer
@@ -27,6 +27,7 @@ from ._steps import featurize
 from ._version import VersionedPickle
 from .data import (
     KNOWN_KINDS,
+    LEARNT_DERIVATIVES,
     TargetKind,
     Targets,
     as_position,
@@ -386,7 +387,8 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         X : sequence of ase.Atoms, or Structures
             Structures; offset, scale and features that they carry are used.
         y : array of shape (n_structures,), or Targets
-            Energies, or any targets; ``forces`` and ``stress`` or ``virial`` belong to ``energy``.
+            Energies, or any targets; ``forces`` and ``stress`` or ``virial`` are derivatives of the
+            energy, which may be unlabelled (NaN, or no column): it is then known up to a constant.
         X_val : sequence of ase.Atoms, or Structures, default=None
             Validation structures; None holds out ``validation_fraction`` of X.
         y_val : array of shape (n_val,), or Targets, default=None
@@ -475,10 +477,17 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         ValueError
             If X contains elements that fit did not see, lacks or carries what X in fit did not, or
             a target is unknown.
+
+        Warns
+        -----
+        UserWarning
+            If energies are asked for that were learnt from forces or stresses alone: they are known
+            up to a constant for each composition.
         """
         check_is_fitted(self, "net_")
         main = "energy" if "energy" in self.kinds_ else next(iter(self.kinds_))
         names = check_names([main] if targets is None else targets, self.kinds_)
+        warn_of_constant(names, self.kinds_, self.targets_, stacklevel=2)
         X = as_structures(X)
         wanted = {**KNOWN_KINDS, **self.kinds_}
         per_volume = [name for name in names if name in wanted and wanted[name].per_volume]
@@ -550,9 +559,9 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         y = as_targets(y, X)
         check_is_fitted(self, "net_")
         main = "energy" if "energy" in self.kinds_ else next(iter(self.kinds_))
-        if main not in y:
+        if main not in y or not np.any(np.concatenate(y.labelled(main), axis=None)):
             raise ValueError(
-                f"y needs a column {main!r} to be scored, it has {list(y.names)}. For other "
+                f"y needs labels of {main!r} to be scored, it has {list(y.names)}. For other "
                 "targets see sklearn_soapbpnn.metrics.make_target_scorer."
             )
         columns = [y[main], self.predict(X)]
@@ -628,7 +637,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
 
     def _evaluate(self, structures, names):
         """Return everything that is needed for some names."""
-        derivatives = bool(set(DERIVATIVES) & set(names))
+        derivatives = bool(set(LEARNT_DERIVATIVES) & set(names))
         results = {}
         if any(name != "features" and not name.endswith(LAST_LAYER) for name in names):
             results = evaluate(self.module_, structures, derivatives)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ._checks import (
-    DERIVATIVES,
     SOAP_PARAMETERS,
     check_carried,
     check_features,
@@ -16,7 +15,7 @@ from ._checks import (
     name_attached,
 )
 from ._featurizer import SoapFeaturizer
-from .data import check_elements
+from .data import LEARNT_DERIVATIVES, check_elements
 from .descriptors import SoapParameters
 from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
 from .training import exceeds_memory, find_memory
@@ -139,7 +138,7 @@ def featurize(model, X, names, device):
 
 def is_large(model, X, names, device):
     """Whether the descriptors, and for forces or stress the pair basis, exceed memory_limit."""
-    derivatives = bool(set(DERIVATIVES) & set(names))
+    derivatives = bool(set(LEARNT_DERIVATIVES) & set(names))
     itemsize = np.dtype(model.dtype).itemsize
     limit = model.memory_limit or find_memory(device)
     return exceeds_memory(X, model._steps.parameters, derivatives, itemsize, limit)

@@ -11,7 +11,15 @@ from ._graphs import (
     number_own_elements,
     plan_batches,
 )
-from ._kinds import DERIVED_TARGETS, ENERGY_KINDS, KNOWN_KINDS, Block, TargetKind
+from ._kinds import (
+    DERIVED_TARGETS,
+    ENERGY_KINDS,
+    KNOWN_KINDS,
+    LEARNT_DERIVATIVES,
+    Block,
+    TargetKind,
+)
+from ._residuals import subtract_forces, subtract_strain_gradient
 from ._sequences import LazyFrames, open_frames
 from ._settings import usual_settings
 from ._structures import N_NUMBERS, Structures, as_structures, expand_scale, flatten_offset
@@ -26,6 +34,7 @@ __all__ = [
     "DERIVED_TARGETS",
     "ENERGY_KINDS",
     "KNOWN_KINDS",
+    "LEARNT_DERIVATIVES",
     "N_NUMBERS",
     "real_clebsch_gordan",
     "BatchIndex",
@@ -44,6 +53,8 @@ __all__ = [
     "iterate_chunks",
     "number_own_elements",
     "plan_batches",
+    "subtract_forces",
+    "subtract_strain_gradient",
     "symbols",
     "use_threads",
     "usual_settings",

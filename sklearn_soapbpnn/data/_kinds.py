@@ -315,5 +315,6 @@ KNOWN_KINDS = {
 ENERGY_KINDS = {
     name: KNOWN_KINDS[name] for name in ("energy", "forces", "stress", "virial", "energies")
 }
-# what the energy gives: such columns have no baseline, scale or head of their own
-DERIVED_TARGETS = ("forces", "stress", "virial", "energies")
+# derivatives of the energy, and what it gives: such columns have no baseline, scale or head
+LEARNT_DERIVATIVES = ("forces", "stress", "virial")
+DERIVED_TARGETS = (*LEARNT_DERIVATIVES, "energies")

@@ -6,7 +6,7 @@ import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from ._checks import as_position, as_real, freeze, iterate_atoms
-from ._kinds import ENERGY_KINDS, KNOWN_KINDS, TargetKind
+from ._kinds import ENERGY_KINDS, KNOWN_KINDS, LEARNT_DERIVATIVES, TargetKind
 
 
 class Targets:
@@ -201,7 +201,8 @@ class Targets:
 def as_targets(y, structures, name="y", X_name="X"):
     """Return ``y`` as :class:`Targets` that fit ``structures``; an array is the energy.
 
-    ``name`` and ``X_name`` are what messages call the two.
+    Forces, stress or virial without a column of energies get one that is not labelled, which they
+    are derivatives of. ``name`` and ``X_name`` are what messages call the two.
 
     Raises
     ------
@@ -219,6 +220,10 @@ def as_targets(y, structures, name="y", X_name="X"):
         )
     for column in y.names:
         _check_fits(y, column, structures)
+    if "energy" not in y and {*LEARNT_DERIVATIVES} & {*y.names}:
+        unknown = {"energy": np.full(len(y), np.nan)}
+        kinds = {"energy": KNOWN_KINDS["energy"], **y.kinds}
+        y = Targets._trusted({**unknown, **y._columns}, kinds)
     return y
 
 
@@ -255,7 +260,9 @@ def _check_fits(y, name, structures):
                     f"structure has {len(numbers)} atoms."
                 )
         labelled = np.concatenate(labelled)
-    if not labelled.any():
+    # energies that are not known at all: what remains is to learn from their derivatives
+    is_optional = name == "energy" and {*LEARNT_DERIVATIVES} & {*y.names}
+    if not labelled.any() and not is_optional:
         raise ValueError(f"Target {name!r} has no label at all (every value is NaN).")
 
 

@@ -10,11 +10,11 @@ from ase import Atoms
 from sklearn.utils.validation import check_is_fitted
 from torch.overrides import TorchFunctionMode
 
-from .._checks import DERIVATIVES, check_degrees, check_parameters, describe_model, resolve_device
+from .._checks import check_degrees, check_parameters, describe_model, resolve_device
 from .._featurizer import SoapFeaturizer
 from .._fit import make_net
 from .._steps import Steps
-from ..data import Targets, usual_settings
+from ..data import LEARNT_DERIVATIVES, Targets, usual_settings
 from ..nn import SoapBPNN
 from ..preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
 from ._file_steps import (
@@ -186,15 +186,16 @@ def _on_this_machine(model):
 
 def _make_targets(model):
     """Return the targets of a model, of no structures."""
-    learnt = [name for name in model.targets_ if name not in DERIVATIVES]
-    needs_energy = len(learnt) < len(model.targets_)
-    is_possible = "energies" not in learnt and ("energy" in learnt or not needs_energy)
-    if learnt != list(model.kinds_) or not is_possible:
+    learnt = [name for name in model.targets_ if name not in LEARNT_DERIVATIVES]
+    derived = [name for name in model.targets_ if name in LEARNT_DERIVATIVES]
+    # energies may be known by their derivatives alone
+    outputs = {*learnt, "energy"} if derived else {*learnt}
+    if outputs != {*model.kinds_} or len({*learnt}) < len(learnt) or "energies" in learnt:
         raise ValueError(f"targets {model.targets_} cannot be of {list(model.kinds_)}")
     kinds = model.kinds_.items()
     columns = {n: [] if kind.per_atom else np.zeros((0, *kind.shape)) for n, kind in kinds}
     empty = {"forces": []} | dict.fromkeys(("stress", "virial"), np.zeros((0, 3, 3)))
-    columns |= {name: empty[name] for name in model.targets_ if name in DERIVATIVES}
+    columns |= {name: empty[name] for name in derived}
     return Targets(kinds=model.kinds_, **columns)
 
 

@@ -89,6 +89,7 @@ def _compute_residual(structures, targets, name, weights):
     structure = np.arange(len(structures))
     if kind.per_atom:
         structure = np.repeat(structure, structures.n_atoms)
-    if not weights[structure][known.any(1)].any():
+    rows = known.any(1)
+    if rows.any() and not weights[structure][rows].any():
         raise ValueError(f"sample_weight is zero for every structure whose {name} is known.")
     return Residual(kind, labels, values, known, weights[structure], structure)

@@ -7,18 +7,35 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils.validation import check_is_fitted
 
-from ..data import DERIVED_TARGETS, N_NUMBERS, as_structures, expand_scale
+from ..data import (
+    DERIVED_TARGETS,
+    N_NUMBERS,
+    as_structures,
+    as_targets,
+    expand_scale,
+    subtract_forces,
+    subtract_strain_gradient,
+)
 from ._base import TargetStep, compute_residuals
 from ._composition import as_atomic_number
 
 # relative size of what least squares leaves of labels that it can explain
 ROUNDING = 1e-12
+# what forces are multiplied by to compare them with energies, in the unit of the positions; chosen
+# by errors on molecules, crystals and alloys, which hardly differ between 1 and 4
+FORCE_LENGTH = 2.0
 
 
 class TargetScaler(TargetStep):
     r"""Scale of the targets: the uncentred RMS of what the offset leaves, per atom.
 
     .. math:: s^2 = \frac{1}{N} \sum_A \left( \frac{E_A - E^0_A}{n_A} \right)^2
+
+    Energies share one scale with their derivatives: the largest of this :math:`s`, the RMS of the
+    force components times a length of 2 (in the unit of the positions), and the RMS of the
+    components of the strain gradient (stress times volume) per atom, as far as they are labelled.
+    Forces are what a potential has to resolve: near a minimum energies hardly differ, and divided
+    by their spread alone forces would be too large for the network.
 
     ``transform`` attaches :math:`s` to the structures; the network learns energies, forces and
     stresses divided by it, and its output is multiplied by it. A target with a value for each atom
@@ -84,6 +101,7 @@ class TargetScaler(TargetStep):
         self
         """
         structures, residuals = compute_residuals(X, y, sample_weight)
+        y = as_targets(y, structures)
         scale = dict(self.scale_) if self.warm_start and hasattr(self, "scale_") else {}
         for name in residuals.keys() & scale.keys():
             # raises if the target is of another kind than before
@@ -98,8 +116,13 @@ class TargetScaler(TargetStep):
                 f"per_structure_targets names {sorted(unknown)}; y has {list(residuals)}."
             )
         for name, residual in new.items():
+            at_least = 0.0
+            if name == "energy":
+                at_least = _measure_derivatives(structures, y, residual, self.per_structure_targets)
             is_extensive = name in extensive
-            scale[name] = _fit_scale(name, structures, residual, is_extensive, fixed.get(name))
+            scale[name] = _fit_scale(
+                name, structures, residual, is_extensive, fixed.get(name), at_least
+            )
         self.scale_ = scale
         return self
 
@@ -177,7 +200,32 @@ def _check_layout(scale, kind, name):
         )
 
 
-def _fit_scale(name, structures, residual, extensive, fixed):
+def _measure_derivatives(structures, targets, energy, per_structure):
+    """Size of the forces over a length, or of the strain gradients: the larger, or 0."""
+    sizes = []
+    if "forces" in targets:
+        weights = np.repeat(energy.weights, structures.n_atoms)
+        sizes.append(FORCE_LENGTH * _root_mean_square(subtract_forces(structures, targets), weights))
+    if {"stress", "virial"} & {*targets.names}:
+        gradients = subtract_strain_gradient(structures, targets).reshape(-1, 9)
+        if not {"stress", "virial"} & {*per_structure}:
+            gradients = gradients / structures.n_atoms[:, None]
+        sizes.append(_root_mean_square(gradients, energy.weights))
+    labels = np.where(energy.known, energy.labels / structures.n_atoms[:, None], np.nan)
+    # forces that are zero by symmetry are rounding
+    smallest = ROUNDING * _root_mean_square(labels, energy.weights)
+    return max((size for size in sizes if size > smallest), default=0.0)
+
+
+def _root_mean_square(values, weights):
+    """Root of the weighted mean square of rows of components, as far as they are known; or 0."""
+    weights = np.where(np.isfinite(values), weights[:, None], 0.0)
+    if not weights.any():
+        return 0.0
+    return float(np.sqrt(np.sum(weights * np.nan_to_num(values) ** 2) / weights.sum()))
+
+
+def _fit_scale(name, structures, residual, extensive, fixed, at_least):
     """Scale of one target, in the layout of ``Structures.scale``."""
     kind = residual.kind
     if kind.per_atom:
@@ -188,7 +236,8 @@ def _fit_scale(name, structures, residual, extensive, fixed):
         rows = np.zeros(len(structures), dtype=int)
     if fixed is None or isinstance(fixed, Mapping):
         factor = _per_atom_factor(name, structures, residual, extensive)
-        scale = _compute_scale(residual, factor, rows, len(scale))
+        scale = np.maximum(_compute_scale(residual, factor, rows, len(scale)), at_least)
+        scale[scale == 0] = 1.0
         for number, value in (fixed or {}).items():
             scale[number] = value
     else:
@@ -214,7 +263,7 @@ def _per_atom_factor(name, structures, residual, extensive):
 
 
 def _compute_scale(residual, factor, rows, n_rows):
-    """Root of the weighted mean square, one row for each value of ``rows``; 1 where it is none."""
+    """Root of the weighted mean square, one row for each value of ``rows``; 0 where it is none."""
     kind = residual.kind
     # a factor of zero is a cell without volume, which says nothing about the scale
     weights = np.where(residual.known & (factor > 0)[:, None], residual.weights[:, None], 0.0)
@@ -230,4 +279,4 @@ def _compute_scale(residual, factor, rows, n_rows):
         for values in (residual.values, residual.labels)
     )
     # a residual that is rounding has no scale
-    return np.where(residual_rms > ROUNDING * label_rms, residual_rms, 1.0)
+    return np.where(residual_rms > ROUNDING * label_rms, residual_rms, 0.0)

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data import expand_scale, flatten_offset, plan_batches
+from ..data import (
+    expand_scale,
+    flatten_offset,
+    plan_batches,
+    subtract_forces,
+    subtract_strain_gradient,
+)
 from ..nn import EnvironmentBatch, Environments
 
 # atoms in a batch that is only evaluated: enough to amortise Python, few enough for the cache
@@ -247,23 +253,16 @@ def _scale_energy(name, structures, targets, divisor):
 
 def _scale_forces(name, structures, targets, divisor):
     scale = structures.scale.get("energy", 1.0)
-    residual = np.concatenate(targets["forces"])
-    if "forces" in structures.offset:
-        residual = residual - np.concatenate(structures.offset["forces"])
-    return residual / scale, divisor, np.float64(scale)
+    return subtract_forces(structures, targets) / scale, divisor, np.float64(scale)
 
 
 def _scale_stress(name, structures, targets, divisor):
     """Return the same of the stress times the volume; NaN without a cell, whatever the label."""
     scale = structures.scale.get("energy", 1.0)
-    volumes = np.where(structures.volumes > 0, structures.volumes, np.nan)[:, None, None]
-    if "stress" in targets:
-        strain_gradient = targets["stress"] * volumes
-    else:
-        strain_gradient = np.where(volumes > 0, -targets["virial"], np.nan)
-    residual = strain_gradient + structures.offset.get("virial", 0.0)
+    residual = subtract_strain_gradient(structures, targets)
+    volumes = np.where(structures.volumes > 0, structures.volumes, 1.0)[:, None, None]
     divisor = _as_rows(divisor, 3)
-    return residual / scale / divisor, divisor, scale * divisor / np.nan_to_num(volumes, nan=1.0)
+    return residual / scale / divisor, divisor, scale * divisor / volumes
 
 
 def _scale_target(name, structures, targets, divisor):

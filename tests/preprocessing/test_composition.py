@@ -134,7 +134,7 @@ def test_fixed_weights_mix_no_elements_and_targets():
 
 @pytest.mark.parametrize("fixed", [{"H": 0.0}, {"dipole": 0.0}, {"forces": 0.0}, {"spin": 0.0}])
 def test_fixed_weights_of_targets_without_a_baseline(fixed):
-    y = Targets(dipole=np.ones((1, 3)), charges=[[1.0]], forces=[np.zeros((1, 3))])
+    y = Targets(dipole=np.ones((1, 3)), charges=[[1.0]])
     with pytest.raises(
         ValueError, match=r"no target of y with a .* baseline; these are \['charges'"
     ):
@@ -194,9 +194,9 @@ def test_element_of_unlabelled_structures_is_known_with_weight_zero():
 
 
 def test_needs_a_target_that_is_learnt_by_itself():
-    y = Targets(forces=[np.zeros((1, 3))])
+    y = Targets(energies=[np.zeros(1)])
     with pytest.raises(
-        ValueError, match=r"learnt by itself, such as 'energy', it has \['forces'\]"
+        ValueError, match=r"learnt by itself, such as 'energy', it has \['energies'\]"
     ):
         CompositionBaseline().fit([Atoms("H")], y)
 
@@ -262,8 +262,18 @@ def test_tensors_of_atoms():
     np.testing.assert_allclose(coef, isotropic([3.0]), atol=1e-12)
 
 
+def test_forces_without_energies_have_a_baseline_of_zero_or_what_is_fixed():
+    y = Targets(forces=[np.ones((1, 3)), np.ones((2, 3))])
+    frames = [Atoms("H"), Atoms("OH")]
+    for options in ({}, {"sample_weight": [0.0, 1.0]}):
+        baseline = CompositionBaseline().fit(frames, y, **options)
+        np.testing.assert_array_equal(baseline.predict(frames), [0.0, 0.0])
+    baseline = CompositionBaseline({"H": -1.0}).fit(frames, y)
+    np.testing.assert_array_equal(baseline.predict(frames), [-1.0, -1.0])
+
+
 def test_nothing_to_learn():
-    y = Targets(dipole=np.ones((2, 3)), forces=[np.ones((1, 3)), np.ones((2, 3))])
+    y = Targets(dipole=np.ones((2, 3)))
     frames = [Atoms("H"), Atoms("OH")]
     baseline = CompositionBaseline().fit(frames, y)
     assert baseline.coef_ == {}

@@ -97,9 +97,9 @@ def test_weights_must_not_all_be_on_unlabelled_structures():
 
 
 def test_needs_a_target_that_is_learnt_by_itself():
-    y = Targets(forces=[np.zeros((1, 3))])
+    y = Targets(energies=[np.zeros(1)])
     with pytest.raises(
-        ValueError, match=r"learnt by itself, such as 'energy', it has \['forces'\]"
+        ValueError, match=r"learnt by itself, such as 'energy', it has \['energies'\]"
     ):
         TargetScaler().fit([Atoms("H")], y)
 
@@ -245,11 +245,77 @@ def test_a_stress_without_cell_says_nothing():
 
 def test_what_follows_from_the_energy_has_its_scale():
     y = Targets(
-        energy=[2.0], forces=[np.full((1, 3), 9.0)], virial=np.ones((1, 3, 3)), energies=[[2.0]]
+        energy=[2.0], forces=[np.full((1, 3), 0.5)], virial=np.ones((1, 3, 3)), energies=[[2.0]]
     )
     assert TargetScaler().fit([Atoms("H")], y).scale_ == {"energy": 2.0}
     with pytest.raises(ValueError, match=r"names 'forces'; the scaled targets are \['energy'\]"):
         TargetScaler({"forces": 1.0}).fit([Atoms("H")], y)
+
+
+# --- energies and their derivatives: one scale ---------------------------------------------------
+
+PAIR = [Atoms("H", cell=[2.0, 2.0, 2.0]), Atoms("H2", cell=[2.0, 2.0, 4.0])]
+FORCES = [np.array([[3.0, 0.0, 0.0]]), np.array([[0.0, 4.0, 0.0], [0.0, 0.0, 0.0]])]
+
+
+def test_forces_by_hand():
+    # nine components: 2 * sqrt((9 + 16) / 9); energies per atom are much smaller
+    y = Targets(energy=[0.1, 0.2], forces=FORCES)
+    assert fitted_scale(PAIR, y) == pytest.approx(10 / 3)
+    # small forces say nothing about large energies
+    assert fitted_scale(PAIR, Targets(energy=[50.0, 100.0], forces=FORCES)) == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize("name", ["stress", "virial"])
+def test_strain_gradient_by_hand(name):
+    # stress times volume per atom: components of 8 and of 2 * 16 / 2 = 16 on the diagonals
+    values = np.array([1.0, 2.0])[:, None, None] * np.eye(3)
+    if name == "virial":
+        values = -values * np.array([8.0, 16.0])[:, None, None]
+    y = Targets(energy=[0.1, 0.2], **{name: values})
+    assert fitted_scale(PAIR, y) == pytest.approx(np.sqrt((3 * 64 + 3 * 256) / 18))
+    total = TargetScaler(per_structure_targets=["energy", name]).fit(PAIR, y).scale_["energy"]
+    assert total == pytest.approx(np.sqrt((3 * 64 + 3 * 1024) / 18))
+
+
+def test_unlabelled_forces_and_weights():
+    forces = [FORCES[0], np.full((2, 3), np.nan)]
+    y = Targets(energy=[0.1, 0.2], forces=forces)
+    assert fitted_scale(PAIR, y) == pytest.approx(2 * np.sqrt(3.0))
+    y = Targets(energy=[0.1, 0.2], forces=FORCES)
+    weighted = fitted_scale(PAIR, y, sample_weight=[3.0, 1.0])
+    assert weighted == pytest.approx(2 * np.sqrt((3 * 9 + 16) / (3 * 3 + 6)))
+
+
+def test_offsets_of_derivatives_are_subtracted():
+    structures = as_structures(PAIR).with_offset("forces", FORCES)
+    structures = structures.with_offset("virial", -np.array([8.0, 16.0])[:, None, None] * np.eye(3))
+    y = Targets(energy=[1.0, 2.0], forces=FORCES, stress=np.stack([np.eye(3)] * 2))
+    assert fitted_scale(structures, y) == pytest.approx(1.0)
+
+
+def test_forces_that_vanish_by_symmetry():
+    rounding = [np.full((1, 3), 1e-16), np.full((2, 3), -1e-16)]
+    assert fitted_scale(PAIR, Targets(energy=[1.0, 2.0], forces=rounding)) == pytest.approx(1.0)
+    # nothing at all is left to learn
+    structures = as_structures(PAIR).with_offset("energy", [1.0, 2.0])
+    assert fitted_scale(structures, Targets(energy=[1.0, 2.0], forces=rounding)) == 1.0
+
+
+def test_forces_without_energies():
+    assert fitted_scale(PAIR, Targets(forces=FORCES)) == pytest.approx(10 / 3)
+    y = Targets(energy=[np.nan, np.nan], forces=FORCES)
+    assert fitted_scale(PAIR, y) == pytest.approx(10 / 3)
+
+
+def test_small_displacements_have_a_scale_of_their_forces():
+    """Energies are of second order in the displacements, forces of the first."""
+    k, steps = 5.0, np.array([0.01, -0.02])
+    frames = [Atoms("H2", [[0, 0, 0], [0, 0, 1 + x]]) for x in steps]
+    forces = [k * x * np.array([[0, 0, 1.0], [0, 0, -1.0]]) for x in steps]
+    y = Targets(energy=k * steps**2 / 2, forces=forces)
+    size = np.sqrt(np.mean(np.square(forces)))
+    assert fitted_scale(frames, y) == pytest.approx(2 * size)
 
 
 def test_single_components_may_have_no_label():
