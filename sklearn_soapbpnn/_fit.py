@@ -44,6 +44,10 @@ from .training import (
 )
 
 
+# a target whose error is at least this share of the baseline's has not been learnt
+NO_BETTER = 0.95
+
+
 @dataclass
 class FitData:
     """What a regressor is fitted on, after all checks.
@@ -195,7 +199,8 @@ def _count_epochs(model, state):
     done = len(state["history"])
     since_best = done - state["best"]["best_number_"]
     is_over = model.early_stopping and since_best >= model.n_iter_no_change
-    return 0 if is_over else num_epochs - done
+    diverged = not np.isfinite(state["history"][-1]["train_loss"])
+    return 0 if is_over or diverged else num_epochs - done
 
 
 def _fit_steps(model, data, device):
@@ -249,7 +254,8 @@ def _run(model, net, train, validation, n_epochs, device):
         if validation is not None:
             validation = _check_labelled(model, make(*validation))
         model.net_ = net.partial_fit(train, validation, epochs=n_epochs)
-    _check_end(model)
+        _check_end(model)
+        _check_learnt(model, train, validation)
 
 
 def _check_labelled(model, validation):
@@ -290,6 +296,30 @@ def _check_end(model):
         warnings.warn(
             f"The loss is {history[-1]['train_loss']} after {len(history)} epochs. Lower "
             f"learning_rate={model.learning_rate}, or look for labels that are off.",
+            ConvergenceWarning,
+            stacklevel=7,
+        )
+
+
+def _check_learnt(model, train, validation):
+    """Warn of targets that are predicted no better than by the composition baseline alone."""
+    net, history = model.net_, model.history_
+    if not np.isfinite(history[-1]["train_loss"]):
+        return
+    if validation is None:
+        ratios, what = net.compare_with_baseline(train, None), "training"
+    else:
+        kept = history[(net.best_epoch_.best_number_ or len(history)) - 1]
+        ratios, what = net.compare_with_baseline(validation, kept), "validation"
+    poor = {name: ratio for name, ratio in ratios.items() if not ratio < NO_BETTER}
+    if poor:
+        errors = ", ".join(f"{name!r}: {ratio:.2g}" for name, ratio in poor.items())
+        warnings.warn(
+            f"After {len(history)} epochs the fit is no better than the composition baseline "
+            f"alone. Root mean square errors in {what}, in those of the baseline: {errors}. Usual "
+            "causes: too few epochs; a learning_rate that is too high or too low; units that do "
+            "not belong together (Hartree beside eV, kbar beside eV/Angstrom^3); a wrong sign "
+            "(forces are minus the derivative of the energy, stress is positive under tension).",
             ConvergenceWarning,
             stacklevel=7,
         )

@@ -24,6 +24,10 @@ from ..nn import EnvironmentBatch, Environments
 ATOMS_PER_EVALUATION = 512
 # bytes that the pair gradients of a data set may take; beyond, their factors are kept
 PAIR_GRADIENT_MEMORY = 256 * 1024**2
+# labels below this, in units of the scale, are zero by symmetry, and what is predicted is rounding
+ZERO_LABEL = 1e-6
+# errors below this, in units of the scale, are not told apart where the labels are zero
+ZERO_ERROR = 1e-4
 
 
 @dataclass
@@ -65,6 +69,24 @@ class Labels:
 
         parts = (split(t) for t in (self.values, self.weight, self.divisor, self.unit))
         return [Labels(*part, self.per_atom) for part in zip(*parts)]
+
+    def sum_errors(self, predictions: Tensor | float) -> Tensor:
+        """Sum up errors, for each component: number of labels, absolute and squared errors.
+
+        They are in the user's units; the components of a target stand along the last axis.
+        """
+        error = (predictions - self.values) * self.unit
+        known = torch.ones_like(error)
+        if self.weight is not None:
+            known = (self.weight > 0).expand_as(error).to(error.dtype)
+        error = torch.where(known > 0, error, 0.0)
+        return torch.stack([known.sum(0), error.abs().sum(0), error.square().sum(0)])
+
+    @property
+    def smallest_error(self) -> float:
+        """Smallest error that means anything, in the user's units: 0 but where labels vanish."""
+        is_zero = bool((self.values.abs() <= ZERO_LABEL).all())
+        return ZERO_ERROR * float(self.unit.max()) if is_zero else 0.0
 
 
 @dataclass
@@ -149,6 +171,7 @@ class TrainingData(Dataset):
             for name, labels in self.labels.items()
             if labels.weight is None or bool((labels.weight > 0).any())
         ]
+        self.smallest_errors = {name: self.labels[name].smallest_error for name in self.labelled}
         self.n_elements = len(network.elements)
 
     def _prepare(self, structures, network, derivatives):

@@ -64,7 +64,11 @@ class BestEpoch(Callback):
             value = epoch["valid_loss"]
         else:
             kind = self.metric.removesuffix("_prod")
-            value = math.prod(epoch[f"valid_{name}_{kind}"] for name in dataset_valid.labelled)
+            # an error that is zero by symmetry is rounding, which grows as the weights do
+            value = math.prod(
+                max(epoch[f"valid_{name}_{kind}"], smallest)
+                for name, smallest in dataset_valid.smallest_errors.items()
+            )
         is_best = value < self.best_  # NaN never is
         self.best_loss_ = min(self.best_loss_, epoch["valid_loss"])
         net.history.record("valid_loss_best", epoch["valid_loss"] == self.best_loss_)
@@ -82,10 +86,11 @@ class BestEpoch(Callback):
 
 
 class StopEarly(Callback):
-    """End the fit when the best epoch is long ago."""
+    """End the fit when the best epoch is long ago, or the loss is not a number."""
 
     def on_epoch_end(self, net, **kwargs):
-        if net.ends_after(net.history[-1]["epoch"]):
+        epoch = net.history[-1]["epoch"]
+        if epoch < net.max_epochs and net.ends_after(epoch):
             # what ends a fit in skorch
             raise KeyboardInterrupt
 
@@ -175,9 +180,7 @@ class SoapBPNNNet(NeuralNet):
             callbacks.append(("progress", Progress(self.log_interval, self.log_mae, sink)))
         if self.checkpoints is not None:
             callbacks.append(("checkpoints", self.checkpoints))
-        if self.n_iter_no_change is not None:
-            callbacks.append(("stop_early", StopEarly()))
-        return [*callbacks, *self.processes.callbacks]
+        return [*callbacks, ("stop_early", StopEarly()), *self.processes.callbacks]
 
     def _yield_callbacks(self):
         # what others record in an epoch belongs into its checkpoint, and the end comes last
@@ -190,8 +193,8 @@ class SoapBPNNNet(NeuralNet):
         yield from late
 
     def ends_after(self, epoch):
-        """Whether an epoch is the last one: of all, or since none has become better."""
-        if epoch >= self.max_epochs:
+        """Whether an epoch is the last one: of all, or since nothing is to be hoped for."""
+        if epoch >= self.max_epochs or not math.isfinite(self.history[-1, "train_loss"]):
             return True
         patience = self.n_iter_no_change
         return patience is not None and epoch - self.best_epoch_.best_number_ >= patience
@@ -299,6 +302,40 @@ class SoapBPNNNet(NeuralNet):
                 for k, block in enumerate(kind.scale_names):
                     self._record_errors(f"{prefix}_{name}[{block}]", sums[:, kind.scale_index == k])
 
+    def compare_with_baseline(self, dataset, epoch):
+        """Return the root mean square errors of an epoch, in those of the baseline alone.
+
+        Parameters
+        ----------
+        dataset : TrainingData
+            What errors are wanted of.
+        epoch : dict or None
+            Recorded errors; None computes them, with the weights that there are now.
+
+        Returns
+        -------
+        dict of str to float
+            Ratio for each target whose labels are not all zero.
+        """
+        if epoch is None:
+            errors = {}
+            for batch in self.get_iterator(dataset):
+                _add_errors(errors, self.validation_step(batch)["y_pred"], batch)
+            _, errors = self.processes.sum_errors(0.0, errors)
+        ratios = {}
+        for name in dataset.labelled:
+            count, _, square = dataset.labels[name].sum_errors(0.0).double().reshape(3, -1).sum(1)
+            if dataset.smallest_errors[name] or not square:
+                continue
+            baseline = math.sqrt(square / count)
+            if epoch is None:
+                count, _, square = errors[name].double().reshape(3, -1).sum(1)
+                error = math.sqrt(square / count)
+            else:
+                error = epoch[f"valid_{name}_rmse"]
+            ratios[name] = error / baseline
+        return ratios
+
     def _record_errors(self, name, sums):
         count, absolute, square = sums.reshape(3, -1).sum(1)
         if count:
@@ -329,15 +366,6 @@ def _is_raised_by_code(err):
 
 
 def _add_errors(errors, predictions, batch):
-    """Add, per component, the labels' number and the sums of absolute and squared errors.
-
-    They are in the user's units; the components of a target stand along the last axis.
-    """
+    """Add the sums of a batch to those of the targets so far."""
     for name, labels in batch.labels.items():
-        error = (predictions[name] - labels.values) * labels.unit
-        known = torch.ones_like(error)
-        if labels.weight is not None:
-            known = (labels.weight > 0).expand_as(error).to(error.dtype)
-        error = torch.where(known > 0, error, 0.0)
-        sums = torch.stack([known.sum(0), error.abs().sum(0), error.square().sum(0)])
-        errors[name] = errors.get(name, 0.0) + sums
+        errors[name] = errors.get(name, 0.0) + labels.sum_errors(predictions[name])
