@@ -1,6 +1,7 @@
 """Checks of the regressor's parameters and data, before any work starts."""
 
 import inspect
+import textwrap
 import warnings
 
 import numpy as np
@@ -166,8 +167,14 @@ def resolve_device(device):
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as err:
         raise ValueError(
-            f"device={device!r} cannot be used: {err}. Choose 'auto' or 'cpu'."
+            f"device={device!r} cannot be used: {_first_line(err)}. Choose 'auto' or 'cpu'."
         ) from err
+
+
+def _first_line(err):
+    """What an error says, without the pages that some libraries print after it."""
+    lines = str(err).splitlines() or [type(err).__name__]
+    return textwrap.shorten(lines[0].rstrip("."), 150, placeholder="...")
 
 
 def list_learnt(targets):

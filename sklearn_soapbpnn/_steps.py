@@ -54,18 +54,23 @@ class Steps:
             X = X if step is None else step.transform(X)
         return X
 
-    def prepare(self, X):
-        """Bring structures to the state that X had in fit, but for the descriptor."""
+    def prepare(self, X, featurized=True):
+        """Bring structures to the state that X had in fit, but for the descriptor.
+
+        With ``featurized=False`` the features that X carried in fit may be missing.
+        """
         check_elements(X, self.elements)
-        attached = list_attached(X)
-        for what in sorted(attached ^ self.carried.keys()):
+        attached, carried = list_attached(X), self.carried.keys()
+        if not featurized:
+            carried = carried - {"features"}
+        for what in sorted(attached ^ carried):
             raise ValueError(
                 f"X {'carries' if what in attached else 'lacks'} the {what}, unlike in fit. "
                 "Predict through the Pipeline that the model was fitted in."
             )
         remedy = "Predict through the Pipeline that the model was fitted in"
-        check_carried(X, self.carried, self.scales, remedy)
-        if self.featurizer is None:
+        check_carried(X, {what: self.carried[what] for what in carried}, self.scales, remedy)
+        if "features" in carried:
             check_features(X, self.parameters, self.elements)
         return self.attach(X)
 

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._checks import check_sums
 from .._featurizer import SoapFeaturizer
 from .._regressor import SoapBPNNRegressor
-from ..data import as_structures, check_elements
+from ..data import as_structures
 from ..nn import evaluate
 
 
@@ -24,8 +24,19 @@ class SoapBPNNCalculator(Calculator):
     **kwargs
         See :class:`ase.calculators.calculator.Calculator`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If the model is not one of ours, learnt nothing that ASE has a property for, or is the last
+        step of a Pipeline without the steps before it.
+    NotFittedError
+        If it is not fitted.
+
     Notes
     -----
+    The calculator follows its model: after another ``fit`` or ``partial_fit``, or where a search
+    was repeated, results are those of the new weights.
+
     Gives ``energy``, ``free_energy`` (the same), ``energies`` of the atoms (which share out the
     baseline by element), ``forces``, and ``stress`` where the cell has a volume, tensile positive
     and in Voigt order: eV, eV/Angstrom and eV/Angstrom^3 if the model was fitted in these. A model
@@ -51,35 +62,48 @@ class SoapBPNNCalculator(Calculator):
 
     def __init__(self, model, **kwargs):
         super().__init__(**kwargs)
-        *steps, self.regressor = _flatten(model)
-        if not isinstance(self.regressor, SoapBPNNRegressor):
-            raise TypeError(
-                "model must be, or end in, a SoapBPNNRegressor; it ends in a "
-                f"{type(self.regressor).__name__}."
-            )
-        check_is_fitted(self.regressor, "net_")
-        learnt = [name for name in ("dipole", "charges") if name in self.regressor.kinds_]
-        if "energy" in self.regressor.kinds_:
-            learnt += ["energy", "free_energy", "energies", "forces", "stress"]
-        if not learnt:
-            raise ValueError(
-                f"The model learnt {list(self.regressor.kinds_)}, none of which is a property of "
-                f"ASE's calculators: {self.implemented_properties}."
-            )
-        self.implemented_properties = learnt
-        # descriptors are computed together with their gradients, not by the step
-        self._steps = [step for step in steps if not isinstance(step, SoapFeaturizer)]
+        self.model = model
+        self._fitted = None
+        self._follow()
+
+    def check_state(self, atoms, tol=1e-15):
+        """Return what has changed since the last calculation: all of it if the model was refitted.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+            Structure.
+        tol : float, default=1e-15
+            Difference of coordinates that does not count.
+
+        Returns
+        -------
+        list of str
+        """
+        self._follow()
+        return super().check_state(atoms, tol)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        """Compute the properties, forces and stress only where they are asked for."""
+        """Compute the properties, forces and stress only where they are asked for.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms, default=None
+            Structure; None is that of the last calculation.
+        properties : sequence of str, default=("energy",)
+            Names in ``implemented_properties``; None means all of them.
+        system_changes : sequence of str
+            What has changed, as ASE says; not used.
+        """
+        self._follow()
+        properties = self.implemented_properties if properties is None else properties
         super().calculate(atoms, properties, system_changes)
         structures = as_structures([self.atoms])
-        check_elements(structures, self.regressor.elements_)
         derivatives = bool({"forces", "stress"} & set(properties))
         for step in self._steps:
             structures = step.transform(structures)
         check_sums(self.regressor, structures, self.regressor.module_.basis.parity.device)
-        structures = self.regressor._steps.attach(structures)
+        structures = self.regressor._steps.prepare(structures, featurized=False)
         values = evaluate(self.regressor.module_, structures, derivatives)
         self.results = {
             name: values[name][0] for name in self.implemented_properties if name in values
@@ -90,6 +114,55 @@ class SoapBPNNCalculator(Calculator):
         stress = self.results.pop("stress", None)
         if stress is not None and structures.volumes[0] > 0:
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+
+    def _follow(self):
+        """Take over what the model has learnt since the last call, and forget results of before."""
+        *steps, regressor = _flatten(self.model)
+        # a fit gives every step new values; the objects are kept, so none can take another's place
+        fitted = [value for step in (*steps, regressor) for value in vars(step).values()]
+        if self._fitted is not None and _are_same(fitted, self._fitted):
+            return
+        learnt = _list_properties(regressor)
+        # descriptors are computed together with their gradients, not by the step
+        steps = [step for step in steps if not isinstance(step, SoapFeaturizer)]
+        _check_steps(steps, regressor)
+        self.reset()
+        self._fitted, self._steps, self.regressor = fitted, steps, regressor
+        self.implemented_properties = learnt
+
+
+def _are_same(values, others):
+    return len(values) == len(others) and all(a is b for a, b in zip(values, others))
+
+
+def _list_properties(regressor):
+    """Properties of ASE's calculators that a fitted regressor learnt."""
+    if not isinstance(regressor, SoapBPNNRegressor):
+        raise TypeError(
+            "model must be, or end in, a SoapBPNNRegressor; it ends in a "
+            f"{type(regressor).__name__}."
+        )
+    check_is_fitted(regressor, "net_")
+    learnt = [name for name in ("dipole", "charges") if name in regressor.kinds_]
+    if "energy" in regressor.kinds_:
+        learnt += ["energy", "free_energy", "energies", "forces", "stress"]
+    if not learnt:
+        raise ValueError(
+            f"The model learnt {list(regressor.kinds_)}, none of which is a property of ASE's "
+            f"calculators: {SoapBPNNCalculator.implemented_properties}."
+        )
+    return learnt
+
+
+def _check_steps(steps, regressor):
+    """Raise if a regressor was taken out of the Pipeline whose steps know its baseline and scale."""
+    carried = sorted(regressor._steps.carried.keys() - {"features"})
+    if carried and not steps:
+        raise ValueError(
+            f"The regressor was fitted on structures with the {' and '.join(carried)} of earlier "
+            "Pipeline steps, without which its energies and forces would be wrong. Make the "
+            "calculator from the whole Pipeline: SoapBPNNCalculator(pipe)."
+        )
 
 
 def _flatten(model):

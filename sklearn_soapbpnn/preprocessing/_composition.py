@@ -92,8 +92,15 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         Returns
         -------
         self
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X or y cannot be used, ``fixed_weights`` does not fit them, or X carries a scale
+            already, which would be that of total energies.
         """
         structures, residuals = compute_residuals(X, y, sample_weight)
+        _check_order(structures, [n for n, r in residuals.items() if _has_baseline(r.kind)])
         elements = find_elements(self, structures)
         keep = self.warm_start and hasattr(self, "coef_")
         kinds, coef = (dict(self.kinds_), dict(self.coef_)) if keep else ({}, {})
@@ -175,6 +182,17 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         """Give every atom the value of its element."""
         coef = self.coef_[name]
         return tuple(coef[np.searchsorted(self.elements_, z)] for z in structures.numbers)
+
+
+def _check_order(structures, names):
+    """Raise if a TargetScaler came first: it saw what the baseline is about to take away."""
+    scaled = sorted(structures.scale.keys() & set(names))
+    if scaled:
+        raise ValueError(
+            f"X carries the scale of {scaled} already, which was found before the composition "
+            "baseline is subtracted and would be far too large. Put CompositionBaseline before "
+            "TargetScaler."
+        )
 
 
 def count_elements(structures, elements):

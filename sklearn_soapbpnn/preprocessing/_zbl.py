@@ -44,8 +44,8 @@ class ZBLBaseline(TargetStep):
     The units are fixed: **eV and Angstrom**, in positions as in targets.
 
     Put it **before** :class:`CompositionBaseline`, which fits what is left of the energies, and
-    before :class:`TargetScaler`. Behind them, the energies of the elements would contain part of
-    the repulsion.
+    before :class:`TargetScaler`. After them it is refused: the energies of the elements would
+    contain part of the repulsion.
 
     Nothing is fitted: the coefficients are those of ``pair_style zbl`` in LAMMPS, the covalent
     radii those of ASE. Elements that have none there (beyond curium) get the value that ASE writes
@@ -84,8 +84,25 @@ class ZBLBaseline(TargetStep):
         Returns
         -------
         self
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X cannot be used, or comes from a CompositionBaseline or TargetScaler.
         """
-        self.elements_ = find_elements(self, as_structures(X))
+        structures = as_structures(X)
+        # an offset of the elements; one of the structures alone is of a step of the user's own
+        elements = "energies" in structures.offset and "forces" not in structures.offset
+        for step, came_first in (
+            ("CompositionBaseline", elements),
+            ("TargetScaler", "energy" in structures.scale),
+        ):
+            if came_first:
+                raise ValueError(
+                    f"X comes from {step}, whose values then contain part of the repulsion. Put "
+                    f"ZBLBaseline before {step}."
+                )
+        self.elements_ = find_elements(self, structures)
         return self
 
     def transform(self, X):

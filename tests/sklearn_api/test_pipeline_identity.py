@@ -23,6 +23,7 @@ from sklearn_soapbpnn import (
     SoapFeaturizer,
     Targets,
     TargetScaler,
+    ZBLBaseline,
 )
 from sklearn_soapbpnn.descriptors._store import _process_store
 from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
@@ -433,7 +434,7 @@ def test_every_target_carries_its_offset_and_scale(everything):
     assert set(attached.scale) == {*own, "dipole"}
 
 
-@pytest.mark.parametrize("fitted", [CompositionBaseline, TargetScaler, SoapFeaturizer])
+@pytest.mark.parametrize("fitted", [TargetScaler, SoapFeaturizer])
 def test_steps_stack_what_they_attach(crystals, fitted):
     """Each step keeps what X carries already."""
     X, y = crystals
@@ -444,7 +445,42 @@ def test_steps_stack_what_they_attach(crystals, fitted):
     assert set(again.offset) == {"energy", "energies"}
     assert set(again.scale) == {"energy"}
     assert_array_equal(np.asarray(again), np.asarray(attached))
-    # the baseline has nothing left to subtract
+
+
+def test_a_second_baseline_has_nothing_left_to_subtract(crystals):
+    X, y = crystals
+    attached = CompositionBaseline().fit(X, y).transform(X)
+    again = CompositionBaseline().fit(attached, y).transform(attached)
     assert_allclose(again.offset["energy"], attached.offset["energy"], rtol=1e-12)
     for mine, theirs in zip(again.offset["energies"], attached.offset["energies"], strict=True):
         assert_allclose(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([TargetScaler, CompositionBaseline], "Put CompositionBaseline before TargetScaler"),
+        # the regressor's own baseline comes last
+        ([TargetScaler], "Put CompositionBaseline before TargetScaler"),
+        ([CompositionBaseline, ZBLBaseline], "Put ZBLBaseline before CompositionBaseline"),
+        ([TargetScaler, ZBLBaseline], "Put ZBLBaseline before TargetScaler"),
+        ([ZBLBaseline, ZBLBaseline], "Use one ZBLBaseline only"),
+    ],
+)
+def test_steps_in_the_wrong_order(crystals, order, message):
+    X, y = crystals
+    pipe = Pipeline([(str(k), step()) for k, step in enumerate(order)])
+    pipe.steps.append(("bpnn", SoapBPNNRegressor(**SOAP, num_epochs=1)))
+    with pytest.raises(ValueError, match=message):
+        pipe.fit(X, y)
+
+
+def test_orders_that_change_nothing(crystals):
+    X, y = crystals
+    model = SoapBPNNRegressor(**SOAP, num_epochs=1, remove_composition_contribution=False)
+    pipe = Pipeline([("scaler", TargetScaler()), ("bpnn", model)]).fit(X, y)
+    assert_array_equal(pipe.predict(X).shape, (len(X),))
+    # the regressor's own repulsion comes after a baseline of a Pipeline
+    model = SoapBPNNRegressor(**SOAP, num_epochs=1, zbl=True)
+    with pytest.raises(ValueError, match="Put ZBLBaseline before CompositionBaseline"):
+        Pipeline([("baseline", CompositionBaseline()), ("bpnn", model)]).fit(X, y)
