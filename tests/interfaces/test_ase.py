@@ -230,3 +230,94 @@ def test_molecular_dynamics_conserves_energy(molecular, data):
             totals.append(atoms.get_total_energy())
             kinetic.append(atoms.get_kinetic_energy())
     assert np.ptp(totals) < 0.05 * np.ptp(kinetic)
+
+
+# --- a calculator says what its model says now ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pipeline(data):
+    X, y = data
+    network = SoapBPNNRegressor(num_epochs=2, random_state=0)
+    steps = [CompositionBaseline(), TargetScaler(), SoapFeaturizer(**SMALL), network]
+    return make_pipeline(*steps).fit(X[:20], y[:20])
+
+
+def test_of_a_pipeline(pipeline, data):
+    atoms = data[0][30].copy()
+    atoms.calc = SoapBPNNCalculator(pipeline)
+    expected = pipeline.predict([atoms], targets=["energy", "forces"])
+    np.testing.assert_allclose(atoms.get_potential_energy(), expected["energy"][0])
+    np.testing.assert_allclose(atoms.get_forces(), expected["forces"][0], atol=1e-5)
+
+
+def test_a_last_step_lacks_the_baseline_and_the_scale(pipeline, data, tmp_path):
+    message = r"offset and scale of earlier Pipeline steps.*SoapBPNNCalculator\(pipe\)"
+    with pytest.raises(ValueError, match=message):
+        pipeline[-1].calculator()
+    pipeline[-1].save(tmp_path / "last")
+    with pytest.raises(ValueError, match=message):
+        SoapBPNNRegressor.load(tmp_path / "last").calculator()
+    X, y = data
+    search = GridSearchCV(pipeline, {"soapbpnnregressor__num_epochs": [1]}, cv=2).fit(X[:8], y[:8])
+    with pytest.raises(ValueError, match=message):
+        search.best_estimator_[-1].calculator()
+    # some of the steps are not enough, which shows when structures have gone through them
+    atoms = X[0].copy()
+    atoms.calc = SoapBPNNCalculator(pipeline[1:])
+    with pytest.raises(ValueError, match="X lacks the offset"):
+        atoms.get_potential_energy()
+
+
+def test_a_last_step_after_a_featurizer_alone_is_complete(data):
+    X, y = data
+    pipe = make_pipeline(SoapFeaturizer(**SMALL), SoapBPNNRegressor(num_epochs=1, random_state=0))
+    atoms = X[30].copy()
+    atoms.calc = pipe.fit(X[:20], y[:20])[-1].calculator()
+    np.testing.assert_allclose(atoms.get_potential_energy(), pipe.predict([atoms])[0])
+
+
+@pytest.mark.parametrize("refit", ["fit", "partial_fit", "warm_start"])
+def test_follows_another_fit(data, refit):
+    X, y = data
+    model = SoapBPNNRegressor(**SMALL, num_epochs=1, random_state=0).fit(X[:20], y[:20])
+    atoms = X[30].copy()
+    atoms.calc = model.calculator()
+    before = atoms.get_potential_energy()
+    model.set_params(num_epochs=3, warm_start=refit == "warm_start")
+    getattr(model, "partial_fit" if refit == "partial_fit" else "fit")(X[:20], y[:20])
+    expected = model.predict([atoms], targets=["energy", "forces"])
+    assert atoms.get_potential_energy() == pytest.approx(expected["energy"][0])
+    assert atoms.get_potential_energy() != pytest.approx(before)
+    np.testing.assert_allclose(atoms.get_forces(), expected["forces"][0], atol=1e-10)
+
+
+def test_follows_a_pipeline_and_a_search(data):
+    X, y = data
+    steps = [CompositionBaseline(), TargetScaler(), SoapFeaturizer(**SMALL)]
+    pipe = make_pipeline(*steps, SoapBPNNRegressor(num_epochs=1, random_state=0))
+    search = GridSearchCV(pipe, {"soapbpnnregressor__num_epochs": [1]}, cv=2)
+    for model in (pipe, search):
+        model.fit(X[:20], y[:20])
+        atoms = X[30].copy()
+        atoms.calc = SoapBPNNCalculator(model)
+        atoms.get_potential_energy()
+        model.fit(X[40:60], y[40:60])
+        assert atoms.get_potential_energy() == pytest.approx(model.predict([atoms])[0])
+
+
+def test_results_are_kept_while_nothing_changes(molecular, data):
+    atoms = data[0][0].copy()
+    atoms.calc = molecular.calculator()
+    atoms.get_forces()
+    results = atoms.calc.results
+    atoms.get_potential_energy()
+    assert atoms.calc.results is results
+
+
+def test_no_properties_are_all_properties(metallic):
+    model, X = metallic
+    calculator = model.calculator()
+    calculator.calculate(X[40].copy(), None)
+    names = {"energy", "free_energy", "energies", "forces", "stress"}
+    assert set(calculator.results) == names
