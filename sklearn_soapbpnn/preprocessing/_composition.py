@@ -22,7 +22,8 @@ class CompositionBaseline(RegressorMixin, TargetStep):
 
     Other targets go the same way, as far as they have a part that no rotation changes: scalars,
     scalar blocks of spherical tensors, and of a Cartesian 3x3 tensor the mean of its diagonal. The
-    offset of a target with a value for each atom is its mean over the atoms of an element. A
+    offset of a target with a value for each atom is its mean over the atoms of an element, that of
+    an intensive target the mean over the atoms of a structure, :math:`\sum_Z n_Z e_Z / n`. A
     dipole has no such part, and stays as it is.
 
     Parameters
@@ -168,7 +169,7 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         """Offset of one target: an array, or a tuple of arrays if it is one of atoms."""
         if self.kinds_[name].per_atom:
             return self._share_out(name, structures)
-        counts = count_elements(structures, self.elements_)
+        counts = count_elements(structures, self.elements_, self.kinds_[name].intensive)
         return np.tensordot(counts, self.coef_[name], axes=1)
 
     def _share_out(self, name, structures):
@@ -177,12 +178,12 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         return tuple(coef[np.searchsorted(self.elements_, z)] for z in structures.numbers)
 
 
-def count_elements(structures, elements):
-    """Count the atoms of each element: array of shape (n_structures, n_elements)."""
+def count_elements(structures, elements, as_shares):
+    """Count the atoms of each element, or return their shares: (n_structures, n_elements)."""
     counts = np.zeros((len(structures), len(elements)))
     for row, numbers in zip(counts, structures.numbers):
         np.add.at(row, np.searchsorted(elements, numbers), 1.0)
-    return counts
+    return counts / structures.n_atoms[:, None] if as_shares else counts
 
 
 def check_fixed_weights(weights, name="fixed_weights", kinds=None):
@@ -271,7 +272,7 @@ def _fit_coef(structures, residual, elements, fixed):
         coef = _average_elements(element, values, weights, len(elements))
         coef[~np.isnan(fixed)] = fixed[~np.isnan(fixed), None]
     else:
-        counts = count_elements(structures, elements)
+        counts = count_elements(structures, elements, residual.kind.intensive)
         coef = _solve_counts(counts, values, known, np.sqrt(residual.weights), fixed)
     return (coef @ basis.T).reshape(len(elements), *residual.kind.shape)
 
