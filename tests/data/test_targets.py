@@ -258,7 +258,10 @@ def test_none_is_not_labelled():
 def test_array_is_the_first_scalar_column(targets):
     np.testing.assert_array_equal(np.asarray(targets), ENERGY)
     y = Targets(
-        kinds={"gap": TargetKind.scalar()}, forces=make_forces(), gap=ENERGY, energy=2 * ENERGY
+        kinds={"gap": TargetKind.scalar(intensive=True)},
+        forces=make_forces(),
+        gap=ENERGY,
+        energy=2 * ENERGY,
     )
     np.testing.assert_array_equal(np.asarray(y), ENERGY)
     assert np.asarray(y, dtype=np.float32).dtype == np.float32
