@@ -56,9 +56,9 @@ def list_named(parameters, first=("energy",)):
 
 
 def list_intensive(kinds):
-    """Say of each target that is a mean over atoms that metatrain would learn their sum."""
+    """Return a problem for each intensive target: metatrain only learns sums over atoms."""
     return [
-        f"the intensive target {name!r} (sums over atoms are there: declare it without "
+        f"the intensive target {name!r} (metatrain sums over atoms: declare it without "
         "intensive=True, and multiply its labels by the number of atoms)"
         for name, kind in kinds.items()
         if kind.intensive

@@ -125,7 +125,7 @@ def _finish_energy(raw, structures):
 
 
 def _finish_target(values, structures, name, kind):
-    """Sum what the atoms give, or take its mean, scale it, and add the offset."""
+    """Sum or average what the atoms give, scale it, and add the offset."""
     scale = expand_scale(structures, name, kind)
     offset = flatten_offset(structures, name, kind)
     if kind.per_atom:

@@ -22,9 +22,9 @@ class CompositionBaseline(RegressorMixin, TargetStep):
 
     Other targets go the same way, as far as they have a part that no rotation changes: scalars,
     scalar blocks of spherical tensors, and of a Cartesian 3x3 tensor the mean of its diagonal. The
-    offset of a target with a value for each atom is its mean over the atoms of an element, that of
-    an intensive target the mean over the atoms of a structure, :math:`\sum_Z n_Z e_Z / n`. A
-    dipole has no such part, and stays as it is.
+    offset of a target with a value for each atom is its mean over the atoms of an element. That of
+    an intensive target is the mean of the weights over the atoms of a structure,
+    :math:`\sum_Z n_Z e_Z / \sum_Z n_Z`. A dipole has no such part, and stays as it is.
 
     Parameters
     ----------

@@ -172,7 +172,7 @@ def test_intensive_targets_have_no_counterpart(data):
     with pytest.raises(ValueError, match="no counterpart of") as error:
         model.to_options()
     for name in ("gap", "hardness"):
-        assert f"the intensive target '{name}' (sums over atoms are there" in str(error.value)
+        assert f"the intensive target '{name}' (metatrain sums over atoms" in str(error.value)
     assert "without intensive=True, and multiply its labels by the number" in str(error.value)
     assert "'total'" not in str(error.value)
     y = Targets(kinds={"gap": extensive}, gap=gap * n_atoms)
