@@ -50,8 +50,9 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
     with the composition baseline :math:`e_Z`, optionally the ZBL repulsion, the scale s and the
     SOAP power spectrum :math:`p_i` [1]_ [2]_. Forces and stress are exact derivatives. Any number
     of other targets is learnt from the same hidden layers: scalars, vectors, 3x3 and spherical
-    tensors, of structures or of atoms, each equivariant by construction. On its own the regressor
-    fits baseline and scale and computes the descriptors; in a Pipeline behind
+    tensors, of structures or of atoms, each equivariant by construction. The value of a structure
+    is the sum over its atoms, that of an intensive target their mean. On its own the regressor fits
+    baseline and scale and computes the descriptors; in a Pipeline behind
     :class:`CompositionBaseline`, :class:`TargetScaler` and :class:`SoapFeaturizer` it uses what
     they attached, with the same result to the bit.
 
@@ -124,7 +125,8 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         Energies of elements that are not to be fitted, by symbol or atomic number, or
         ``{target: {element: value}}``; see :class:`CompositionBaseline`.
     per_structure_targets : sequence of str, default=()
-        Targets whose loss and scale are of the structure, not per atom.
+        Targets whose loss and scale are of the structure, not per atom. Those of intensive targets
+        always are.
     num_workers : int, default=None
         Processes that make batches ahead of the training loop where the data exceed
         ``memory_limit``; None takes all cores but one, 0 none.

@@ -55,6 +55,9 @@ class TargetKind:
         Rank of a Cartesian tensor; None for scalars and spherical tensors.
     per_volume : bool
         Whether the value times the volume of the cell is what atoms contribute to, as for a stress.
+    intensive : bool
+        Whether the value of a structure is the mean over its atoms, as for a gap, not their sum:
+        two copies of a structure have the same value. Not for values of atoms or per volume.
     unit : str
         Unit, for the reader.
 
@@ -67,6 +70,8 @@ class TargetKind:
     (6,)
     >>> TargetKind.scalar(per_atom=True)
     TargetKind.scalar(per_atom=True)
+    >>> TargetKind.scalar(intensive=True, unit="eV")
+    TargetKind.scalar(intensive=True, unit='eV')
     """
 
     shape: tuple[int, ...]
@@ -74,10 +79,24 @@ class TargetKind:
     blocks: tuple[Block, ...]
     cartesian_rank: int | None = None
     per_volume: bool = False
+    intensive: bool = False
     unit: str = field(default="", compare=False)
 
+    def __post_init__(self):
+        if self.intensive and self.per_atom:
+            raise ValueError(
+                "intensive=True is for one value of a structure, but per_atom=True is one for each "
+                "atom, of which no mean is taken. Leave out one of the two."
+            )
+        if self.intensive and self.per_volume:
+            raise ValueError(
+                "intensive=True takes the mean over atoms, but per_volume=True divides their sum "
+                "by the volume, which does not grow with the structure either. Leave out one of "
+                "the two."
+            )
+
     @classmethod
-    def scalar(cls, n_properties=None, *, per_atom=False, unit=""):
+    def scalar(cls, n_properties=None, *, per_atom=False, intensive=False, unit=""):
         """Return the kind of an invariant, or of ``n_properties`` of them in one array.
 
         Parameters
@@ -86,23 +105,35 @@ class TargetKind:
             None is a single number without an axis: shape ().
         per_atom : bool, default=False
             Whether there is one value for each atom.
+        intensive : bool, default=False
+            Whether the value of a structure is the mean over its atoms: it does not change when the
+            structure is repeated, as that of a gap, a bulk modulus, a melting point. Else it is
+            their sum.
         unit : str, default=""
             Unit.
         """
         n = _check_properties(n_properties)
         shape = () if n_properties is None else (n,)
-        return cls(shape, bool(per_atom), (Block(0, 1, n),), unit=unit)
+        return cls(shape, bool(per_atom), (Block(0, 1, n),), intensive=bool(intensive), unit=unit)
 
     @classmethod
-    def vector(cls, n_properties=None, *, per_atom=False, unit=""):
+    def vector(cls, n_properties=None, *, per_atom=False, intensive=False, unit=""):
         """Return the kind of a Cartesian vector, shape (3,) or (3, n_properties)."""
         n = _check_properties(n_properties)
         shape = (3,) if n_properties is None else (3, n)
-        return cls(shape, bool(per_atom), (Block(1, 1, n),), 1, unit=unit)
+        blocks = (Block(1, 1, n),)
+        return cls(shape, bool(per_atom), blocks, 1, intensive=bool(intensive), unit=unit)
 
     @classmethod
     def tensor(
-        cls, n_properties=None, *, symmetric=False, per_atom=False, per_volume=False, unit=""
+        cls,
+        n_properties=None,
+        *,
+        symmetric=False,
+        per_atom=False,
+        per_volume=False,
+        intensive=False,
+        unit="",
     ):
         """Return the kind of a Cartesian 3x3 tensor, shape (3, 3) or (3, 3, n_properties).
 
@@ -112,7 +143,7 @@ class TargetKind:
             None is a single tensor without a further axis.
         symmetric : bool, default=False
             Whether the antisymmetric part is zero by construction.
-        per_atom, unit
+        per_atom, intensive, unit
             See :meth:`scalar`.
         per_volume : bool, default=False
             Whether the value times the volume of the cell is what atoms contribute to.
@@ -122,10 +153,10 @@ class TargetKind:
         blocks = [Block(0, 1, n), Block(1, -1, n), Block(2, 1, n)]
         if symmetric:
             del blocks[1]
-        return cls(shape, bool(per_atom), tuple(blocks), 2, bool(per_volume), unit)
+        return cls(shape, bool(per_atom), tuple(blocks), 2, bool(per_volume), bool(intensive), unit)
 
     @classmethod
-    def spherical(cls, blocks, n_properties=None, *, per_atom=False, unit=""):
+    def spherical(cls, blocks, n_properties=None, *, per_atom=False, intensive=False, unit=""):
         r"""Return the kind of one or several spherical tensors.
 
         Parameters
@@ -137,7 +168,7 @@ class TargetKind:
             by m, then by property.
         n_properties : int, default=None
             Number of tensors; for a single pair only.
-        per_atom, unit
+        per_atom, intensive, unit
             See :meth:`scalar`.
         """
         if not np.iterable(blocks) or len(blocks) == 0:
@@ -161,7 +192,7 @@ class TargetKind:
             shape = (2 * parsed[0].o3_lambda + 1,) + (() if n_properties is None else (n,))
         else:
             shape = (sum(block.size for block in parsed),)
-        return cls(shape, bool(per_atom), parsed, unit=unit)
+        return cls(shape, bool(per_atom), parsed, intensive=bool(intensive), unit=unit)
 
     @property
     def size(self):
@@ -237,7 +268,8 @@ class TargetKind:
 
     def __repr__(self):
         n = self.blocks[0].n_properties
-        options = ["per_atom=True"] * self.per_atom + ["per_volume=True"] * self.per_volume
+        flags = ("per_atom", "per_volume", "intensive")
+        options = [f"{name}=True" for name in flags if getattr(self, name)]
         options += [f"unit={self.unit!r}"] if self.unit else []
         if self.cartesian_rank is not None:
             name = {1: "vector", 2: "tensor"}[self.cartesian_rank]

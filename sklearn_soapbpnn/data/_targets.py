@@ -50,7 +50,8 @@ class Targets:
     array([-2.])
     >>> y["forces"][1].shape
     (5, 3)
-    >>> y = Targets(kinds={"gap": TargetKind.scalar(unit="eV")}, gap=[1.5, 0.3])
+    >>> kinds = {"gap": TargetKind.scalar(intensive=True, unit="eV")}
+    >>> y = Targets(kinds=kinds, gap=[1.5, 0.3])
     >>> y.units
     {'gap': 'eV'}
     """
@@ -280,7 +281,7 @@ def _find_kind(name, declared):
     if name not in ENERGY_KINDS:
         return kind
     own = ENERGY_KINDS[name]
-    for what in ("shape", "per_atom", "cartesian_rank"):
+    for what in ("shape", "per_atom", "cartesian_rank", "intensive"):
         if getattr(kind, what) != getattr(own, what):
             raise ValueError(
                 f"kinds[{name!r}]={kind!r} changes what {name!r} means: its {what} must be "

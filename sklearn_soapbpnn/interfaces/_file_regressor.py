@@ -94,6 +94,8 @@ def load_regressor(cls, state, tensors, prefix):
     _check_sizes(model, weights)
     check_degrees(model.kinds_, model._steps.parameters.max_angular)
     losses = check_parameters(_on_this_machine(model), _make_targets(model), has_validation=True)
+    if model.baseline_ is not None and not model.baseline_.kinds_.items() <= model.kinds_.items():
+        raise ValueError("baseline_ has other targets")
     history = _load_history(state["history"])
     model.net_ = _load_net(model, losses, weights)
     model.history_.extend(history)

@@ -16,6 +16,7 @@ KIND_ENTRIES = {
     "blocks": list,
     "cartesian_rank": (int, type(None)),
     "per_volume": bool,
+    "intensive": bool,
     "unit": str,
 }
 
@@ -134,6 +135,7 @@ def _encode_kind(kind):
         "blocks": [[block.o3_lambda, block.o3_sigma, block.n_properties] for block in kind.blocks],
         "cartesian_rank": kind.cartesian_rank,
         "per_volume": kind.per_volume,
+        "intensive": kind.intensive,
         "unit": kind.unit,
     }
 
@@ -146,7 +148,7 @@ def _decode_kind(name, state):
     for numbers in (shape, *state["blocks"]):
         if not isinstance(numbers, list) or any(type(number) is not int for number in numbers):
             raise ValueError(f"{what} must hold integers, got {_shorten(numbers)}")
-    options = {"per_atom": state["per_atom"], "unit": state["unit"]}
+    options = {name: state[name] for name in ("per_atom", "intensive", "unit")}
     n_axes = {None: 1, 1: 1, 2: 2}.get(rank)
     n_properties = shape[-1] if n_axes is not None and len(shape) > n_axes else None
     if rank == 1:

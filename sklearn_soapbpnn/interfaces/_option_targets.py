@@ -55,6 +55,16 @@ def list_named(parameters, first=("energy",)):
     return [name for name in dict.fromkeys(names) if name not in DERIVED_TARGETS]
 
 
+def list_intensive(kinds):
+    """Return a problem for each intensive target: metatrain only learns sums over atoms."""
+    return [
+        f"the intensive target {name!r} (metatrain sums over atoms: declare it without "
+        "intensive=True, and multiply its labels by the number of atoms)"
+        for name, kind in kinds.items()
+        if kind.intensive
+    ]
+
+
 def read_targets(value, path, problems):
     """Read a mapping by target; an empty one is None."""
     if isinstance(value, Mapping):

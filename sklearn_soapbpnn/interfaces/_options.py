@@ -13,6 +13,7 @@ import yaml
 
 from .._checks import SOAP_PARAMETERS
 from ._option_targets import (
+    list_intensive,
     list_named,
     list_trained,
     read_baseline,
@@ -171,6 +172,7 @@ def write_options(model, path=None):
     model._validate_params()
     parameters, problems = model.get_params(deep=False), _list_foreign(model)
     kinds = getattr(model, "kinds_", {})
+    problems += list_intensive(kinds)
     if kinds:
         # with features of another step, the model's own arguments are not the ones
         parameters |= {name: getattr(model._steps.parameters, name) for name in SOAP_PARAMETERS}

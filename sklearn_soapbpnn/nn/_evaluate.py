@@ -128,14 +128,16 @@ def _finish_energy(raw, structures):
 
 
 def _finish_target(values, structures, name, kind):
-    """Sum what the atoms add, scale it, and add the offset."""
+    """Sum or average what the atoms give, scale it, and add the offset."""
     scale = expand_scale(structures, name, kind)
     offset = flatten_offset(structures, name, kind)
     if kind.per_atom:
         values = (scale * values + offset).reshape(-1, *kind.shape)
         return _split(values, structures)
     values = scale * _sum_atoms(values, structures)
-    if kind.per_volume:
+    if kind.intensive:
+        values = values / structures.n_atoms[:, None]
+    elif kind.per_volume:
         values = values / _nan_volumes(structures)[:, None]
     return (values + offset).reshape(-1, *kind.shape)
 

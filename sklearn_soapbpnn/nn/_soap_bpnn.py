@@ -36,7 +36,7 @@ class Outputs:
     strain_gradient : Tensor of shape (n_structures, 3, 3), or None
         :math:`\partial E / \partial \epsilon`, the stress times the volume.
     values : dict of str to Tensor of shape (n_atoms, size)
-        What each atom adds to the other targets.
+        What each atom adds to the other targets, or to their mean.
     """
 
     energies: Tensor | None = None

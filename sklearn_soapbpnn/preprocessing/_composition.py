@@ -22,8 +22,9 @@ class CompositionBaseline(RegressorMixin, TargetStep):
 
     Other targets go the same way, as far as they have a part that no rotation changes: scalars,
     scalar blocks of spherical tensors, and of a Cartesian 3x3 tensor the mean of its diagonal. The
-    offset of a target with a value for each atom is its mean over the atoms of an element. A
-    dipole has no such part, and stays as it is.
+    offset of a target with a value for each atom is its mean over the atoms of an element. That of
+    an intensive target is the mean of the weights over the atoms of a structure,
+    :math:`\sum_Z n_Z e_Z / \sum_Z n_Z`. A dipole has no such part, and stays as it is.
 
     Parameters
     ----------
@@ -175,7 +176,7 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         """Offset of one target: an array, or a tuple of arrays if it is one of atoms."""
         if self.kinds_[name].per_atom:
             return self._share_out(name, structures)
-        counts = count_elements(structures, self.elements_)
+        counts = count_elements(structures, self.elements_, self.kinds_[name].intensive)
         return np.tensordot(counts, self.coef_[name], axes=1)
 
     def _share_out(self, name, structures):
@@ -195,12 +196,12 @@ def _check_order(structures, names):
         )
 
 
-def count_elements(structures, elements):
-    """Count the atoms of each element: array of shape (n_structures, n_elements)."""
+def count_elements(structures, elements, as_shares):
+    """Count the atoms of each element, or return their shares: (n_structures, n_elements)."""
     counts = np.zeros((len(structures), len(elements)))
     for row, numbers in zip(counts, structures.numbers):
         np.add.at(row, np.searchsorted(elements, numbers), 1.0)
-    return counts
+    return counts / structures.n_atoms[:, None] if as_shares else counts
 
 
 def check_fixed_weights(weights, name="fixed_weights", kinds=None):
@@ -289,7 +290,7 @@ def _fit_coef(structures, residual, elements, fixed):
         coef = _average_elements(element, values, weights, len(elements))
         coef[~np.isnan(fixed)] = fixed[~np.isnan(fixed), None]
     else:
-        counts = count_elements(structures, elements)
+        counts = count_elements(structures, elements, residual.kind.intensive)
         coef = _solve_counts(counts, values, known, np.sqrt(residual.weights), fixed)
     return (coef @ basis.T).reshape(len(elements), *residual.kind.shape)
 

@@ -40,7 +40,8 @@ class TargetScaler(TargetStep):
     ``transform`` attaches :math:`s` to the structures; the network learns energies, forces and
     stresses divided by it, and its output is multiplied by it. A target with a value for each atom
     has a scale for each element, a target of several properties or spherical blocks one for each
-    of them, over all its components m; a stress-like one counts times the volume of the cell.
+    of them, over all its components m; a stress-like one counts times the volume of the cell, an
+    intensive one as it is.
 
     Parameters
     ----------
@@ -49,7 +50,8 @@ class TargetScaler(TargetStep):
         sequence of numbers, or for one of atoms ``{"charges": {"H": 0.1, 8: 0.3}}``. One number
         applies to all properties and elements.
     per_structure_targets : sequence of str, default=()
-        Targets that do not grow with the number of atoms, so are not divided by it.
+        Targets that are not divided by the number of atoms. Intensive ones never are, and need not
+        be named.
     warm_start : bool, default=False
         Keep the scales of the fit before, and fit targets that are new only, whatever
         ``fixed_weights`` says of the others: for a Pipeline whose regressor goes on learning.
@@ -257,7 +259,7 @@ def _per_atom_factor(name, structures, residual, extensive):
                 f"Target {name!r} of y: no structure with a label has a cell of finite volume. Set "
                 "the cells, or leave the target out."
             )
-    if extensive and not residual.kind.per_atom:
+    if extensive and not (residual.kind.per_atom or residual.kind.intensive):
         factor = factor / structures.n_atoms
     return factor[residual.structure]
 

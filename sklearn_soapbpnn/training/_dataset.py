@@ -37,7 +37,7 @@ class Labels:
     Parameters
     ----------
     values : Tensor of shape (n_structures or n_atoms, ...)
-        In units of the scale and, for targets of structures, divided by ``divisor``.
+        In units of the scale and, for extensive targets of structures, divided by ``divisor``.
     weight : Tensor or None
         Weights of the entries, zero where there is no label; None where all weigh the same.
     divisor : Tensor
@@ -142,7 +142,7 @@ class TrainingData(Dataset):
     sample_weight : array of shape (n_structures,), default=None
         Weights of the structures; their mean does not matter.
     per_structure : collection of str
-        Targets whose loss is not divided by the number of atoms.
+        Targets whose loss is not divided by the number of atoms; that of intensive ones never is.
     """
 
     def __init__(self, structures, targets, network, *, sample_weight=None, per_structure=()):
@@ -296,6 +296,10 @@ def _scale_target(name, structures, targets, divisor):
     scale = expand_scale(structures, name, kind)
     if kind.per_atom:
         return residual / scale, divisor, scale
+    if kind.intensive:
+        # the label is a mean already, so that only the network's sum is divided
+        labels = residual / scale
+        return labels, structures.n_atoms[:, None], np.broadcast_to(scale, labels.shape)
     divisor = _as_rows(divisor, 2)
     volumes = np.ones(1)
     if kind.per_volume:

@@ -1,4 +1,6 @@
 import pickle
+from dataclasses import replace
+from functools import partial
 
 import joblib
 import numpy as np
@@ -28,6 +30,11 @@ KINDS = {
     "octupoles": (TargetKind.spherical((3, 1), 4), (7, 4)),
     "blocks": (TargetKind.spherical([(0, 1, 2), (1, -1), (2, 1, 3)], per_atom=True), (20,)),
     "one block in a list": (TargetKind.spherical([(2, -1, 2)]), (10,)),
+    "intensive scalar": (TargetKind.scalar(intensive=True, unit="eV"), ()),
+    "intensive vectors": (TargetKind.vector(2, intensive=True), (3, 2)),
+    "intensive tensor": (TargetKind.tensor(symmetric=True, intensive=True), (3, 3)),
+    "intensive quadrupole": (TargetKind.spherical((2, 1), intensive=True), (5,)),
+    "intensive blocks": (TargetKind.spherical([(0, 1, 2), (1, 1)], intensive=True), (5,)),
 }
 every_kind = pytest.mark.parametrize(("kind", "shape"), KINDS.values(), ids=KINDS)
 
@@ -82,6 +89,20 @@ def test_transform_is_orthonormal(kind, shape):
 def test_with_unit(kind, shape):
     assert kind.with_unit("Ha").unit == "Ha"
     assert kind.with_unit("Ha").with_unit(kind.unit) == kind
+
+
+INTENSIVE = [name for name in KINDS if name.startswith("intensive ")]
+
+
+@every_kind
+def test_intensive_is_part_of_a_kind(kind, shape):
+    assert kind.intensive == (kind in [KINDS[name][0] for name in INTENSIVE])
+    assert kind.with_unit("Ha").intensive == kind.intensive
+    assert pickle.loads(pickle.dumps(kind)).intensive == kind.intensive
+    if not (kind.per_atom or kind.per_volume):
+        other = replace(kind, intensive=not kind.intensive)
+        assert other != kind
+        assert joblib.hash(other) != joblib.hash(kind)
 
 
 def test_components_of_a_vector():
@@ -194,7 +215,7 @@ def test_scales(name, index, names):
 
 def test_is_scalar():
     scalar = {name for name, (kind, _) in KINDS.items() if kind.is_scalar}
-    names = {"scalar", "one scalar", "scalars", "scalar of atoms"}
+    names = {"scalar", "one scalar", "scalars", "scalar of atoms", "intensive scalar"}
     assert scalar == {*names, "invariant block", "invariant blocks"}
 
 
@@ -205,6 +226,7 @@ def test_known_kinds():
     per_atom = {name for name, kind in KNOWN_KINDS.items() if kind.per_atom}
     assert per_atom == {"forces", "energies", "charges", "non_conservative_forces"}
     assert set(DERIVED_TARGETS) == set(ENERGY_KINDS) - {"energy"}
+    assert not any(kind.intensive for kind in KNOWN_KINDS.values())
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -244,3 +266,24 @@ def test_blocks_that_are_none(blocks, message):
 def test_properties_of_a_list_of_blocks():
     with pytest.raises(ValueError, match="n_properties=2 is for a single pair"):
         TargetKind.spherical([(1, 1), (2, 1)], 2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        TargetKind.scalar,
+        TargetKind.vector,
+        TargetKind.tensor,
+        partial(TargetKind.spherical, (2, 1)),
+    ],
+)
+def test_values_of_atoms_are_not_intensive(make):
+    with pytest.raises(ValueError, match="intensive=True .* per_atom=True .*Leave out one"):
+        make(per_atom=True, intensive=True)
+
+
+def test_values_per_volume_are_not_intensive():
+    with pytest.raises(ValueError, match="intensive=True .* per_volume=True .*Leave out one"):
+        TargetKind.tensor(symmetric=True, per_volume=True, intensive=True)
+    with pytest.raises(ValueError, match="Leave out one"):
+        replace(KNOWN_KINDS["non_conservative_stress"], intensive=True)

@@ -1,4 +1,5 @@
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def frames():
 def targets():
     """Every known column, and two declared ones."""
     return Targets(
-        kinds={"gap": TargetKind.scalar(), **CHARGES},
+        kinds={"gap": TargetKind.scalar(intensive=True), **CHARGES},
         energy=ENERGY,
         forces=make_forces(),
         stress=np.arange(27.0).reshape(3, 3, 3),
@@ -173,6 +174,21 @@ def test_kinds_of_the_energy_change_their_unit_only(name):
         Targets(kinds={name: other}, **{name: []})
 
 
+@pytest.mark.parametrize("name", ["energy", "stress", "virial"])
+def test_the_energy_and_its_derivatives_are_extensive(name):
+    make = TargetKind.scalar if name == "energy" else partial(TargetKind.tensor, symmetric=True)
+    kind = make(intensive=True, unit="eV")
+    message = rf"kinds\['{name}'\]=.*intensive=True.* its intensive must be False.*another name"
+    with pytest.raises(ValueError, match=message):
+        Targets(kinds={name: kind}, **{name: np.zeros((2, *kind.shape))})
+
+
+def test_other_known_names_may_be_intensive():
+    """A polarisation per atom, say."""
+    kind = TargetKind.vector(intensive=True)
+    assert Targets(kinds={"dipole": kind}, dipole=np.zeros((2, 3))).kinds["dipole"] == kind
+
+
 def test_spherical_forces_are_refused():
     """Of the same shape, but with components y, z, x."""
     kinds = {"forces": TargetKind.spherical((1, 1), per_atom=True)}
@@ -242,7 +258,10 @@ def test_none_is_not_labelled():
 def test_array_is_the_first_scalar_column(targets):
     np.testing.assert_array_equal(np.asarray(targets), ENERGY)
     y = Targets(
-        kinds={"gap": TargetKind.scalar()}, forces=make_forces(), gap=ENERGY, energy=2 * ENERGY
+        kinds={"gap": TargetKind.scalar(intensive=True)},
+        forces=make_forces(),
+        gap=ENERGY,
+        energy=2 * ENERGY,
     )
     np.testing.assert_array_equal(np.asarray(y), ENERGY)
     assert np.asarray(y, dtype=np.float32).dtype == np.float32

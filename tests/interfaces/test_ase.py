@@ -160,7 +160,7 @@ def test_dipole_and_charges(data):
         "dipole": rng.normal(size=(20, 3)),
         "charges": [rng.normal(size=len(atoms)) for atoms in X],
     }
-    kinds = {"gap": TargetKind.scalar()}
+    kinds = {"gap": TargetKind.scalar(intensive=True)}
     network = {**SMALL, "num_epochs": 2, "random_state": 0}
     moments = SoapBPNNRegressor(**network).fit(X, Targets(kinds=kinds, **columns))
     everything = make_pipeline(
@@ -190,7 +190,7 @@ def test_dipole_and_charges(data):
 
 def test_models_without_any_property_of_ase_are_refused(data):
     X = data[0][:4]
-    y = Targets(kinds={"gap": TargetKind.scalar()}, gap=[1.0, 2.0, 3.0, 4.0])
+    y = Targets(kinds={"gap": TargetKind.scalar(intensive=True)}, gap=[1.0, 2.0, 3.0, 4.0])
     model = SoapBPNNRegressor(**SMALL, num_epochs=1, random_state=0).fit(X, y)
     with pytest.raises(ValueError, match=r"learnt \['gap'\], none of which is a property of ASE"):
         model.calculator()

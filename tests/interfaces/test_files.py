@@ -40,14 +40,14 @@ SOAP = {"cutoff_radius": 3.0, "max_radial": 2, "max_angular": 2}
 NETWORK = {"num_neurons_per_layer": 4, "num_epochs": 2, "batch_size": 4, "random_state": 0}
 KINDS = {
     "energy": TargetKind.scalar(unit="kJ/mol"),
-    "gaps": TargetKind.scalar(2),
+    "gaps": TargetKind.scalar(2, intensive=True),
     "dipole": TargetKind.vector(unit="e Angstrom"),
     "dipoles": TargetKind.vector(2, per_atom=True),
     "tensors": TargetKind.tensor(2, per_atom=True),
     "polarizability": TargetKind.tensor(symmetric=True),
     "charges": TargetKind.scalar(per_atom=True),
     "several": TargetKind.spherical([(0, 1, 2), (1, -1), (2, 1)]),
-    "quadrupoles": TargetKind.spherical((2, 1), 3),
+    "quadrupoles": TargetKind.spherical((2, 1), 3, intensive=True),
     "one": TargetKind.spherical((0, 1), 1),
     "non_conservative_stress": TargetKind.tensor(symmetric=True, per_volume=True),
 }
@@ -712,6 +712,21 @@ FORGED = {
     "kind of bools": (set_kind(shape=[True]), "integers"),
     "kind of high rank": (set_kind(cartesian_rank=7), "is no kind of target"),
     "kind of no blocks": (set_kind(blocks=[], shape=[1]), "blocks"),
+    "intensive energy": (set_kind(intensive=True), "its intensive must be False"),
+    "intensive atoms": (set_kind(intensive=True, per_atom=True), "intensive=True is for one value"),
+    "intensive stress": (
+        set_kind(intensive=True, per_volume=True, shape=[3, 3], cartesian_rank=2),
+        "intensive=True takes the mean",
+    ),
+    "kind of no intensity": (set_kind(intensive=0), "intensive of .* must be bool"),
+    "kind without an entry": (
+        lambda state: state["kinds"]["energy"].pop("intensive"),
+        "the kind of 'energy' must have the entries",
+    ),
+    "intensive baseline": (
+        set_entry(*BASELINE, "kinds", "energy", "intensive", True),
+        "baseline_ has other targets",
+    ),
     "kind of unknown unit": (set_kind(unit=None), "unit of the kind of 'energy' must be str"),
     "name of a target": (lambda s: s["kinds"].update(kinds=s["kinds"].pop("energy")), "cannot be"),
     "carried": (set_entry("carried", {"shell": []}), "X cannot carry"),
@@ -812,7 +827,7 @@ def test_forged_pipeline(pipeline, path):
 def test_absurd_targets(kind, small, path):
     """A small file cannot make large matrices."""
     save_model(small, path)
-    kind = {"per_atom": False, "per_volume": False, "unit": "", **kind}
+    kind = {**dict.fromkeys(("per_atom", "per_volume", "intensive"), False), "unit": "", **kind}
 
     def change(state):
         state["kinds"]["more"] = kind
@@ -828,7 +843,7 @@ def test_tensor_of_high_degree(small, path):
     def change(state):
         state["kinds"]["l"] = {
             **{"shape": [51], "blocks": [[25, 1, 1]], "cartesian_rank": None},
-            **{"per_atom": False, "per_volume": False, "unit": ""},
+            **{"per_atom": False, "per_volume": False, "intensive": False, "unit": ""},
         }
         state["targets"].append("l")
 

@@ -150,15 +150,33 @@ def test_without_a_training_set_what_is_named_gets_a_head():
 
 def test_a_fitted_model_names_what_it_learnt(data):
     X, _ = data
-    kinds = {"gap": TargetKind.scalar()}
-    y = Targets(kinds=kinds, gap=np.arange(6.0), dipole=np.ones((6, 3)))
+    kinds = {"spectrum": TargetKind.scalar()}
+    y = Targets(kinds=kinds, spectrum=np.arange(6.0), dipole=np.ones((6, 3)))
     model = SoapBPNNRegressor(max_angular=2, num_epochs=1, random_state=0)
     model.fit(X, y)
     with pytest.raises(ValueError, match=r"an MLP head of 'dipole'.*heads=\{'dipole': 'linear'\}"):
         write_options(model)
     model.set_params(heads={"dipole": "linear"}).fit(X, y)
     heads = write_options(model)["architecture"]["model"]["heads"]
-    assert heads == {"mtt::gap": "mlp", "mtt::dipole": "linear"}
+    assert heads == {"mtt::spectrum": "mlp", "mtt::dipole": "linear"}
+
+
+def test_intensive_targets_have_no_counterpart(data):
+    """metatrain learns sums over atoms, of which the message says how to make one."""
+    X, _ = data
+    n_atoms, gap = np.array([len(atoms) for atoms in X]), np.arange(6.0)
+    intensive, extensive = TargetKind.scalar(intensive=True), TargetKind.scalar()
+    kinds = {"gap": intensive, "hardness": intensive, "total": extensive}
+    y = Targets(kinds=kinds, gap=gap, hardness=gap, total=gap)
+    model = SoapBPNNRegressor(max_angular=2, num_epochs=1, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="no counterpart of") as error:
+        model.to_options()
+    for name in ("gap", "hardness"):
+        assert f"the intensive target '{name}' (metatrain sums over atoms" in str(error.value)
+    assert "without intensive=True, and multiply its labels by the number" in str(error.value)
+    assert "'total'" not in str(error.value)
+    y = Targets(kinds={"gap": extensive}, gap=gap * n_atoms)
+    assert "mtt::gap" in model.fit(X, y).to_options()["architecture"]["model"]["heads"]
 
 
 def test_a_fitted_model_writes_the_descriptor_that_it_was_fitted_with(data):

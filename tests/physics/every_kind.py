@@ -11,7 +11,11 @@ from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 
 KINDS = {
     "energy": TargetKind.scalar(),
-    "gaps": TargetKind.scalar(3),
+    "spectrum": TargetKind.scalar(3),
+    "gap": TargetKind.scalar(intensive=True),
+    "polarizations": TargetKind.vector(2, intensive=True),
+    "mean_tensor": TargetKind.tensor(symmetric=True, intensive=True),
+    "mean_several": TargetKind.spherical([(0, 1, 2), (1, -1), (3, 1)], intensive=True),
     "charges": TargetKind.scalar(per_atom=True),
     "levels": TargetKind.scalar(2, per_atom=True),
     "dipole": TargetKind.vector(),

@@ -147,7 +147,7 @@ def test_permutation(network):
 
 @without_long_range
 def test_supercell(network):
-    """Twice the cell is twice what grows with the structure, and the same of each atom."""
+    """Twice the cell is twice what grows with the structure, and the same mean and atoms."""
     frames = [a for a in choose_structures(network).values() if a.cell.rank == 3]
     repeats = [tuple(1 + atoms.pbc) for atoms in frames]
     cells = predict(network, frames)
@@ -160,7 +160,8 @@ def test_supercell(network):
             parts = [np.tile(p, (n, 1)) for p, n in zip(np.split(rows, ends), n_cells)]
             expected = np.concatenate(parts)
         else:
-            expected = rows if kind.per_volume else rows * np.array(n_cells)[:, None]
+            stays = kind.per_volume or kind.intensive
+            expected = rows if stays else rows * np.array(n_cells)[:, None]
         assert_same(larger, {name: expected})
 
 
@@ -190,8 +191,9 @@ def test_far_molecules_see_each_other_only_over_long_range(network):
     names = [name for name in NAMES if name != "virial" and not kind_of(name).per_volume]
     alone, both = predict(network, [atoms], names), predict(network, [atoms + far], names)
     for name in names:
-        per_atom = kind_of(name).per_atom
-        expected = np.tile(alone[name], (2, 1)) if per_atom else 2 * alone[name]
+        kind = kind_of(name)
+        copies = np.tile(alone[name], (2, 1)) if kind.per_atom else 2 * alone[name]
+        expected = alone[name] if kind.intensive else copies
         size = np.abs(expected).max()
         deviation = np.abs(both[name] - expected).max()
         assert (deviation < RTOL * size) == (network in SHORT_RANGE), name

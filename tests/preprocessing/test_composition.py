@@ -17,6 +17,7 @@ from sklearn_soapbpnn.preprocessing import check_fixed_weights
 
 WEIGHTS = {1: -13.6, 6: -1030.0, 7: -1485.0, 8: -2040.0}
 CHARGE = TargetKind.scalar(per_atom=True)
+GAP = TargetKind.scalar(intensive=True)
 FORMULAS = ["H2", "CH4", "H2O", "NH3", "CO2", "CH3OH", "N2", "O2"]
 
 
@@ -117,7 +118,7 @@ def test_fixed_weights_in_every_form():
 
 
 def test_check_fixed_weights_knows_the_targets():
-    kinds = {"gap": TargetKind.scalar(), "dipole": TargetKind.vector(), "energies": CHARGE}
+    kinds = {"gap": GAP, "dipole": TargetKind.vector(), "energies": CHARGE}
     assert check_fixed_weights({"gap": 1}, "weights", kinds) == {"gap": 1.0}
     for name in ("dipole", "energies", "spin"):
         with pytest.raises(ValueError, match=rf"weights names '{name}', .* these are \['gap'\]"):
@@ -396,6 +397,97 @@ def test_needs_a_weight_for_every_target():
     y = Targets(energy=[1.0, 2.0], dipole=[[1.0, 1.0, 1.0], [np.nan] * 3])
     with pytest.raises(ValueError, match="zero for every structure whose dipole is known"):
         CompositionBaseline().fit([Atoms("H")] * 2, y, sample_weight=[0.0, 1.0])
+
+
+# --- intensive targets ---------------------------------------------------------------------------
+
+
+def test_mean_over_the_atoms_by_hand():
+    # H2O and H2 and O2: 2/3 w_H + 1/3 w_O = 7, w_H = 6, w_O = 9
+    frames = [molecule(name) for name in ("H2O", "H2", "O2")]
+    baseline = CompositionBaseline().fit(frames, Targets(kinds={"gap": GAP}, gap=[7.0, 6.0, 9.0]))
+    np.testing.assert_allclose(baseline.coef_["gap"], [6.0, 9.0])
+    np.testing.assert_allclose(baseline.predict([molecule("H2O2"), Atoms("OOOH")]), [7.5, 8.25])
+    offset = baseline.transform(frames).offset
+    assert list(offset) == ["gap"]
+    np.testing.assert_allclose(offset["gap"], [7.0, 6.0, 9.0])
+
+
+def test_mean_of_one_composition_has_the_smallest_weights():
+    # (2 w_H + w_O) / 3 = 10 is closest to zero at 30 (2, 1) / 5
+    y = Targets(kinds={"gap": GAP}, gap=[9.0, 11.0])
+    baseline = CompositionBaseline().fit([molecule("H2O")] * 2, y)
+    np.testing.assert_allclose(baseline.coef_["gap"], [12.0, 6.0])
+    np.testing.assert_allclose(baseline.predict([molecule("H2O")]), [10.0])
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.integers(0, 1000))
+def test_means_equal_the_pseudo_inverse_of_the_shares(seed):
+    rng = np.random.default_rng(seed)
+    frames = [Atoms(rng.choice([1, 6, 8], size=rng.integers(1, 6))) for _ in range(5)]
+    kind = TargetKind.scalar(2, intensive=True)
+    values, weights = rng.normal(size=(5, 2)), rng.random(5) + 0.1
+    values[1, 0] = np.nan
+    y = Targets(kinds={"t": kind}, t=values)
+    baseline = CompositionBaseline().fit(frames, y, sample_weight=weights)
+    counts = counts_of(frames, baseline.elements_)
+    shares = counts / counts.sum(1, keepdims=True)
+    for k, column in enumerate(values.T):
+        there, root = np.isfinite(column), np.sqrt(weights)
+        inverse = np.linalg.pinv(shares[there] * root[there, None])
+        coef = inverse @ (column * root)[there]
+        np.testing.assert_allclose(baseline.coef_["t"][:, k], coef, atol=1e-9)
+
+
+def test_twice_a_structure(frames):
+    """The same mean and twice the sum, to the bit: halves and doubles are exact."""
+    kinds = {
+        **{"gap": GAP, "total": TargetKind.scalar()},
+        "tensor": TargetKind.tensor(symmetric=True, intensive=True),
+    }
+    rng = np.random.default_rng(0)
+    columns = {name: rng.normal(size=(len(frames), *kind.shape)) for name, kind in kinds.items()}
+    baseline = CompositionBaseline().fit(frames, Targets(kinds=kinds, **columns))
+    single = baseline.predict(frames, targets=list(kinds))
+    twice = baseline.predict([atoms + atoms for atoms in frames], targets=list(kinds))
+    for name, kind in kinds.items():
+        assert np.abs(single[name]).max() > 0
+        np.testing.assert_array_equal(twice[name], single[name] * (1 if kind.intensive else 2))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "expected"),
+    [
+        # H2O, H2: what is left of 7 and 6 for the elements that are free
+        ({"H": 3.0}, [3.0, 15.0]),
+        ({"O": 0.0}, [(7 * 2 / 3 + 6) / (4 / 9 + 1), 0.0]),
+        ({"H": 5, 8: 5}, [5.0, 5.0]),
+        (5.0, [5.0, 5.0]),
+    ],
+)
+def test_fixed_weights_of_means(fixed, expected):
+    frames = [molecule("H2O"), molecule("H2")]
+    y = Targets(kinds={"gap": GAP}, gap=[7.0, 6.0])
+    baseline = CompositionBaseline({"gap": fixed}).fit(frames, y)
+    np.testing.assert_allclose(baseline.coef_["gap"], expected)
+    if fixed == 5.0:
+        np.testing.assert_allclose(baseline.predict([molecule("H2O2"), Atoms("O")]), 5.0)
+
+
+def test_offsets_of_means_are_subtracted_before():
+    structures = as_structures([Atoms("H"), Atoms("H2")]).with_offset("gap", [10.0, 10.0])
+    baseline = CompositionBaseline().fit(structures, Targets(kinds={"gap": GAP}, gap=[12.0, 12.0]))
+    np.testing.assert_allclose(baseline.coef_["gap"], [2.0])
+    np.testing.assert_allclose(baseline.transform(structures).offset["gap"], [12.0, 12.0])
+
+
+def test_a_sum_does_not_become_a_mean():
+    frames, gap = [Atoms("H"), Atoms("H2")], [1.0, 2.0]
+    first = Targets(kinds={"gap": TargetKind.scalar()}, gap=gap)
+    baseline = CompositionBaseline(warm_start=True).fit(frames, first)
+    with pytest.raises(ValueError, match=r"'gap' is .*intensive=True.*but .*scalar\(\) in"):
+        baseline.fit(frames, Targets(kinds={"gap": GAP}, gap=gap))
 
 
 # --- as a step -----------------------------------------------------------------------------------

@@ -243,6 +243,25 @@ def test_a_stress_without_cell_says_nothing():
         TargetScaler().fit(frames[:1], y[:1])
 
 
+@pytest.mark.parametrize("per_structure", [(), ("gap",)])
+def test_intensive_targets_are_not_divided(per_structure):
+    """They are means already, whether they are named or not."""
+    kinds = {"gap": TargetKind.scalar(intensive=True)}
+    frames = [Atoms("H"), Atoms("H5")]
+    y = Targets(kinds=kinds, gap=[1.0, 7.0], energy=[1.0, 5.0])
+    scale = TargetScaler(per_structure_targets=per_structure).fit(frames, y).scale_
+    assert scale == {"gap": pytest.approx(5.0), "energy": pytest.approx(1.0)}
+    carrying = as_structures(frames).with_offset("gap", [4.0, 4.0])
+    assert TargetScaler().fit(carrying, y).scale_["gap"] == pytest.approx(3.0)
+
+
+def test_intensive_tensors_have_a_scale_for_each_block():
+    kinds = {"t": TargetKind.spherical([(0, 1), (1, 1)], intensive=True)}
+    y = Targets(kinds=kinds, t=[[3.0, 1.0, 2.0, 2.0], [3.0, 0.0, 0.0, 3.0]])
+    scale = TargetScaler().fit([Atoms("H2"), Atoms("H4")], y).scale_["t"]
+    np.testing.assert_allclose(scale, [3.0, np.sqrt(3.0)])
+
+
 def test_what_follows_from_the_energy_has_its_scale():
     y = Targets(
         energy=[2.0], forces=[np.full((1, 3), 0.5)], virial=np.ones((1, 3, 3)), energies=[[2.0]]

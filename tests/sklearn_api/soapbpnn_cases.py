@@ -20,7 +20,7 @@ SOAP = {"cutoff_radius": 4.0, "max_radial": 3, "max_angular": 2}
 NETWORK = {"num_neurons_per_layer": 8, "num_epochs": 2, "batch_size": 4, "random_state": 0}
 # what no known name stands for
 KINDS = {
-    "gaps": TargetKind.scalar(2),
+    "gaps": TargetKind.scalar(2, intensive=True),
     "quadrupole": TargetKind.spherical([(0, 1), (2, 1)]),
     "shielding": TargetKind.tensor(per_atom=True),
 }
@@ -43,7 +43,9 @@ def label_everything(X, y):
 
         def label(r):
             values = np.sin(r @ direction + phase) + shift
-            return values if kind.per_atom else values.sum(0)
+            if kind.per_atom:
+                return values
+            return values.mean(0) if kind.intensive else values.sum(0)
 
         labels = [label(atoms.positions).reshape(-1, *kind.shape) for atoms in X]
         return labels if kind.per_atom else np.concatenate(labels)

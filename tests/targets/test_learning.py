@@ -6,7 +6,7 @@ import pytest
 from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 
 LEARNING = {"max_radial": 3, "max_angular": 3, "learning_rate": 1e-2, "random_state": 0}
-LIMITS = {"properties": 0.6}
+LIMITS = {"properties": 0.6, "mean": 0.6}
 
 
 def towards(atoms, symbol):
@@ -71,6 +71,7 @@ GEOMETRY = {
         lambda atoms: [coordination(atoms, decay).sum() for decay in (0.5, 1.0, 2.0)],
     ),
     "blocks": (TargetKind.spherical([(0, 1, 2), (1, 1), (2, 1)]), several_blocks),
+    "mean": (TargetKind.scalar(intensive=True), lambda atoms: coordination(atoms).mean()),
 }
 
 

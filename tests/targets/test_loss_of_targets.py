@@ -14,6 +14,8 @@ KINDS = {
     "charges": TargetKind.scalar(per_atom=True),
     "pressure": TargetKind.tensor(symmetric=True, per_volume=True),
     "several": TargetKind.spherical([(0, 1, 2), (2, 1)]),
+    "gap": TargetKind.scalar(intensive=True),
+    "quadrupole": TargetKind.spherical((2, 1), intensive=True),
 }
 DERIVED = {
     "forces": TargetKind.vector(per_atom=True),
@@ -52,7 +54,7 @@ def y(frames, draw):
 
 
 def scaled_errors(model, X, y, per_structure=()):
-    """What losses act on: errors in units of the scale, per atom, times the volume for a stress."""
+    """What losses act on: errors in units of the scale, of sums per atom, of a stress times V."""
     prediction = model.predict(X, targets=list(y.names))
     n_atoms = np.array([len(atoms) for atoms in X])
     volumes = np.array([atoms.get_volume() if atoms.cell.rank == 3 else np.nan for atoms in X])
@@ -72,7 +74,8 @@ def scaled_errors(model, X, y, per_structure=()):
         error = error / scale
         if name in ("stress", "pressure"):
             error = error * volumes[:, None]
-        if not prediction.kinds[name].per_atom and name not in per_structure:
+        kind = prediction.kinds[name]
+        if not (kind.per_atom or kind.intensive or name in per_structure):
             error = error / n_atoms[:, None]
         errors[name] = error[np.isfinite(error)]
     return errors
@@ -156,11 +159,11 @@ def test_per_structure_targets(frames, y, target):
     np.testing.assert_allclose(model.history_[-1, "train_loss"], expected, rtol=1e-6)
     plain = SoapBPNNRegressor(**STILL).fit(frames, y)
     same = np.isclose(expected, plain.history_[-1, "train_loss"], rtol=1e-6)
-    per_atom = target in ("charges", "forces")
-    assert same == per_atom
-    # derivatives have the scale of the energy, and values of atoms are no sums
+    is_no_sum = y.kinds[target].per_atom or y.kinds[target].intensive
+    assert same == is_no_sum
+    # derivatives have the scale of the energy
     scales = [m.scaler_.scale_.get(target, 0.0) for m in (model, plain)]
-    assert np.array_equal(*scales) == (per_atom or target == "stress")
+    assert np.array_equal(*scales) == (is_no_sum or target == "stress")
     residual = y["energy"] - model.baseline_.predict(frames)
     n_atoms = 1 if target == "energy" else np.array([len(atoms) for atoms in frames])
     scale = np.sqrt(np.mean((residual / n_atoms) ** 2))

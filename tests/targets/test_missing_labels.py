@@ -12,6 +12,7 @@ KINDS = {
     "energy": TargetKind.scalar(),
     "dipole": TargetKind.vector(),
     "polarizability": TargetKind.tensor(symmetric=True),
+    "gaps": TargetKind.scalar(2, intensive=True),
     "charges": TargetKind.scalar(2, per_atom=True),
     "several": TargetKind.spherical([(0, 1, 2), (2, 1)], per_atom=True),
 }

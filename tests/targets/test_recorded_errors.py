@@ -13,7 +13,7 @@ KINDS = {
     "charges": TargetKind.scalar(per_atom=True),
     "pressure": TargetKind.tensor(symmetric=True, per_volume=True),
     "several": TargetKind.spherical([(0, 1, 2), (2, 1)], per_atom=True),
-    "gaps": TargetKind.scalar(3),
+    "gaps": TargetKind.scalar(3, intensive=True),
 }
 DERIVED = {
     "forces": TargetKind.vector(per_atom=True),
@@ -64,10 +64,13 @@ def best_epoch(model):
     return best
 
 
-@pytest.mark.parametrize("options", [{}, {"per_structure_targets": ["energy"]}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"per_structure_targets": ["energy", "gaps"]}], ids=str)
 @pytest.mark.parametrize("species_encoding", ["orthogonal", "alchemical"])
 def test_errors_are_those_of_predict(fit, data, species_encoding, options):
-    """In the user's units; the energy per atom, unless it is a target of the structure."""
+    """In the user's units; the energy per atom, unless it is a target of the structure.
+
+    An intensive target is as it is, also where ``per_structure_targets`` names it.
+    """
     model, (X, y) = fit(species_encoding=species_encoding, **options), data[2:]
     errors = summarize_errors(X, y, model.predict(X, targets=NAMES))
     if not options:

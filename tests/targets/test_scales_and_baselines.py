@@ -13,6 +13,8 @@ KINDS = {
     "pressure": TargetKind.tensor(symmetric=True, per_volume=True),
     "several": TargetKind.spherical([(0, 1, 2), (2, 1), (1, -1, 2)]),
     "of_atoms": TargetKind.spherical([(0, 1), (1, 1, 2)], per_atom=True),
+    "gap": TargetKind.scalar(intensive=True),
+    "mean_tensor": TargetKind.tensor(symmetric=True, intensive=True),
 }
 # where the invariants of each target stand in its flat value
 DIAGONAL = [0, 4, 8]
@@ -94,6 +96,20 @@ def test_scales_by_hand(frames, y, n_atoms):
     np.testing.assert_allclose(scale["several"], expected, **close)
 
 
+def test_scales_of_means_by_hand(frames, y, n_atoms):
+    """What the mean over the atoms of a number for each element leaves, divided by nothing."""
+    model = SoapBPNNRegressor(**STILL).fit(frames, y)
+    shares = count(frames) / n_atoms
+    coef = np.linalg.lstsq(shares, y["gap"], rcond=None)[0]
+    np.testing.assert_allclose(model.baseline_.coef_["gap"], coef, rtol=1e-9)
+    np.testing.assert_allclose(model.scaler_.scale_["gap"], rms(y["gap"] - shares @ coef))
+    tensors = y.flatten("mean_tensor").copy()
+    trace = tensors[:, DIAGONAL].mean(1)
+    coef = np.linalg.lstsq(shares, trace, rcond=None)[0]
+    tensors[:, DIAGONAL] -= (shares @ coef)[:, None]
+    np.testing.assert_allclose(model.scaler_.scale_["mean_tensor"], rms(tensors), rtol=1e-9)
+
+
 def test_scales_of_atoms_by_hand(frames, y):
     """One for each element; what the mean of the element leaves of invariants."""
     model = SoapBPNNRegressor(**STILL).fit(frames, y)
@@ -124,6 +140,8 @@ def test_scale_of_a_stress_counts_times_the_volume(frames, y, n_atoms):
     ("name", "fixed", "factor"),
     [
         ("energy", 0.5, 0.5),
+        ("gap", 0.5, 0.5),
+        ("mean_tensor", 4.0, 4.0),
         ("dipoles", [0.5, 3.0], np.array([0.5, 3.0] * 3)),
         ("dipoles", 2.0, 2.0),
         ("polarizability", 4.0, 4.0),
@@ -163,6 +181,8 @@ def test_fixed_scaling_weights_are_used(frames, y, name, fixed, factor):
         ({"polarizability": {"H": 1.0, "C": 2.0, "O": 3.0}}, {"polarizability": [1.0, 2.0, 3.0]}),
         ({"several": 4.0}, {"several": [4.0] * 3}),
         ({"of_atoms": 4.0}, {"of_atoms": [4.0] * 3}),
+        ({"gap": 4.0}, {"gap": [4.0] * 3}),
+        ({"mean_tensor": {"H": 1, "C": 2, 8: 3}}, {"mean_tensor": [1.0, 2.0, 3.0]}),
     ],
     ids=str,
 )
@@ -172,13 +192,15 @@ def test_fixed_composition_weights_are_used(frames, y, fixed, expected):
     plain = SoapBPNNRegressor(**shared, remove_composition_contribution=False).fit(frames, y)
     model = SoapBPNNRegressor(**shared, fixed_composition_weights=fixed).fit(frames, y)
     before, after = (m.predict(frames, targets=list(KINDS)) for m in (plain, model))
-    invariant = {"several": [0, 1], "of_atoms": [0], "polarizability": DIAGONAL, "energy": [0]}
+    invariant = {"several": [0, 1], "polarizability": DIAGONAL, "mean_tensor": DIAGONAL}
     for name, weights in expected.items():
         columns = invariant.get(name, [0])
         counts = count(frames)
         if KINDS[name].per_atom:
             numbers = np.concatenate([atoms.numbers for atoms in frames])
             counts = np.eye(3)[np.searchsorted([1, 6, 8], numbers)]
+        elif KINDS[name].intensive:
+            counts = counts / counts.sum(1, keepdims=True)
         rows = before.flatten(name).copy()
         rows[:, columns] += (counts @ weights)[:, None]
         np.testing.assert_allclose(after.flatten(name), rows, atol=1e-7)

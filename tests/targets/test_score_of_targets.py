@@ -15,8 +15,8 @@ SMALL = {
     "random_state": 0,
 }
 KINDS = {
-    "gap": TargetKind.scalar(),
-    "gaps": TargetKind.scalar(3),
+    "gap": TargetKind.scalar(intensive=True),
+    "gaps": TargetKind.scalar(3, intensive=True),
     "dipole": TargetKind.vector(),
     "dipoles": TargetKind.vector(2),
     "polarizability": TargetKind.tensor(symmetric=True),

@@ -17,6 +17,7 @@ KINDS = {
     "polarizability": KNOWN_KINDS["polarizability"],
     "non_conservative_stress": KNOWN_KINDS["non_conservative_stress"],
     "several": TargetKind.spherical([(0, 1, 2), (1, -1), (3, 1)], per_atom=True),
+    "mean_several": TargetKind.spherical([(0, 1), (2, 1)], intensive=True),
 }
 DERIVED = ("forces", "stress")
 LOSS = {

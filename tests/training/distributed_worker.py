@@ -20,7 +20,11 @@ from sklearn_soapbpnn.datasets import load_cuau
 from sklearn_soapbpnn.training import _checkpoints, _launch
 
 SMALL = {"max_radial": 2, "max_angular": 2, "num_neurons_per_layer": 8, "batch_size": 5}
-KINDS = {"dipole": TargetKind.vector(), "shielding": TargetKind.tensor(per_atom=True)}
+KINDS = {
+    "dipole": TargetKind.vector(),
+    "shielding": TargetKind.tensor(per_atom=True),
+    "gap": TargetKind.scalar(intensive=True),
+}
 
 
 @cache
@@ -43,7 +47,8 @@ def load_data():
     dipole[::2] = np.nan
     shielding = [rng.normal(size=(len(atoms), 3, 3)) for atoms in X]
     shielding[3][1] = np.nan
-    columns = {"energy": energy, "forces": forces, "stress": stress}
+    gap = rng.normal(size=len(X))
+    columns = {"energy": energy, "forces": forces, "stress": stress, "gap": gap}
     y = Targets(kinds=KINDS, **columns, dipole=dipole, shielding=shielding)
     return X, y, rng.uniform(0.5, 2.0, size=len(X))
 

@@ -34,6 +34,7 @@ KINDS = {
     "dipole": TargetKind.vector(),
     "shielding": TargetKind.tensor(per_atom=True),
     "quadrupole": TargetKind.spherical([(0, 1), (1, 1)]),
+    "gaps": TargetKind.scalar(2, intensive=True),
 }
 
 
@@ -484,7 +485,7 @@ def test_data_that_matter(tmp_path, energies, capsys):
         ((X[:-1], y[:-1]), {}),
         ((X, Targets(energy=labels)), {}),
         ((X, Targets(energy=part)), {}),
-        ((X, Targets(kinds={"gap": TargetKind.scalar()}, gap=y["energy"])), {}),
+        ((X, Targets(kinds={"total": TargetKind.scalar()}, total=y["energy"])), {}),
         ((X, y), {"sample_weight": np.arange(len(X))}),
         ((X, y), {"groups": np.arange(len(X)) % 2}),
         ((X, y), {"groups": np.arange(len(X)) % 3}),
@@ -507,6 +508,7 @@ def test_data_that_matter(tmp_path, energies, capsys):
         (TargetKind.vector(), TargetKind.scalar(3)),
         (TargetKind.tensor(), TargetKind.tensor(per_volume=True)),
         (TargetKind.tensor(), TargetKind.tensor(symmetric=True)),
+        (TargetKind.scalar(2), TargetKind.scalar(2, intensive=True)),
     ],
     ids=lambda value: next(iter(value), "") if isinstance(value, dict) else None,
 )

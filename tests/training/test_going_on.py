@@ -24,7 +24,7 @@ from sklearn_soapbpnn.preprocessing import ZBLBaseline
 KINDS = {
     "dipole": TargetKind.vector(),
     "charges": TargetKind.scalar(per_atom=True),
-    "gap": TargetKind.scalar(),
+    "gap": TargetKind.scalar(intensive=True),
 }
 FIT = {
     **{"max_radial": 2, "max_angular": 1, "num_neurons_per_layer": 4, "random_state": 0},
@@ -66,7 +66,7 @@ def draw(X, *names, seed=0):
         "energy": -10.0 * n_atoms + rng.normal(size=len(X)),
         "dipole": 0.1 * rng.normal(size=(len(X), 3)),
         "charges": [atoms.numbers + 0.3 * rng.normal(size=len(atoms)) for atoms in X],
-        "gap": 5.0 * n_atoms + 2.0 * rng.normal(size=len(X)),
+        "gap": [5.0 + np.mean(atoms.numbers) + 0.3 * rng.normal() for atoms in X],
     }
     kinds = {name: kind for name, kind in KINDS.items() if name in names}
     return Targets(kinds=kinds, **{name: columns[name] for name in names})
@@ -279,7 +279,7 @@ def test_new_targets_get_baseline_and_scale(X, with_the_old):
         np.testing.assert_allclose(model.baseline_.coef_[name], baseline.coef_[name], rtol=1e-12)
     for name in names:
         np.testing.assert_allclose(model.scaler_.scale_[name], scaler.scale_[name], rtol=1e-12)
-    # per atom about 5, which no network of these few epochs could have learnt
+    # about 5, which no network of these few epochs could have learnt
     gap = model.predict(X, targets=["gap"])["gap"]
     np.testing.assert_allclose(gap, new["gap"], atol=0.3 * np.ptp(new["gap"]))
 

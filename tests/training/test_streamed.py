@@ -75,8 +75,13 @@ def data():
         "dipole": rng.normal(size=(10, 3)),
         "quadrupole": rng.normal(size=(10, 5)),
         "charges": [rng.normal(size=4) for _ in X],
+        "gap": rng.normal(size=10),
     }
-    return X, Targets(kinds={"quadrupole": TargetKind.spherical((2, 1))}, **columns)
+    kinds = {
+        "quadrupole": TargetKind.spherical((2, 1)),
+        "gap": TargetKind.scalar(intensive=True),
+    }
+    return X, Targets(kinds=kinds, **columns)
 
 
 def make_model(**parameters):
@@ -247,7 +252,7 @@ def test_same_as_in_memory(data, option, dtype, monkeypatch):
 
 @pytest.mark.parametrize("option", ["plain", "alchemical"])
 @pytest.mark.parametrize(
-    "names", [["energy"], ["energy", "stress"], ["dipole"], ["charges"], ["quadrupole", "charges"]]
+    "names", [["energy"], ["energy", "stress"], ["dipole"], ["gap"], ["quadrupole", "charges"]]
 )
 def test_some_of_the_targets(data, option, names):
     X, y = data

@@ -34,7 +34,7 @@ def label_alloys(X, y):
     rng = np.random.default_rng(0)
     kinds = {
         "dipole": TargetKind.vector(),
-        "gaps": TargetKind.scalar(2),
+        "gaps": TargetKind.scalar(2, intensive=True),
         "quadrupole": TargetKind.spherical([(0, 1), (2, 1)]),
         "shielding": TargetKind.tensor(per_atom=True),
         "non_conservative_stress": TargetKind.tensor(symmetric=True, per_volume=True),
@@ -42,7 +42,8 @@ def label_alloys(X, y):
     columns = {}
     for name, kind in kinds.items():
         labels = [rng.normal(1.0, size=(len(atoms), *kind.shape)) for atoms in X]
-        columns[name] = labels if kind.per_atom else np.stack([v.sum(0) for v in labels])
+        combine = np.mean if kind.intensive else np.sum
+        columns[name] = labels if kind.per_atom else np.stack([combine(v, axis=0) for v in labels])
     return Targets(kinds=kinds, **{name: y[name] for name in y.names}, **columns)
 
 
@@ -243,7 +244,10 @@ def test_per_structure_targets(molecules):
 
 @pytest.mark.parametrize("name", ["stress", "dipole", "gaps", "quadrupole"])
 def test_per_structure_targets_beside_the_energy(alloys, name):
-    """The loss of a target that is not divided by the number of atoms, here 32 throughout."""
+    """The loss of a target that is not divided by the number of atoms, here 32 throughout.
+
+    That of an intensive target never is.
+    """
     X, y = alloys
     chosen = [k for k, atoms in enumerate(X) if len(atoms) == 32]
     X, y = [X[k] for k in chosen], label_alloys(X, y)[chosen]
@@ -255,8 +259,9 @@ def test_per_structure_targets_beside_the_energy(alloys, name):
         SoapBPNNRegressor(**shared, per_structure_targets=names).fit(X, y).history_
         for names in ([], [name])
     ]
+    factor = 1 if y.kinds[name].intensive else 32**2
     for key in ("train_loss", "valid_loss"):
-        np.testing.assert_allclose(losses[1][-1, key], 32**2 * losses[0][-1, key], rtol=1e-9)
+        np.testing.assert_allclose(losses[1][-1, key], factor * losses[0][-1, key], rtol=1e-9)
 
 
 @pytest.fixture(scope="module")
