@@ -43,7 +43,6 @@ from .training import (
     count_workers,
 )
 
-
 # a target whose error is at least this share of the baseline's has not been learnt
 NO_BETTER = 0.95
 

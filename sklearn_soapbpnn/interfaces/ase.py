@@ -155,7 +155,7 @@ def _list_properties(regressor):
 
 
 def _check_steps(steps, regressor):
-    """Raise if a regressor was taken out of the Pipeline whose steps know its baseline and scale."""
+    """Raise if a regressor lacks the Pipeline steps that know its baseline and scale."""
     carried = sorted(regressor._steps.carried.keys() - {"features"})
     if carried and not steps:
         raise ValueError(

@@ -206,8 +206,9 @@ def _measure_derivatives(structures, targets, energy, per_structure):
     """Size of the forces over a length, or of the strain gradients: the larger, or 0."""
     sizes = []
     if "forces" in targets:
+        forces = subtract_forces(structures, targets)
         weights = np.repeat(energy.weights, structures.n_atoms)
-        sizes.append(FORCE_LENGTH * _root_mean_square(subtract_forces(structures, targets), weights))
+        sizes.append(FORCE_LENGTH * _root_mean_square(forces, weights))
     if {"stress", "virial"} & {*targets.names}:
         gradients = subtract_strain_gradient(structures, targets).reshape(-1, 9)
         if not {"stress", "virial"} & {*per_structure}:
