@@ -28,10 +28,12 @@ from ._checks import (
     list_learnt,
     resolve_device,
 )
+from ._reference import follow_reference
 from ._resume import check_folder, describe_fit, find_state, name_checkpoint
 from ._steps import featurize, find_parameters, fit_steps, is_large
 from .data import Structures, TargetKind, Targets, as_structures, as_targets, use_threads
 from .nn import SoapBPNN
+from .preprocessing import check_fixed_weights
 from .training import (
     Checkpoints,
     SoapBPNNNet,
@@ -206,6 +208,10 @@ def _fit_steps(model, data, device):
     """Fit what comes before the network, but keep what is known; return X with all of it."""
     X, y = data.X, data.y
     if data.known:
+        if "energy" in data.known and "energy" in y and y.labelled("energy").any():
+            fixed = check_fixed_weights(model.fixed_composition_weights).get("energy")
+            told = "energy" in model.targets_
+            model._steps = follow_reference(model._steps, model.module_, X, y, fixed, told)
         new = [name for name in list_learnt(y) if name not in data.known]
         if new:
             model._steps = model._steps.extend(model, X, y.select(new), data.sample_weight)
