@@ -10,7 +10,7 @@ import torch
 from .data import LEARNT_DERIVATIVES, as_structures, as_targets, check_elements, symbols
 from .potentials import LongRangeParameters, check_long_range, import_torchpme
 from .preprocessing import check_fixed_weights, check_scales
-from .training import check_callbacks, check_workers, find_memory, parse_loss
+from .training import check_callbacks, check_workers, estimate_weights, find_memory, parse_loss
 
 SOAP_PARAMETERS = ("cutoff_radius", "cutoff_width", "max_radial", "max_angular")
 # real arrays of the size of the mesh that a long-range sum holds at once, for each charge
@@ -258,6 +258,27 @@ def check_validation(model, X, y, X_val, y_val, keep):
     if X.features is not None:
         check_features(X_val, X.features.parameters, X.features.elements, "X_val")
     return X_val, y_val
+
+
+def measure_network(model, n_elements, parameters):
+    """Return the bytes that the weights take in training, as far as they grow with the elements."""
+    if model.species_encoding != "orthogonal":
+        return 0
+    itemsize = np.dtype(model.dtype).itemsize
+    return estimate_weights(parameters, n_elements, model.num_neurons_per_layer, itemsize)
+
+
+def check_network(model, elements, parameters):
+    """Raise if the weights of so many elements do not fit into memory."""
+    size = measure_network(model, len(elements), parameters)
+    most = max(model.memory_limit or 0, find_memory(resolve_device(model.device)))
+    if size > most:
+        raise ValueError(
+            f"X contains {len(elements)} elements, for which species_encoding='orthogonal' takes "
+            f"{size / 2**30:.0f} GiB of weights in training, more than {most / 2**30:.0f} GiB. Set "
+            "species_encoding='alchemical', whose weights hardly grow with the elements, lower "
+            "max_radial, max_angular or num_neurons_per_layer, or raise memory_limit."
+        )
 
 
 def check_sums(model, X, device, name="X"):

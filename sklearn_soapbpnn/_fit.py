@@ -20,6 +20,7 @@ from ._checks import (
     check_degrees,
     check_groups,
     check_learnt,
+    check_network,
     check_parameters,
     check_sums,
     check_validation,
@@ -105,7 +106,9 @@ def check_data(model, keep, X, y, X_val, y_val, sample_weight, groups):
         )
     weights = model.module_.state_dict() if keep else None
     data = FitData(X, y, sample_weight, groups, validation, known, losses, weights)
-    check_degrees(data.kinds, find_parameters(model, X).max_angular)
+    parameters = find_parameters(model, X)
+    check_degrees(data.kinds, parameters.max_angular)
+    check_network(model, X.elements if X.features is None else X.features.elements, parameters)
     return data
 
 

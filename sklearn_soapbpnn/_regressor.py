@@ -142,9 +142,10 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         "weight": ..., "reduction": "mean" or "sum", "delta": ...}``, that of the energy also with
         ``"forces"`` and ``"stress"``, which take the same.
     memory_limit : float, default=None
-        Bytes that descriptors and the pair basis may take in training; None means half of the
-        memory of the machine, or of what is free on the GPU. Larger data are described batch by
-        batch, in every epoch: slower, but only geometry and labels stay in memory.
+        Bytes that weights, descriptors and the pair basis may take in training; None means half of
+        the memory of the machine, or of what is free on the GPU. Larger data are described batch by
+        batch, in every epoch: slower, but only geometry and labels stay in memory. Weights of many
+        elements that exceed both are refused.
     device : str, default="auto"
         ``"cpu"``, ``"cuda"``, ... ``"auto"`` takes the GPU if there is one.
     dtype : {"float32", "float64"}, default="float32"

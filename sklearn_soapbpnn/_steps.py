@@ -12,6 +12,7 @@ from ._checks import (
     check_carried,
     check_features,
     list_attached,
+    measure_network,
     name_attached,
 )
 from ._featurizer import SoapFeaturizer
@@ -145,5 +146,7 @@ def is_large(model, X, names, device):
     """Whether the descriptors, and for forces or stress the pair basis, exceed memory_limit."""
     derivatives = bool(set(LEARNT_DERIVATIVES) & set(names))
     itemsize = np.dtype(model.dtype).itemsize
+    steps = model._steps
     limit = model.memory_limit or find_memory(device)
-    return exceeds_memory(X, model._steps.parameters, derivatives, itemsize, limit)
+    limit -= measure_network(model, len(steps.elements), steps.parameters)
+    return exceeds_memory(X, steps.parameters, derivatives, itemsize, limit)

@@ -11,6 +11,7 @@ from ._streamed import (
     check_workers,
     count_workers,
     estimate_memory,
+    estimate_weights,
     exceeds_memory,
     find_memory,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "check_workers",
     "count_workers",
     "estimate_memory",
+    "estimate_weights",
     "exceeds_memory",
     "find_memory",
     "load_checkpoint",

@@ -31,6 +31,8 @@ ATOMS_PER_CHECK = 2048
 MANY_PAIRS = 500
 # share of the machine's memory that descriptors may take where no limit is set
 SHARE = 0.5
+# numbers that training holds for each weight: itself, its gradient, two moments, and the best one
+NUMBERS_PER_WEIGHT = 5
 
 
 class StreamedData(TrainingData):
@@ -180,6 +182,27 @@ def estimate_memory(structures, parameters, derivatives, itemsize) -> int:
     n_pairs = len(graph.centers) / graph.n_atoms  # for an atom
     per_atom, per_pair = _count_numbers(parameters, len(elements), derivatives)
     return int(structures.n_atoms.sum() * (per_atom + n_pairs * per_pair) * itemsize)
+
+
+def estimate_weights(parameters, n_elements, n_outputs, itemsize) -> int:
+    """Estimate the bytes that training takes for the first layer with orthogonal species.
+
+    They grow with the cube of the number of elements.
+
+    Parameters
+    ----------
+    parameters : SoapParameters
+        Descriptor.
+    n_elements : int
+        Number of elements.
+    n_outputs : int
+        Width of the layer.
+    itemsize : int
+        Bytes of a number.
+    """
+    sizes = [n_elements * n for n in count_radial_channels(parameters)]
+    n_features = sum(n * (n + 1) // 2 for n in sizes)
+    return NUMBERS_PER_WEIGHT * itemsize * n_elements * n_features * n_outputs
 
 
 def _count_numbers(parameters, n_elements, derivatives):

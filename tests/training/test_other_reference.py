@@ -128,4 +128,3 @@ def test_energies_after_forces_alone(X, energies):
     model.partial_fit(X, Targets(energy=energies, forces=forces))
     assert np.abs(model.predict(X) - energies).max() < 2.0
     assert model.targets_ == ("forces", "energy")
-

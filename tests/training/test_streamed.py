@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import joblib
 import numpy as np
@@ -38,6 +37,7 @@ from sklearn_soapbpnn.training import (
     _streamed,
     count_workers,
     estimate_memory,
+    estimate_weights,
 )
 
 SOAP = {"cutoff_radius": 4.0, "max_radial": 2, "max_angular": 2}
@@ -283,7 +283,10 @@ def test_same_bits_twice(data):
 def test_limit_decides(data, monkeypatch):
     X, y = data
     made = count_streams(monkeypatch)
-    needed = estimate_memory(as_structures(X), SoapParameters(4.0, 0.5, 2, 2), True, 4)
+    parameters = SoapParameters(4.0, 0.5, 2, 2)
+    needed = estimate_memory(as_structures(X), parameters, True, 4)
+    width, n_elements = make_model().num_neurons_per_layer, len(as_structures(X).elements)
+    needed += estimate_weights(parameters, n_elements, width, 4)
     make_model(memory_limit=1.01 * needed).fit(X, y)
     assert made == []
     make_model(memory_limit=0.5 * needed, num_workers=0).fit(X, y)
@@ -303,6 +306,25 @@ def test_estimate_is_near(data):
             tensors += vars(environments.pair_gradients.factors).values()
         taken = sum(t.numel() * t.element_size() for t in tensors)
         assert 0.5 < estimate_memory(structures, parameters, derivatives, 4) / taken < 2.0
+
+
+def test_weights_that_do_not_fit_are_refused_before_work_starts():
+    """They grow with the cube of the number of elements; nothing of that size is made."""
+    X = [Atoms(numbers=range(1, 101), positions=np.arange(300.0).reshape(-1, 3))] * 3
+    message = "100 elements.*GiB of weights.*species_encoding='alchemical'.*memory_limit"
+    with pytest.raises(ValueError, match=message):
+        SoapBPNNRegressor(num_neurons_per_layer=256).fit(X, np.arange(3.0))
+    embedded = {"species_encoding": "alchemical", "max_radial": 1, "max_angular": 1}
+    SoapBPNNRegressor(**embedded, num_epochs=1).fit(X, np.arange(3.0))
+
+
+def test_estimated_weights_are_those_of_the_network(data):
+    X, _ = data
+    model = make_model(num_epochs=1).fit(X, np.arange(10.0))
+    parameters = SoapParameters(4.0, 0.5, 2, 2)
+    width, n_elements = model.num_neurons_per_layer, len(model.elements_)
+    first = model.module_.first.linear.weight.numel()
+    assert estimate_weights(parameters, n_elements, width, 4) == 5 * 4 * first
 
 
 @pytest.mark.parametrize("option", ["plain", "alchemical", "long range"])
@@ -573,7 +595,5 @@ def test_interrupt_keeps_the_best_epoch(data, num_workers):
     with pytest.warns(ConvergenceWarning, match="interrupted after 2 of 50 epochs"):
         model.fit(X, y)
     assert len([e for e in model.history_ if "train_loss" in e]) == 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        again = make_model(**options).fit(X, y)
+    again = make_model(**options).fit(X, y)  # warnings are errors
     assert_same_fit(again, make_model(**STREAMED).fit(X, y), X)

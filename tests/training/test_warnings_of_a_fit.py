@@ -176,9 +176,7 @@ def test_forces_that_are_zero_but_not_by_symmetry_count():
         y.append(float(seed))
     y = Targets(energy=y, forces=[np.zeros((3, 3))] * 8)
     model = make_model(num_epochs=5).fit(X, y, X_val=X[:4], y_val=y[:4])
-    product = [
-        epoch["valid_energy_rmse"] * epoch["valid_forces_rmse"] for epoch in model.history_
-    ]
+    product = [epoch["valid_energy_rmse"] * epoch["valid_forces_rmse"] for epoch in model.history_]
     np.testing.assert_allclose(model.history_[:, "valid_metric"], product)
 
 
