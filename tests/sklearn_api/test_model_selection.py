@@ -1,9 +1,11 @@
 """Splitting, scoring and searching with lists of Atoms, energies and Targets."""
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from matplotlib import pyplot
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
@@ -17,9 +19,11 @@ from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
     KFold,
+    LearningCurveDisplay,
     LeaveOneGroupOut,
     LeaveOneOut,
     RandomizedSearchCV,
+    ValidationCurveDisplay,
     cross_val_predict,
     cross_val_score,
     cross_validate,
@@ -40,6 +44,7 @@ from sklearn_soapbpnn import (
 from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.metrics import make_target_scorer
 
+mpl.use("Agg")
 MODELS = {"bare": make_regressor, "pipeline": make_pipeline}
 SCORERS = {
     "r2": r2_score,
@@ -313,6 +318,48 @@ def test_search_that_is_scored_by_several_targets(everything):
         assert (scores < 0).all()
     best = int(np.argmax(results["mean_test_polarizability"]))
     assert search.best_params_ == results["params"][best]
+
+
+def test_nested_cross_validation_scored_by_forces(molecules):
+    """Of a search, of a Pipeline that ends in one, and of a search over such a Pipeline."""
+    X, y = molecules
+    scorer = make_target_scorer("forces", "mae")
+    grid = {"bpnn__num_neurons_per_layer": [4, 8]}
+    search = GridSearchCV(make_pipeline(), grid, cv=2, scoring=scorer)
+    front, last = make_pipeline()[:3], make_regressor()
+    inner = GridSearchCV(last, {"num_neurons_per_layer": [4, 8]}, cv=2, scoring=scorer)
+    models = {
+        "search": search,
+        "search at the end": Pipeline([("front", front), ("search", inner)]),
+        "search alone in a Pipeline": Pipeline([("search", search)]),
+        "search over searches": GridSearchCV(search, {"cv": [2]}, cv=2, scoring=scorer),
+    }
+    expected = []
+    for train, test in KFold(2).split(X):
+        fitted = fit_by_hand(search, X, y, train)
+        prediction = fitted.best_estimator_.predict([X[i] for i in test], targets="forces")
+        error = prediction.flatten("forces") - y[test].flatten("forces")
+        expected.append(-np.abs(error).mean())
+    for name, model in models.items():
+        scores = cross_val_score(model, X, y, cv=2, scoring=scorer)
+        assert_allclose(scores, expected, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("display", [LearningCurveDisplay, ValidationCurveDisplay])
+def test_displays_are_labelled_by_the_scorer(molecules, display):
+    X, y = molecules
+    scorer = make_target_scorer("forces", "mae")
+    options = {"train_sizes": [0.5, 1.0]}
+    if display is ValidationCurveDisplay:
+        options = {"param_name": "bpnn__num_neurons_per_layer", "param_range": [4, 8]}
+    for negate, label in ((False, "Negative forces mae"), (True, "Forces mae")):
+        shown = display.from_estimator(
+            make_pipeline(), X, y, cv=2, scoring=scorer, negate_score=negate, **options
+        )
+        assert shown.ax_.get_ylabel() == label
+        pyplot.close(shown.figure_)
+    assert np.isfinite(shown.test_scores).all()
+    assert (shown.test_scores < 0).all()
 
 
 def test_randomized_search_of_a_nested_pipeline(molecules):
