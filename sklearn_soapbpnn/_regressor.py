@@ -465,10 +465,13 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
 
         Returns
         -------
-        array of shape (n_structures,), or Targets
-            Without ``targets`` the energies (the first target where none was learnt), else the
-            named ones, in the units of fit: values of atoms are lists of arrays of shape
-            (n_atoms, ...), ``stress`` and ``virial`` are NaN where a cell has no volume.
+        array of shape (n_structures,) or (n_structures, n_components), list of arrays, or Targets
+            Without ``targets`` the energies; where none were learnt the first scalar of structures,
+            else the first target of structures, else the first one of atoms. Tensors then have a
+            flat second axis, as in ``np.asarray(y)``, which is what the scorers of scikit-learn
+            compare with. With ``targets`` the named ones, each in its own shape. Values of atoms
+            are lists of arrays of shape (n_atoms, ...), ``stress`` and ``virial`` are NaN where a
+            cell has no volume; all in the units of fit.
 
         Raises
         ------
@@ -477,7 +480,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
             a target is unknown.
         """
         check_is_fitted(self, "net_")
-        main = "energy" if "energy" in self.kinds_ else next(iter(self.kinds_))
+        main = _find_main(self.kinds_)
         names = check_names([main] if targets is None else targets, self.kinds_)
         X = as_structures(X)
         wanted = {**KNOWN_KINDS, **self.kinds_}
@@ -487,7 +490,9 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         structures = self._transform(X, names)
         results = self._evaluate(structures, names)
         if targets is None:
-            return results[main]
+            values, kind = results[main], self.kinds_[main]
+            is_tensor = not kind.per_atom and kind.shape != ()
+            return values.reshape(len(values), kind.size) if is_tensor else values
         columns = {name: results[name] for name in names}
         kinds = {name: self._find_kind(name, columns[name]) for name in names}
         return Targets(kinds=kinds, **columns)
@@ -528,7 +533,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         return self._select_features(X, target + LAST_LAYER, atoms)
 
     def score(self, X, y, sample_weight=None):
-        r"""Return :math:`R^2` of the energies, or of the first target where none was learnt.
+        r"""Return :math:`R^2` of the energies, or of what ``predict`` gives where none were learnt.
 
         The mean over the components of a value, over what is labelled. For other targets and
         errors see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
@@ -549,7 +554,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         X = as_structures(X)
         y = as_targets(y, X)
         check_is_fitted(self, "net_")
-        main = "energy" if "energy" in self.kinds_ else next(iter(self.kinds_))
+        main = _find_main(self.kinds_)
         if main not in y:
             raise ValueError(
                 f"y needs a column {main!r} to be scored, it has {list(y.names)}. For other "
@@ -676,3 +681,13 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         tags.input_tags.two_d_array = False
         tags.non_deterministic = self.random_state is None
         return tags
+
+
+def _find_main(kinds):
+    """Return the name of the target that is predicted and scored unless others are asked for.
+
+    It is the one that ``np.asarray`` of Targets with these kinds gives, if it gives one.
+    """
+    per_structure = [name for name, kind in kinds.items() if not kind.per_atom]
+    scalars = [name for name in per_structure if kinds[name].shape == ()]
+    return "energy" if "energy" in kinds else [*scalars, *per_structure, *kinds][0]

@@ -37,6 +37,7 @@ from soapbpnn_cases import NETWORK, make_pipeline, make_regressor, select_target
 from sklearn_soapbpnn import (
     CompositionBaseline,
     SoapBPNNRegressor,
+    TargetKind,
     Targets,
     TargetScaler,
     ZBLBaseline,
@@ -279,16 +280,27 @@ def test_cross_val_score_without_energies(everything, make, name):
     assert_allclose(scores, [r2_score(*rows) for rows in folds], rtol=1e-12)
 
 
-def test_scorers_of_sklearn_for_a_dipole(everything):
-    """One column of values per structure is an array, whatever its shape."""
+@pytest.mark.parametrize("name", ["dipole", "polarizability", "quadrupole", "gaps"])
+def test_scorers_of_sklearn_for_a_tensor(everything, name):
+    """One column of values per structure is an array with a flat second axis."""
     X, y = everything
-    y = select_targets(y, ["dipole"])
-    folds = [predict_rows(make_regressor(), X, y, *fold, "dipole") for fold in KFold(2).split(X)]
+    y = select_targets(y, [name])
+    folds = [predict_rows(make_regressor(), X, y, *fold, name) for fold in KFold(2).split(X)]
     for scoring, score in SCORERS.items():
         scores = cross_val_score(make_regressor(), X, y, cv=2, scoring=scoring)
         assert_allclose(scores, [score(*rows) for rows in folds], rtol=1e-12)
     predictions = cross_val_predict(make_regressor(), X, y, cv=2)
     assert_array_equal(predictions, np.concatenate([predicted for _, predicted in folds]))
+
+
+def test_scorers_of_sklearn_find_the_scalar(everything):
+    """Among several targets, whatever their order."""
+    X, y = everything
+    gap = Targets(kinds={"gap": TargetKind.scalar()}, gap=y["gaps"][:, 0])
+    y = Targets(kinds=gap.kinds, charges=y["charges"], dipole=y["dipole"], gap=gap["gap"])
+    scores = cross_val_score(make_regressor(), X, y, cv=2, scoring="neg_mean_absolute_error")
+    folds = [predict_rows(make_regressor(), X, y, *fold, "gap") for fold in KFold(2).split(X)]
+    assert_allclose(scores, [-mean_absolute_error(*rows) for rows in folds], rtol=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["rmse", "mae"])
