@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from inspect import signature
 
 import numpy as np
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
@@ -85,7 +86,8 @@ def make_target_scorer(target, metric="rmse", *, kinds=None):
     -------
     callable
         ``scorer(estimator, X, y)``, for the ``scoring`` of cross-validation, searches and learning
-        curves; y is Targets. The estimator is a regressor, a Pipeline, or a search over them.
+        curves; y is Targets. The estimator is a regressor, a Pipeline, or a search over them; for
+        energies also any other that predicts them.
 
     Raises
     ------
@@ -169,6 +171,9 @@ def _predict(estimator, X, name):
     if isinstance(estimator, Pipeline):
         front, last = estimator[:-1], estimator[-1]
         return _predict(last, front.transform(X) if len(front) else X, name)
+    if name == "energy" and "targets" not in signature(estimator.predict).parameters:
+        # an ensemble, or a regressor of arrays, which knows the energy only
+        return estimator.predict(X)
     return estimator.predict(X, targets=[name])
 
 

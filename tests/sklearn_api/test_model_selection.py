@@ -8,8 +8,6 @@ import sklearn
 from matplotlib import pyplot
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.ensemble import StackingRegressor, VotingRegressor
 from sklearn.metrics import (
     mean_absolute_error,
     r2_score,
@@ -31,7 +29,6 @@ from sklearn.model_selection import (
     train_test_split,
 )
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 from soapbpnn_cases import NETWORK, make_pipeline, make_regressor, select_targets
 
 from sklearn_soapbpnn import (
@@ -406,24 +403,6 @@ def test_routed_sample_weight(labelled):
         predictions = fitted.predict([X[i] for i in test])
         expected = r2_score(np.asarray(y)[test], predictions, sample_weight=weights[test])
         assert search.cv_results_[f"split{fold}_test_score"][search.best_index_] == expected
-
-
-def test_meta_estimators(molecules):
-    X, energies = molecules[0], np.asarray(molecules[1])
-    bare = make_regressor()
-    members = [("bare", bare), ("pipe", make_pipeline(bpnn={"random_state": 1}))]
-    each = [clone(model).fit(X, energies).predict(X) for _, model in members]
-    voting = VotingRegressor(members).fit(X, energies)
-    assert_allclose(voting.predict(X), np.mean(each, axis=0), rtol=1e-12)
-
-    stacked = StackingRegressor(members, cv=2).fit(X, energies)
-    columns = [cross_val_predict(model, X, energies, cv=2) for _, model in members]
-    expected = clone(stacked.final_estimator_).fit(np.column_stack(columns), energies)
-    assert_allclose(stacked.final_estimator_.coef_, expected.coef_)
-
-    shifted = TransformedTargetRegressor(bare, transformer=StandardScaler(with_std=False))
-    by_hand = clone(bare).fit(X, energies - energies.mean()).predict(X) + energies.mean()
-    assert_allclose(shifted.fit(X, energies).predict(X), by_hand, rtol=1e-9)
 
 
 @pytest.mark.parametrize("step", [CompositionBaseline(), TargetScaler()], ids=["base", "scale"])

@@ -86,7 +86,7 @@ def test_shape_of_predictions(mixture, draw, name):
     ],
 )
 def test_which_target_is_predicted_unless_others_are_named(mixture, draw, names, main):
-    """The one that ``np.asarray(y)`` is, so that the scorers of scikit-learn compare like things."""
+    """The one that ``np.asarray(y)`` is, so that scikit-learn's scorers compare like with like."""
     kinds = {**KINDS, "energy": TargetKind.scalar(), "other": TargetKind.scalar()}
     y = draw(mixture, {name: kinds[name] for name in names})
     model = SoapBPNNRegressor(**SMALL).fit(mixture, y)
