@@ -23,6 +23,7 @@ from ._checks import (
 from ._conversions import Conversions
 from ._featurizer import SoapFeaturizer
 from ._fit import check_data, fit_model, make_net
+from ._resume import title_fit
 from ._steps import featurize
 from ._version import VersionedPickle
 from .data import (
@@ -162,8 +163,8 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         Go on from the weights of the last fit, with its elements, baseline and scale; the
         optimiser, its schedule and the best epoch start anew.
     verbose : int, default=0
-        Print a line of errors every ``log_interval`` epochs, and on a terminal a progress bar with
-        the time that is left.
+        Print which fit it is and a line of errors every ``log_interval`` epochs, and on a terminal
+        a progress bar with the time that is left.
     callbacks : list of skorch callbacks, default=None
         Further callbacks of the training loop, e.g. ``EarlyStopping(monitor="valid_metric")``.
     net_params : dict, default=None
@@ -618,7 +619,10 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         processes = open_processes(self.distributed, self.distributed_port, self.device)
         try:
             with processes as group, usual_settings(), torch.enable_grad():
-                fit_model(self, check_data(self, keep, **data), resume, group)
+                checked = check_data(self, keep, **data)
+                if self.verbose and group.rank == 0:
+                    print(title_fit(self, checked), flush=True)
+                fit_model(self, checked, resume, group)
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
