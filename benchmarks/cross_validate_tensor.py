@@ -45,7 +45,10 @@ def main():
             num_epochs=arguments.epochs, random_state=0, species_encoding="alchemical"
         ),
     }
-    scoring = {kind: make_target_scorer(arguments.target, kind) for kind in ("rmse", "mae")}
+    scoring = {
+        metric: make_target_scorer(arguments.target, metric, kinds=kinds)
+        for metric in ("rmse", "mae")
+    }
     print(f"{len(X)} structures, {arguments.folds} folds, {arguments.repeats} repeats")
     print(f"{'':24}{'RMSE':>10}{'MAE':>10}{'factor':>10}{'s a fit':>10}")
     reference = None

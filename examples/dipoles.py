@@ -10,9 +10,9 @@ about a minute on two cores and writes its picture into the folder of this file.
 # --------------------------
 from pathlib import Path
 
+import ase.units
 import matplotlib.pyplot as plt
 import numpy as np
-from ase import units
 from ase.md.langevin import Langevin
 from sklearn.model_selection import train_test_split
 
@@ -30,10 +30,13 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=100, random_
 model = SoapBPNNRegressor(num_epochs=60, learning_rate=3e-3, random_state=0, verbose=1)
 model.set_params(log_interval=20).fit(X_train, y_train)
 prediction = model.predict(X_test, targets=["energy", "forces", "dipole"])
+labels = {name: y_test.flatten(name) for name in y_test.names}
+labels["energy per atom"] = y_test["energy"] / [len(atoms) for atoms in X_test]
+units = {**y_test.units, "energy per atom": "eV"}
 print("\nRoot mean square errors on the test set")
 for name, errors in summarize_errors(X_test, y_test, prediction).items():
-    spread = np.concatenate([np.ravel(v) for v in y_test[name.split()[0]]]).std()
-    print(f"  {name:16} {errors['rmse']:.4f}   (spread of the labels {spread:.4f})")
+    spread = f"(spread of the labels {labels[name].std():.4f})"
+    print(f"  {name:16} {errors['rmse']:.4f} {units[name]:12} {spread}")
 
 # %%
 # Dynamics
@@ -41,10 +44,10 @@ for name, errors in summarize_errors(X_test, y_test, prediction).items():
 atoms = X_test[0].copy()
 atoms.calc = model.calculator()
 rng = np.random.default_rng(0)
-widths = np.sqrt(atoms.get_masses() * 300 * units.kB)
+widths = np.sqrt(atoms.get_masses() * 300 * ase.units.kB)
 atoms.set_momenta(widths[:, None] * rng.normal(size=(len(atoms), 3)))
-options = {"temperature_K": 300, "friction": 0.001 / units.fs, "rng": rng, "fixcm": False}
-dynamics = Langevin(atoms, TIME_STEP * units.fs, **options)
+options = {"temperature_K": 300, "friction": 0.001 / ase.units.fs, "rng": rng, "fixcm": False}
+dynamics = Langevin(atoms, TIME_STEP * ase.units.fs, **options)
 dipoles = []
 dynamics.attach(lambda: dipoles.append(atoms.get_dipole_moment()))
 dynamics.run(N_STEPS)

@@ -42,10 +42,11 @@ search = GridSearchCV(
     scoring=make_target_scorer("forces", "mae"),
     cv=3,
     refit=False,
+    verbose=3,
 )
 search.fit(X_train, y_train)
 
-print("Mean absolute force error in cross-validation, eV/Angstrom")
+print("\nMean absolute force error in cross-validation, eV/Angstrom")
 for parameters, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"]):
     print(f"  {parameters['bpnn__num_neurons_per_layer']:3d} neurons: {-score:.4f}")
 

@@ -43,8 +43,8 @@ def follow_reference(steps, network, X, y, fixed, told):
     if shift <= max(TIMES_REST * rest, SHARE_OF_SCALE * scale):
         return steps
     text = (
-        f"y holds energies of another reference than the fit that this goes on with: by {shift:.3g} "
-        "an atom they differ from what it predicts, and composition alone explains it. "
+        "y holds energies of another reference than the fit that this goes on with: they differ "
+        f"by {shift:.3g} per atom from what it predicts, and composition alone explains that. "
     )
     if steps.baseline is None or fixed:
         where = "fixed_composition_weights" if fixed else "the baseline, which is not its own"
@@ -58,7 +58,7 @@ def follow_reference(steps, network, X, y, fixed, told):
         return steps
     if told:
         warnings.warn(
-            f"{text}The baseline was refitted, so the model predicts energies of the new reference.",
+            f"{text}The baseline was refitted: the model now predicts energies of the new reference.",
             UserWarning,
             stacklevel=7,
         )

@@ -23,6 +23,7 @@ from ._checks import (
 from ._conversions import Conversions
 from ._featurizer import SoapFeaturizer
 from ._fit import check_data, fit_model, make_net
+from ._resume import title_fit
 from ._steps import featurize
 from ._version import VersionedPickle
 from .data import (
@@ -166,8 +167,8 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         Go on from the weights of the last fit, with its elements, baseline and scale; the
         optimiser, its schedule and the best epoch start anew.
     verbose : int, default=0
-        Print a line of errors every ``log_interval`` epochs, and on a terminal a progress bar with
-        the time that is left.
+        Print which fit it is and a line of errors every ``log_interval`` epochs, and on a terminal
+        a progress bar with the time that is left.
     callbacks : list of skorch callbacks, default=None
         Further callbacks of the training loop, e.g. ``EarlyStopping(monitor="valid_metric")``.
     net_params : dict, default=None
@@ -470,10 +471,13 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
 
         Returns
         -------
-        array of shape (n_structures,), or Targets
-            Without ``targets`` the energies (the first target where none was learnt), else the
-            named ones, in the units of fit: values of atoms are lists of arrays of shape
-            (n_atoms, ...), ``stress`` and ``virial`` are NaN where a cell has no volume.
+        array of shape (n_structures,) or (n_structures, n_components), list of arrays, or Targets
+            Without ``targets`` the energies; where none were learnt the first scalar of structures,
+            else the first target of structures, else the first one of atoms. Tensors then have a
+            flat second axis, as in ``np.asarray(y)``, which is what the scorers of scikit-learn
+            compare with. With ``targets`` the named ones, each in its own shape. Values of atoms
+            are lists of arrays of shape (n_atoms, ...), ``stress`` and ``virial`` are NaN where a
+            cell has no volume; all in the units of fit.
 
         Raises
         ------
@@ -488,7 +492,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
             up to a constant for each composition.
         """
         check_is_fitted(self, "net_")
-        main = "energy" if "energy" in self.kinds_ else next(iter(self.kinds_))
+        main = _find_main(self.kinds_)
         names = check_names([main] if targets is None else targets, self.kinds_)
         warn_of_constant(names, self.kinds_, self.targets_, stacklevel=2)
         X = as_structures(X)
@@ -499,7 +503,9 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         structures = self._transform(X, names)
         results = self._evaluate(structures, names)
         if targets is None:
-            return results[main]
+            values, kind = results[main], self.kinds_[main]
+            is_tensor = not kind.per_atom and kind.shape != ()
+            return values.reshape(len(values), kind.size) if is_tensor else values
         columns = {name: results[name] for name in names}
         kinds = {name: self._find_kind(name, columns[name]) for name in names}
         return Targets(kinds=kinds, **columns)
@@ -540,7 +546,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         return self._select_features(X, target + LAST_LAYER, atoms)
 
     def score(self, X, y, sample_weight=None):
-        r"""Return :math:`R^2` of the energies, or of the first target where none was learnt.
+        r"""Return :math:`R^2` of the energies, or of what ``predict`` gives where none were learnt.
 
         The mean over the components of a value, over what is labelled. For other targets and
         errors see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
@@ -561,7 +567,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         X = as_structures(X)
         y = as_targets(y, X)
         check_is_fitted(self, "net_")
-        main = "energy" if "energy" in self.kinds_ else next(iter(self.kinds_))
+        main = _find_main(self.kinds_)
         if main not in y or not np.any(np.concatenate(y.labelled(main), axis=None)):
             raise ValueError(
                 f"y needs labels of {main!r} to be scored, it has {list(y.names)}. For other "
@@ -625,7 +631,10 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         processes = open_processes(self.distributed, self.distributed_port, self.device)
         try:
             with processes as group, usual_settings(), torch.enable_grad():
-                fit_model(self, check_data(self, keep, **data), resume, group)
+                checked = check_data(self, keep, **data)
+                if self.verbose and group.rank == 0:
+                    print(title_fit(self, checked), flush=True)
+                fit_model(self, checked, resume, group)
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
@@ -688,3 +697,13 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         tags.input_tags.two_d_array = False
         tags.non_deterministic = self.random_state is None
         return tags
+
+
+def _find_main(kinds):
+    """Return the name of the target that is predicted and scored unless others are asked for.
+
+    It is the one that ``np.asarray`` of Targets with these kinds gives, if it gives one.
+    """
+    per_structure = [name for name, kind in kinds.items() if not kind.per_atom]
+    scalars = [name for name in per_structure if kinds[name].shape == ()]
+    return "energy" if "energy" in kinds else [*scalars, *per_structure, *kinds][0]

@@ -1,11 +1,15 @@
-"""Which checkpoint belongs to which fit."""
+"""What tells one fit from another, and which checkpoint belongs to which."""
 
 import os
+import reprlib
+import textwrap
+from inspect import signature
 from numbers import Integral
 
 import joblib
 
-from ._checks import resolve_device
+from ._checks import SOAP_PARAMETERS, resolve_device
+from ._steps import find_parameters
 from .training import load_checkpoint
 
 # they change what is shown and stored, or where it runs, but not what is learnt
@@ -34,6 +38,26 @@ def describe_fit(model, data):
         "groups": data.groups,
         "fit to go on from": weights,
     }
+
+
+def title_fit(model, data):
+    """Return lines that tell a reader which fit this is: its size, and its parameters.
+
+    Only parameters that differ from their defaults are named, those of the descriptor as X has it.
+    """
+    soap = find_parameters(model, data.X)
+    values = model.get_params(deep=False) | {name: getattr(soap, name) for name in SOAP_PARAMETERS}
+    named = [
+        f"{name}={reprlib.repr(values[name])}"
+        for name, entry in signature(type(model)).parameters.items()
+        if name not in IRRELEVANT and repr(values[name]) != repr(entry.default)
+    ]
+    title = f"Fit of {len(data.X)} structures"
+    if data.validation is not None:
+        title += f", {len(data.validation[0])} more for validation"
+    if named:
+        title += f": {', '.join(named)}"
+    return textwrap.fill(title, 80, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def name_checkpoint(folder, inputs):
@@ -77,9 +101,10 @@ def find_state(model, path):
     """Return the state to go on from, or None to start afresh."""
     state = load_checkpoint(path, resolve_device(model.device))
     if model.verbose and state is None:
-        print(f"There is no checkpoint of this fit in {path.parent}; starting afresh.")
+        message = f"There is no checkpoint of this fit in {path.parent}; starting afresh."
+        print(message, flush=True)
     elif model.verbose:
-        print(f"Going on after epoch {len(state['history'])} of {path}.")
+        print(f"Going on after epoch {len(state['history'])} of {path}.", flush=True)
     return state
 
 

@@ -1,12 +1,24 @@
 """Errors of energies, forces and all other targets, and scorers for them."""
 
+from collections.abc import Mapping
+from difflib import get_close_matches
+from inspect import signature
+
 import numpy as np
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+from sklearn.pipeline import Pipeline
 
-from .data import Targets, as_structures, as_targets
+from .data import KNOWN_KINDS, Targets, as_structures, as_targets
+
+__all__ = ["PER_ATOM", "make_target_scorer", "summarize_errors"]
 
 PER_ATOM = "energy per atom"
 METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error}
+
+
+def __dir__():
+    # what completion offers: not scikit-learn's functions of similar names
+    return __all__
 
 
 def summarize_errors(X, y, prediction):
@@ -57,7 +69,7 @@ def summarize_errors(X, y, prediction):
     return errors
 
 
-def make_target_scorer(target, metric="rmse"):
+def make_target_scorer(target, metric="rmse", *, kinds=None):
     """Return a scorer of one target, negative so that greater is better.
 
     Parameters
@@ -66,12 +78,22 @@ def make_target_scorer(target, metric="rmse"):
         ``"energy"``, ``"energy per atom"``, or the name of any other column of y.
     metric : {"rmse", "mae"}, default="rmse"
         Error over all labelled components.
+    kinds : mapping of str to TargetKind, default=None
+        The targets that y has, e.g. ``y.kinds``, among which ``target`` must be. None takes any
+        name but one that looks like a misspelling of a known target.
 
     Returns
     -------
     callable
-        ``scorer(estimator, X, y)``, for the ``scoring`` of cross-validation and searches; y is
-        Targets.
+        ``scorer(estimator, X, y)``, for the ``scoring`` of cross-validation, searches and learning
+        curves; y is Targets. The estimator is a regressor, a Pipeline, or a search over them; for
+        energies also any other that predicts them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no such target or metric. Searches turn an error while they score into NaN, so
+        this is checked here.
 
     Examples
     --------
@@ -87,6 +109,7 @@ def make_target_scorer(target, metric="rmse"):
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {sorted(METRICS)}, got {metric!r}.")
+    _check_target(target, kinds)
     return _TargetScorer(target, metric)
 
 
@@ -96,10 +119,11 @@ class _TargetScorer:
     def __init__(self, target, metric):
         self.target = target
         self.metric = metric
+        # from which scikit-learn's displays make the label of an axis
+        self.__name__ = f"neg_{target}_{metric}"
 
     def __call__(self, estimator, X, y):
-        name = "energy" if self.target == PER_ATOM else self.target
-        prediction = estimator.predict(X, targets=[name])
+        prediction = _predict(estimator, X, _name_column(self.target))
         errors = summarize_errors(X, y, prediction)
         if self.target not in errors:
             raise ValueError(
@@ -110,6 +134,47 @@ class _TargetScorer:
 
     def __repr__(self):
         return f"make_target_scorer({self.target!r}, {self.metric!r})"
+
+
+def _check_target(target, kinds):
+    """Raise if a scorer's target is not a column that y can have."""
+    if not isinstance(target, str):
+        raise TypeError(f"target must be the name of one target, got {target!r}.")
+    if kinds is None:
+        known = [*KNOWN_KINDS, PER_ATOM]
+        if target in known:
+            return
+        close = get_close_matches(target.lower(), known, n=1, cutoff=0.8)
+        if close:
+            raise ValueError(
+                f"target={target!r} is not a known target; did you mean {close[0]!r}? If y has a "
+                "column of that name, pass its kinds as well: kinds=y.kinds."
+            )
+        return
+    if not isinstance(kinds, Mapping):
+        raise TypeError(
+            f"kinds must map the names of targets to their kinds, got {kinds!r}. Pass y.kinds."
+        )
+    if _name_column(target) not in kinds:
+        raise ValueError(f"target={target!r} is not in kinds, which has {list(kinds)}.")
+
+
+def _name_column(target):
+    """Return the name of the column that a score is computed from."""
+    return "energy" if target == PER_ATOM else target
+
+
+def _predict(estimator, X, name):
+    """Return one target as a model predicts it; the predict of a search does not ask which."""
+    if hasattr(estimator, "best_estimator_"):
+        return _predict(estimator.best_estimator_, X, name)
+    if isinstance(estimator, Pipeline):
+        front, last = estimator[:-1], estimator[-1]
+        return _predict(last, front.transform(X) if len(front) else X, name)
+    if name == "energy" and "targets" not in signature(estimator.predict).parameters:
+        # an ensemble, or a regressor of arrays, which knows the energy only
+        return estimator.predict(X)
+    return estimator.predict(X, targets=[name])
 
 
 def _name_array(prediction, y):

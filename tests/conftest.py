@@ -1,5 +1,7 @@
 """Small structures of every kind, and models to try on them."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -117,3 +119,22 @@ def select_batch():
         return environments.select(index)
 
     return select
+
+
+@pytest.fixture
+def read_table():
+    """Return a function that reads the table of a fit: a dictionary for each line of errors."""
+
+    def read(text):
+        lines = text.splitlines()
+        head = next(k for k, line in enumerate(lines) if line.startswith(" epoch"))
+        body = next(k for k, line in enumerate(lines) if re.match(r" *\d", line))
+        # columns are aligned to the right, but for the star of the best epoch
+        ends = [found.end() for found in re.finditer(r"\S+", lines[body])]
+        ends[0] = 6
+        places = list(zip([0, *ends], ends))
+        titles = [" ".join(line[a:b].strip() for line in lines[head:body]) for a, b in places]
+        titles = [re.sub(r"([/_]) +", r"\1", title).strip() for title in titles]
+        return [dict(zip(titles, line.split(), strict=True)) for line in lines[body:]]
+
+    return read

@@ -1,8 +1,11 @@
+import pickle
+
 import numpy as np
 import pytest
 from ase import Atoms
 
-from sklearn_soapbpnn import CompositionBaseline, TargetKind, Targets
+from sklearn_soapbpnn import CompositionBaseline, TargetKind, Targets, metrics
+from sklearn_soapbpnn.data import KNOWN_KINDS
 from sklearn_soapbpnn.metrics import make_target_scorer, summarize_errors
 
 FRAMES = [Atoms("H"), Atoms("OH")]
@@ -107,3 +110,63 @@ def test_unknown_metric():
     with pytest.raises(ValueError, match=r"metric must be one of \['mae', 'rmse'\], got 'r2'"):
         make_target_scorer("energy", "r2")
     assert repr(make_target_scorer("gap", "mae")) == "make_target_scorer('gap', 'mae')"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("force", "forces"),
+        ("Forces", "forces"),
+        ("Energy", "energy"),
+        ("energy_per_atom", "energy per atom"),
+        ("energies per atom", "energy per atom"),
+        ("stresses", "stress"),
+        ("virials", "virial"),
+        ("dipoles", "dipole"),
+        ("charge", "charges"),
+        ("polarisability", "polarizability"),
+        ("nonconservative_forces", "non_conservative_forces"),
+    ],
+)
+def test_a_name_that_looks_misspelt(written, meant):
+    """It would end in a score of NaN; the kinds of y say if the column is there all the same."""
+    message = rf"target='{written}' is not a known target; did you mean '{meant}'\?.*kinds=y.kinds"
+    with pytest.raises(ValueError, match=message):
+        make_target_scorer(written)
+    y = Targets(kinds={written: TargetKind.scalar()}, **{written: [1.0, 3.0]})
+    scorer = make_target_scorer(written, kinds=y.kinds)
+    baseline = CompositionBaseline().fit(FRAMES, y)
+    assert scorer(baseline, FRAMES, y) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [*KNOWN_KINDS, "energy per atom", "gap", "quadrupole", "spread"])
+def test_names_that_need_no_kinds(name):
+    assert make_target_scorer(name).target == name
+
+
+def test_a_name_that_is_not_in_kinds():
+    y = Targets(energy=[1.0, 3.0], charges=[[1.0], [2.0, 3.0]])
+    for name in ("energy", "energy per atom", "charges"):
+        make_target_scorer(name, kinds=y.kinds)
+    for name in ("forces", "gap", "charges per atom"):
+        with pytest.raises(ValueError, match=rf"{name}' is not in kinds.*'energy', 'charges'"):
+            make_target_scorer(name, kinds=y.kinds)
+
+
+def test_arguments_of_the_wrong_type():
+    for target in (["forces"], None, 0):
+        with pytest.raises(TypeError, match="target must be the name of one target, got"):
+            make_target_scorer(target)
+    with pytest.raises(TypeError, match=r"kinds must map the names .* Pass y\.kinds"):
+        make_target_scorer("gap", kinds="gap")
+
+
+def test_name_of_a_scorer():
+    """What scikit-learn makes the label of an axis from, also in another process."""
+    scorer = pickle.loads(pickle.dumps(make_target_scorer("energy per atom", "mae")))
+    assert scorer.__name__ == "neg_energy per atom_mae"
+
+
+def test_the_module_offers_what_is_ours():
+    assert dir(metrics) == ["PER_ATOM", "make_target_scorer", "summarize_errors"]
+    assert all(hasattr(metrics, name) for name in metrics.__all__)

@@ -152,6 +152,8 @@ class TrainingData(Dataset):
             for names in (targets.names, per_structure)
         )
         self.names = list(dict.fromkeys(names))
+        # what errors are in, for the reader
+        self.units = {name: _name_unit(name, targets.units, per_structure) for name in self.names}
         like = network.basis.parity
         self.device = like.device
         self._prepare(structures, network, bool({"forces", "stress"} & set(self.names)))
@@ -308,6 +310,18 @@ def _scale_target(name, structures, targets, divisor):
     unit = scale * divisor / np.nan_to_num(volumes, nan=1.0)
     labels = residual * volumes / scale / divisor
     return labels, divisor, np.broadcast_to(unit, labels.shape)
+
+
+def _name_unit(name, units, per_structure):
+    """Name the unit of the errors of a target, given those of all columns; "" if it has none."""
+    if name not in units:
+        # a stress whose labels are virials
+        unit = units["virial"]
+        return {"eV": "eV/Angstrom^3", "": ""}.get(unit, f"{unit}/volume")
+    unit = units[name]
+    if name == "energy" and name not in per_structure:
+        return f"{unit}/atom" if unit else "per atom"
+    return unit
 
 
 def _as_rows(divisor, ndim):

@@ -173,11 +173,11 @@ class SoapBPNNNet(NeuralNet):
     def _default_callbacks(self):
         callbacks = [("epoch_timer", EpochTimer()), ("best", BestEpoch(self.best_model_metric))]
         if self.verbose and self.processes.rank == 0:
-            sink = print
+            progress = Progress(self.log_interval, self.log_mae)
             if sys.stderr is not None and sys.stderr.isatty():
                 callbacks.append(("bar", Bar()))
-                sink = Bar.write
-            callbacks.append(("progress", Progress(self.log_interval, self.log_mae, sink)))
+                progress.sink = Bar.write
+            callbacks.append(("progress", progress))
         if self.checkpoints is not None:
             callbacks.append(("checkpoints", self.checkpoints))
         return [*callbacks, ("stop_early", StopEarly()), *self.processes.callbacks]

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import statistics
+from itertools import zip_longest
+from typing import NamedTuple
 
 from skorch.callbacks import Callback
 from tqdm import tqdm
 
+# columns of a terminal
+WIDTH = 80
+# characters after which the title of a column goes on in its next line
+TITLE_WIDTH = 10
+
+
+def write(text):
+    """Print text at once, also into a pipe or a file."""
+    print(text, flush=True)
+
 
 class Progress(Callback):
     """Print a line of errors every few epochs, with the time that is left.
+
+    Each column is titled by the target, the kind of error and its unit. Columns that do not fit
+    into the width of a terminal go on in a second line, indented, as their titles do.
 
     Parameters
     ----------
@@ -17,11 +33,11 @@ class Progress(Callback):
         Epochs between two lines; the first and the last are always printed.
     mae : bool
         Whether to show mean absolute errors beside the root mean square ones.
-    sink : callable, default=print
-        What a line is given to.
+    sink : callable, default=write
+        What lines are given to.
     """
 
-    def __init__(self, interval=5, mae=False, sink=print):
+    def __init__(self, interval=5, mae=False, sink=write):
         self.interval = interval
         self.mae = mae
         self.sink = sink
@@ -45,31 +61,78 @@ class Progress(Callback):
 
     def _print(self, epoch, dataset_valid, seconds_left):
         self.printed_ = epoch
-        columns = self._columns(epoch, dataset_valid, seconds_left)
+        groups = _fit_into_lines(self._columns(epoch, dataset_valid, seconds_left))
+        lines = []
         if not self.started_:
-            self.sink("".join(f"{name:>{_width(name)}}" for name in columns))
-            self.started_ = True
-        self.sink("".join(f"{value:>{_width(name)}}" for name, value in columns.items()))
+            for group in groups:
+                titles = zip_longest(*(column.title for column in group), fillvalue="")
+                lines += [_align(group, row) for row in titles]
+        lines += [_align(group, [column.value for column in group]) for group in groups]
+        self.sink("\n".join(lines))
+        self.started_ = True
 
     def _columns(self, epoch, dataset_valid, seconds_left):
-        columns = {"epoch": epoch["epoch"], "train loss": f"{epoch['train_loss']:.4e}"}
+        columns = [
+            _Column(["epoch"], f"{epoch['epoch']:6}"),
+            _Column(["train", "loss"], f"{epoch['train_loss']:9.3e}"),
+        ]
         if dataset_valid is not None:
-            columns["valid loss"] = f"{epoch['valid_loss']:.4e}"
+            star = "*" if epoch["valid_metric_best"] else " "
+            columns[0] = _Column(["epoch", "*best"], f"{epoch['epoch']:5}{star}")
+            columns.append(_Column(["valid", "loss"], f"{epoch['valid_loss']:9.3e}"))
             for name in dataset_valid.labelled:
+                unit = dataset_valid.units[name]
                 for kind in ("rmse", "mae")[: 1 + self.mae]:
-                    columns[f"{name} {kind}"] = f"{epoch[f'valid_{name}_{kind}']:.4e}"
-                    for key in epoch:
-                        if key.startswith(f"valid_{name}[") and key.endswith(kind):
-                            block = key.removeprefix("valid_").removesuffix(f"_{kind}")
-                            columns[f"{block} {kind}"] = f"{epoch[key]:.4e}"
-            columns["best"] = "*" if epoch["valid_metric_best"] else ""
-        columns["seconds"] = f"{epoch['dur']:.2f}"
-        columns["seconds left"] = f"{seconds_left:.0f}"
-        return columns
+                    for key in _find_errors(epoch, name, kind):
+                        block = key.removeprefix("valid_").removesuffix(f"_{kind}")
+                        title = [*_wrap(block), kind, *_wrap(unit)]
+                        columns.append(_Column(title, f"{epoch[key]:9.3e}"))
+        return [*columns, _Column(["seconds", "left"], f"{seconds_left:7.0f}")]
 
 
-def _width(name):
-    return max(17, len(name) + 2)
+class _Column(NamedTuple):
+    """Lines of the title of a column, and its value."""
+
+    title: list[str]
+    value: str
+
+    @property
+    def width(self):
+        return max(len(text) for text in (*self.title, self.value))
+
+
+def _find_errors(epoch, name, kind):
+    """Names in the history of the error of a target, and of those of its blocks."""
+    blocks = [key for key in epoch if key.startswith(f"valid_{name}[") and key.endswith(kind)]
+    return [f"valid_{name}_{kind}", *blocks]
+
+
+def _wrap(text):
+    """Break text after spaces, slashes and underscores, where it gets long."""
+    lines = [""]
+    for part in re.split(r"(?<=[ /_])", text):
+        if lines[-1] and len(f"{lines[-1]}{part}".rstrip()) > TITLE_WIDTH:
+            lines.append("")
+        lines[-1] += part
+    return [line.rstrip() for line in lines if line]
+
+
+def _fit_into_lines(columns):
+    """Return groups of columns, one for each line; all but the first are indented."""
+    indent = _Column([], " " * columns[0].width)
+    groups, free = [[]], WIDTH
+    for column in columns:
+        if column.width > free:
+            groups.append([indent])
+            free = WIDTH - indent.width - 1
+        groups[-1].append(column)
+        free -= column.width + 1
+    return groups
+
+
+def _align(group, texts):
+    cells = (f"{text:>{column.width}}" for column, text in zip(group, texts))
+    return " ".join(cells).rstrip()
 
 
 class Bar(Callback):
@@ -98,7 +161,8 @@ class Bar(Callback):
     @staticmethod
     def write(line):
         """Print a line above the bar."""
-        _Tqdm.write(line)
+        with _Tqdm.external_write_mode():
+            write(line)
 
 
 class _Tqdm(tqdm):

@@ -517,7 +517,7 @@ def test_score_of_other_targets_is_r2(names, everything):
     assert_allclose(model.score(X, y, sample_weight=weights), expected, rtol=1e-12)
 
 
-def test_default_prediction_is_the_energy_or_the_first_target(everything):
+def test_default_prediction_is_the_energy_or_the_first_target_of_structures(everything):
     X, y = everything
     model = make_model("plain").fit(X, select_targets(y, ["dipole", "energy"]))
     assert_array_equal(model.predict(X), model.predict(X, targets="energy")["energy"])
@@ -525,6 +525,9 @@ def test_default_prediction_is_the_energy_or_the_first_target(everything):
     predicted = model.predict(X, targets=["dipole", "shielding"])
     assert predicted.names == ("dipole", "shielding")
     assert predicted.kinds["shielding"] == KINDS["shielding"]
+    assert_array_equal(model.predict(X), predicted["dipole"])
+    model = make_model("plain").fit(X, select_targets(y, ["shielding", "charges"]))
+    predicted = model.predict(X, targets=["charges", "shielding"])
     for mine, theirs, atoms in zip(model.predict(X), predicted["shielding"], X, strict=True):
         assert_array_equal(mine, theirs)
         assert mine.shape == (len(atoms), 3, 3)

@@ -1,13 +1,13 @@
 """Splitting, scoring and searching with lists of Atoms, energies and Targets."""
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from matplotlib import pyplot
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.ensemble import StackingRegressor, VotingRegressor
 from sklearn.metrics import (
     mean_absolute_error,
     r2_score,
@@ -17,9 +17,11 @@ from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
     KFold,
+    LearningCurveDisplay,
     LeaveOneGroupOut,
     LeaveOneOut,
     RandomizedSearchCV,
+    ValidationCurveDisplay,
     cross_val_predict,
     cross_val_score,
     cross_validate,
@@ -27,12 +29,12 @@ from sklearn.model_selection import (
     train_test_split,
 )
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 from soapbpnn_cases import NETWORK, make_pipeline, make_regressor, select_targets
 
 from sklearn_soapbpnn import (
     CompositionBaseline,
     SoapBPNNRegressor,
+    TargetKind,
     Targets,
     TargetScaler,
     ZBLBaseline,
@@ -40,6 +42,7 @@ from sklearn_soapbpnn import (
 from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.metrics import make_target_scorer
 
+mpl.use("Agg")
 MODELS = {"bare": make_regressor, "pipeline": make_pipeline}
 SCORERS = {
     "r2": r2_score,
@@ -274,16 +277,27 @@ def test_cross_val_score_without_energies(everything, make, name):
     assert_allclose(scores, [r2_score(*rows) for rows in folds], rtol=1e-12)
 
 
-def test_scorers_of_sklearn_for_a_dipole(everything):
-    """One column of values per structure is an array, whatever its shape."""
+@pytest.mark.parametrize("name", ["dipole", "polarizability", "quadrupole", "gaps"])
+def test_scorers_of_sklearn_for_a_tensor(everything, name):
+    """One column of values per structure is an array with a flat second axis."""
     X, y = everything
-    y = select_targets(y, ["dipole"])
-    folds = [predict_rows(make_regressor(), X, y, *fold, "dipole") for fold in KFold(2).split(X)]
+    y = select_targets(y, [name])
+    folds = [predict_rows(make_regressor(), X, y, *fold, name) for fold in KFold(2).split(X)]
     for scoring, score in SCORERS.items():
         scores = cross_val_score(make_regressor(), X, y, cv=2, scoring=scoring)
         assert_allclose(scores, [score(*rows) for rows in folds], rtol=1e-12)
     predictions = cross_val_predict(make_regressor(), X, y, cv=2)
     assert_array_equal(predictions, np.concatenate([predicted for _, predicted in folds]))
+
+
+def test_scorers_of_sklearn_find_the_scalar(everything):
+    """Among several targets, whatever their order."""
+    X, y = everything
+    gap = Targets(kinds={"gap": TargetKind.scalar()}, gap=y["gaps"][:, 0])
+    y = Targets(kinds=gap.kinds, charges=y["charges"], dipole=y["dipole"], gap=gap["gap"])
+    scores = cross_val_score(make_regressor(), X, y, cv=2, scoring="neg_mean_absolute_error")
+    folds = [predict_rows(make_regressor(), X, y, *fold, "gap") for fold in KFold(2).split(X)]
+    assert_allclose(scores, [-mean_absolute_error(*rows) for rows in folds], rtol=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["rmse", "mae"])
@@ -313,6 +327,48 @@ def test_search_that_is_scored_by_several_targets(everything):
         assert (scores < 0).all()
     best = int(np.argmax(results["mean_test_polarizability"]))
     assert search.best_params_ == results["params"][best]
+
+
+def test_nested_cross_validation_scored_by_forces(molecules):
+    """Of a search, of a Pipeline that ends in one, and of a search over such a Pipeline."""
+    X, y = molecules
+    scorer = make_target_scorer("forces", "mae")
+    grid = {"bpnn__num_neurons_per_layer": [4, 8]}
+    search = GridSearchCV(make_pipeline(), grid, cv=2, scoring=scorer)
+    front, last = make_pipeline()[:3], make_regressor()
+    inner = GridSearchCV(last, {"num_neurons_per_layer": [4, 8]}, cv=2, scoring=scorer)
+    models = {
+        "search": search,
+        "search at the end": Pipeline([("front", front), ("search", inner)]),
+        "search alone in a Pipeline": Pipeline([("search", search)]),
+        "search over searches": GridSearchCV(search, {"cv": [2]}, cv=2, scoring=scorer),
+    }
+    expected = []
+    for train, test in KFold(2).split(X):
+        fitted = fit_by_hand(search, X, y, train)
+        prediction = fitted.best_estimator_.predict([X[i] for i in test], targets="forces")
+        error = prediction.flatten("forces") - y[test].flatten("forces")
+        expected.append(-np.abs(error).mean())
+    for name, model in models.items():
+        scores = cross_val_score(model, X, y, cv=2, scoring=scorer)
+        assert_allclose(scores, expected, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("display", [LearningCurveDisplay, ValidationCurveDisplay])
+def test_displays_are_labelled_by_the_scorer(molecules, display):
+    X, y = molecules
+    scorer = make_target_scorer("forces", "mae")
+    options = {"train_sizes": [0.5, 1.0]}
+    if display is ValidationCurveDisplay:
+        options = {"param_name": "bpnn__num_neurons_per_layer", "param_range": [4, 8]}
+    for negate, label in ((False, "Negative forces mae"), (True, "Forces mae")):
+        shown = display.from_estimator(
+            make_pipeline(), X, y, cv=2, scoring=scorer, negate_score=negate, **options
+        )
+        assert shown.ax_.get_ylabel() == label
+        pyplot.close(shown.figure_)
+    assert np.isfinite(shown.test_scores).all()
+    assert (shown.test_scores < 0).all()
 
 
 def test_randomized_search_of_a_nested_pipeline(molecules):
@@ -347,24 +403,6 @@ def test_routed_sample_weight(labelled):
         predictions = fitted.predict([X[i] for i in test])
         expected = r2_score(np.asarray(y)[test], predictions, sample_weight=weights[test])
         assert search.cv_results_[f"split{fold}_test_score"][search.best_index_] == expected
-
-
-def test_meta_estimators(molecules):
-    X, energies = molecules[0], np.asarray(molecules[1])
-    bare = make_regressor()
-    members = [("bare", bare), ("pipe", make_pipeline(bpnn={"random_state": 1}))]
-    each = [clone(model).fit(X, energies).predict(X) for _, model in members]
-    voting = VotingRegressor(members).fit(X, energies)
-    assert_allclose(voting.predict(X), np.mean(each, axis=0), rtol=1e-12)
-
-    stacked = StackingRegressor(members, cv=2).fit(X, energies)
-    columns = [cross_val_predict(model, X, energies, cv=2) for _, model in members]
-    expected = clone(stacked.final_estimator_).fit(np.column_stack(columns), energies)
-    assert_allclose(stacked.final_estimator_.coef_, expected.coef_)
-
-    shifted = TransformedTargetRegressor(bare, transformer=StandardScaler(with_std=False))
-    by_hand = clone(bare).fit(X, energies - energies.mean()).predict(X) + energies.mean()
-    assert_allclose(shifted.fit(X, energies).predict(X), by_hand, rtol=1e-9)
 
 
 @pytest.mark.parametrize("step", [CompositionBaseline(), TargetScaler()], ids=["base", "scale"])

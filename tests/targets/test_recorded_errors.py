@@ -6,6 +6,7 @@ from sklearn.model_selection import train_test_split
 
 from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 from sklearn_soapbpnn.metrics import PER_ATOM, summarize_errors
+from sklearn_soapbpnn.training import _progress
 
 KINDS = {
     "energy": TargetKind.scalar(),
@@ -128,18 +129,22 @@ def test_separate_blocks_are_off_by_default(fit):
 
 @pytest.mark.parametrize("log_mae", [False, True])
 @pytest.mark.parametrize("log_separate_blocks", [False, True])
-def test_lines_that_are_printed(fit, capsys, log_mae, log_separate_blocks):
+def test_lines_that_are_printed(
+    fit, data, capsys, read_table, monkeypatch, log_mae, log_separate_blocks
+):
+    monkeypatch.setattr(_progress, "WIDTH", 1000)
     options = {"log_mae": log_mae, "log_separate_blocks": log_separate_blocks}
     model = fit(verbose=1, log_interval=2, **options)
-    header, *lines = capsys.readouterr().out.splitlines()
-    assert [int(line.split()[0]) for line in lines] == [1, 2, 4]
-    last, numbers = model.history_[-1], lines[-1].split()
+    y, rows = data[1], read_table(capsys.readouterr().out)
+    assert [int(row["epoch *best"].rstrip("*")) for row in rows] == [1, 2, 4]
     for name in [*NAMES, "several[l2+]", "gaps[1]"]:
         for kind in ("rmse", "mae"):
             shown = (kind == "rmse" or log_mae) and ("[" not in name or log_separate_blocks)
-            assert (f" {name} {kind}" in header) == shown
+            unit = {"energy": "per atom"}.get(name, y.units.get(name, ""))
+            title = f"{name} {kind} {unit}".strip()
+            assert (title in rows[-1]) == shown
             if shown:
-                assert f"{last[f'valid_{name}_{kind}']:.4e}" in numbers
+                assert rows[-1][title] == f"{model.history_[-1][f'valid_{name}_{kind}']:.3e}"
 
 
 def test_target_without_a_label_in_validation_takes_no_part(data):

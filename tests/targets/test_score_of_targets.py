@@ -1,4 +1,4 @@
-"""``score`` of models whose first target is no energy."""
+"""``score``, and ``predict`` without ``targets``, of models that learnt no energy."""
 
 import numpy as np
 import pytest
@@ -27,9 +27,8 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", list(KINDS))
-def test_mean_over_the_components_of_the_first_target(mixture, draw, name):
-    second = "dipole" if name != "dipole" else "gap"
-    y = draw(mixture, {name: KINDS[name], second: KINDS[second]})
+def test_mean_over_the_components(mixture, draw, name):
+    y = draw(mixture, {name: KINDS[name]})
     model = SoapBPNNRegressor(**SMALL).fit(mixture, y)
     prediction = model.predict(mixture)
     if KINDS[name].per_atom:
@@ -60,6 +59,47 @@ def test_labels_that_are_missing_are_left_out(mixture, draw, name):
     np.testing.assert_allclose(model.score(mixture, partial), np.mean(expected), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", list(KINDS))
+def test_shape_of_predictions(mixture, draw, name):
+    """An array of the shape that scikit-learn's scorers see of y, until targets are named."""
+    y = draw(mixture, {name: KINDS[name]})
+    model = SoapBPNNRegressor(**SMALL).fit(mixture, y)
+    plain, named = model.predict(mixture), model.predict(mixture, targets=name)
+    assert named.kinds == y.kinds
+    if KINDS[name].per_atom:
+        assert [values.shape for values in plain] == [values.shape for values in y[name]]
+    else:
+        assert plain.shape == np.asarray(y).shape
+        assert named[name].shape == y[name].shape
+        assert np.array_equal(plain, np.asarray(named))
+
+
+@pytest.mark.parametrize(
+    ("names", "main"),
+    [
+        (["dipole", "energy"], "energy"),
+        (["dipole", "gap"], "gap"),
+        (["gaps", "charges", "gap", "other"], "gap"),
+        (["charges", "gaps"], "gaps"),
+        (["charges", "dipole"], "dipole"),
+        (["vectors", "charges"], "vectors"),
+    ],
+)
+def test_which_target_is_predicted_unless_others_are_named(mixture, draw, names, main):
+    """The one that ``np.asarray(y)`` is, so that scikit-learn's scorers compare like with like."""
+    kinds = {**KINDS, "energy": TargetKind.scalar(), "other": TargetKind.scalar()}
+    y = draw(mixture, {name: kinds[name] for name in names})
+    model = SoapBPNNRegressor(**SMALL).fit(mixture, y)
+    flat = y.flatten(main)
+    if not y.kinds[main].per_atom:
+        assert np.array_equal(np.asarray(y), flat.reshape(np.asarray(y).shape))
+    plain, named = model.predict(mixture), model.predict(mixture, targets=main)
+    plain = np.concatenate([np.ravel(values) for values in plain])
+    assert np.array_equal(plain, named.flatten(main).ravel())
+    expected = r2_score(flat, named.flatten(main))
+    np.testing.assert_allclose(model.score(mixture, y), expected, rtol=1e-6)
+
+
 def test_energy_comes_first_wherever_it_stands(mixture, draw):
     y = draw(mixture, {"dipole": KINDS["dipole"], "energy": TargetKind.scalar()})
     model = SoapBPNNRegressor(**SMALL).fit(mixture, y)
@@ -77,5 +117,5 @@ def test_scorers_of_single_targets(mixture, draw, name):
     difference = y.flatten(name) - model.predict(mixture, targets=name).flatten(name)
     np.testing.assert_allclose(errors[name]["rmse"], np.sqrt(np.mean(difference**2)))
     for metric in ("rmse", "mae"):
-        scorer = make_target_scorer(name, metric)
+        scorer = make_target_scorer(name, metric, kinds=KINDS)
         np.testing.assert_allclose(scorer(model, mixture, y), -errors[name][metric])

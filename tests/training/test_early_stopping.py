@@ -300,14 +300,8 @@ def test_validation_structures_go_through_a_pipeline(energies):
 # --- the table -----------------------------------------------------------------------------------
 
 
-def read_table(text):
-    """Return the rows of a printed table as dictionaries."""
-    header, *lines = text.splitlines()
-    names = re.split(r" {2,}", header.strip())
-    ends = [header.index(name) + len(name) for name in names]
-    starts = [0, *ends[:-1]]
-    assert all(len(line) == len(header) for line in lines)
-    return [{name: line[a:b].strip() for name, a, b in zip(names, starts, ends)} for line in lines]
+def read_epochs(rows):
+    return [int(row["epoch *best"].rstrip("*")) for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -320,11 +314,11 @@ def read_table(text):
         (1, 5, [1]),
     ],
 )
-def test_epochs_that_are_printed(energies, capsys, num_epochs, interval, printed):
+def test_epochs_that_are_printed(energies, capsys, read_table, num_epochs, interval, printed):
     options = {**FIT, "num_epochs": num_epochs, "log_interval": interval, "verbose": 1}
     SoapBPNNRegressor(**options).fit(*energies)
     rows = read_table(capsys.readouterr().out)
-    assert [int(row["epoch"]) for row in rows] == printed
+    assert read_epochs(rows) == printed
     assert rows[-1]["seconds left"] == "0"
 
 
@@ -337,33 +331,33 @@ def test_nothing_is_printed_without_verbose(molecules, capsys, tmp_path, verbose
 
 
 @pytest.mark.parametrize("mae", [False, True])
-def test_columns_are_those_of_the_history(molecules, capsys, mae):
+def test_columns_are_those_of_the_history(molecules, capsys, read_table, mae):
     X, y = molecules
     options = {**FIT, "num_epochs": 6, "log_interval": 1, "verbose": 1, "log_mae": mae}
     model = SoapBPNNRegressor(**options).fit(X, y)
     rows = read_table(capsys.readouterr().out)
-    errors = ["energy rmse", "energy mae", "forces rmse", "forces mae"]
+    errors = ["energy rmse eV/atom", "energy mae eV/atom"]
+    errors += ["forces rmse eV/Angstrom", "forces mae eV/Angstrom"]
     errors = errors if mae else errors[::2]
-    columns = ["epoch", "train loss", "valid loss", *errors, "best", "seconds", "seconds left"]
-    assert list(rows[0]) == columns
+    assert list(rows[0]) == ["epoch *best", "train loss", "valid loss", *errors, "seconds left"]
+    assert read_epochs(rows) == model.history_[:, "epoch"]
     for row, epoch in zip(rows, model.history_, strict=True):
-        assert int(row["epoch"]) == epoch["epoch"]
-        assert row["train loss"] == f"{epoch['train_loss']:.4e}"
-        assert row["valid loss"] == f"{epoch['valid_loss']:.4e}"
-        assert (row["best"] == "*") == epoch["valid_metric_best"]
-        assert row["seconds"] == f"{epoch['dur']:.2f}"
-        for name in errors:
-            assert row[name] == f"{epoch['valid_' + name.replace(' ', '_')]:.4e}"
+        assert row["train loss"] == f"{epoch['train_loss']:.3e}"
+        assert row["valid loss"] == f"{epoch['valid_loss']:.3e}"
+        assert row["epoch *best"].endswith("*") == epoch["valid_metric_best"]
+        for title in errors:
+            name, kind, _ = title.split()
+            assert row[title] == f"{epoch[f'valid_{name}_{kind}']:.3e}"
 
 
-def test_columns_without_validation(energies, capsys):
+def test_columns_without_validation(energies, capsys, read_table):
     options = {**FIT, "num_epochs": 2, "validation_fraction": 0, "verbose": 1}
     SoapBPNNRegressor(**options).fit(*energies)
     (row, _) = read_table(capsys.readouterr().out)
-    assert list(row) == ["epoch", "train loss", "seconds", "seconds left"]
+    assert list(row) == ["epoch", "train loss", "seconds left"]
 
 
-def test_seconds_left(energies, capsys):
+def test_seconds_left(energies, capsys, read_table):
     """What the epochs so far took on average, for those to come."""
 
     class Dawdle(Callback):
@@ -374,12 +368,12 @@ def test_seconds_left(energies, capsys):
     X, y = energies
     model = SoapBPNNRegressor(**options, callbacks=[Dawdle()]).fit(X, y)
     durations = model.history_[:, "dur"]
-    for row in read_table(capsys.readouterr().out):
-        done = int(row["epoch"])
+    rows = read_table(capsys.readouterr().out)
+    for row, done in zip(rows, read_epochs(rows)):
         assert row["seconds left"] == f"{(20 - done) * np.mean(durations[:done]):.0f}"
 
 
-def test_the_table_goes_on_after_a_checkpoint(energies, capsys, tmp_path):
+def test_the_table_goes_on_after_a_checkpoint(energies, capsys, read_table, tmp_path):
     class PowerCut(Callback):
         def on_epoch_begin(self, net, **kwargs):
             if net.history[-1]["epoch"] == 6:
@@ -391,18 +385,18 @@ def test_the_table_goes_on_after_a_checkpoint(energies, capsys, tmp_path):
         SoapBPNNRegressor(**options, callbacks=[PowerCut()]).fit(*energies)
     capsys.readouterr()
     model = SoapBPNNRegressor(**options).fit(*energies, resume=True)
-    first, table = capsys.readouterr().out.split("\n", 1)
-    assert re.fullmatch(r"Going on after epoch 5 of .*\.checkpoint\.", first)
-    rows = read_table(table)
-    assert [int(row["epoch"]) for row in rows] == [6, 8]
-    assert rows[-1]["train loss"] == f"{model.history_[7, 'train_loss']:.4e}"
+    text = capsys.readouterr().out
+    assert re.search(r"^Fit of .*^Going on after epoch 5 of .*\.checkpoint\.$", text, re.M | re.S)
+    rows = read_table(text)
+    assert read_epochs(rows) == [6, 8]
+    assert rows[-1]["train loss"] == f"{model.history_[7, 'train_loss']:.3e}"
 
 
-def test_the_last_epoch_of_an_early_stop_is_printed(energies, capsys):
+def test_the_last_epoch_of_an_early_stop_is_printed(energies, capsys, read_table):
     model = SoapBPNNRegressor(**STOP, verbose=1, log_interval=50).fit(*energies)
     assert len(model.history_) < 50
     rows = read_table(capsys.readouterr().out)
-    assert [int(row["epoch"]) for row in rows] == [1, len(model.history_)]
+    assert read_epochs(rows) == [1, len(model.history_)]
 
 
 def test_history_agrees_with_metrics_and_scorers(shipped_alloys):

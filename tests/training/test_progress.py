@@ -1,4 +1,4 @@
-"""The progress bar of a terminal; the table is tested with the errors that it shows."""
+"""What a fit shows while it runs; the numbers in its table are tested with the history."""
 
 import io
 import re
@@ -8,9 +8,11 @@ import threading
 import numpy as np
 import pytest
 from ase.build import molecule
+from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
 
-from sklearn_soapbpnn import SoapBPNNRegressor
+from sklearn_soapbpnn import SoapBPNNRegressor, SoapFeaturizer, TargetKind, Targets
+from sklearn_soapbpnn.training import _progress
 
 MODEL = {"max_radial": 1, "max_angular": 1, "num_neurons_per_layer": 4, "random_state": 0}
 
@@ -51,7 +53,7 @@ def read_counts(terminal):
 
 
 def mask_seconds(table):
-    return [line.split()[:-2] for line in table.splitlines()]
+    return [line.split()[:-1] for line in table.splitlines()]
 
 
 def test_bar_of_a_terminal(data, monkeypatch, capsys):
@@ -108,3 +110,146 @@ def test_without_standard_streams(data, monkeypatch):
     """As under pythonw."""
     monkeypatch.setattr(sys, "stderr", None)
     SoapBPNNRegressor(**MODEL, num_epochs=1, verbose=1).fit(*data)
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crystals(shipped_alloys):
+    """Labels of the usual targets, and of one more."""
+    X, y = shipped_alloys
+    X, y = X[:10], y[:10]
+    spread = [atoms.positions.T @ atoms.positions for atoms in X]
+    columns = {name: y[name] for name in y.names}
+    return X, Targets(**columns, polarizability=spread)
+
+
+def test_the_usual_targets_fit_into_a_terminal(crystals, capsys):
+    SoapBPNNRegressor(**{**MODEL, "max_angular": 2}, num_epochs=2, verbose=1).fit(*crystals)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) == 80
+    assert lines[-6:-2] == [
+        " epoch     train     valid    energy    forces     stress polarizability seconds",
+        " *best      loss      loss      rmse      rmse       rmse           rmse    left",
+        "                             eV/atom       eV/        eV/",
+        "                                      Angstrom Angstrom^3",
+    ]
+    assert re.fullmatch(r" {4}1\*( \d\.\d{3}e[+-]\d\d){4} {2}\S+ {6}\S+ {7}\d", lines[-2])
+
+
+def test_many_columns_go_on_in_the_next_line(crystals, capsys, read_table, monkeypatch):
+    X, y = crystals
+    columns = {name: y[name] for name in y.names}
+    kinds = {"gaps": TargetKind.scalar(2, unit="eV")}
+    y = Targets(kinds=kinds, **columns, non_conservative_forces=y["forces"], gaps=np.eye(10)[:, :2])
+    model = SoapBPNNRegressor(**{**MODEL, "max_angular": 2}, num_epochs=2, verbose=1, log_mae=True)
+    model.set_params(log_separate_blocks=True).fit(X, y)
+    broken = capsys.readouterr().out
+    monkeypatch.setattr(_progress, "WIDTH", 1000)
+    model.fit(X, y)
+    (*_, row) = read_table(capsys.readouterr().out)
+    assert {"gaps rmse eV", "gaps[1] mae eV", "non_conservative_forces mae eV/Angstrom"} < set(row)
+
+    lines = broken.splitlines()
+    assert max(map(len, lines)) <= 80
+    (second,) = (k for k, line in enumerate(lines) if re.match(r" +2[* ]", line))
+    assert len(lines[second:]) > 1
+    assert all(line.startswith(" " * 7) for line in lines[second + 1 :])
+    # the same columns in the same order, and no title is lost
+    assert [value for line in lines[second:] for value in line.split()][:-1] == [*row.values()][:-1]
+    titles = " ".join(lines[:second])
+    assert titles.count("rmse") == titles.count("mae") == 8
+
+
+@pytest.mark.parametrize(
+    ("unit", "options", "shown"),
+    [
+        ("eV", {}, "eV/atom"),
+        ("kcal/mol", {}, "kcal/mol/atom"),
+        ("", {}, "per atom"),
+        ("eV", {"per_structure_targets": ["energy"]}, "eV"),
+        ("", {"per_structure_targets": ["energy"]}, ""),
+    ],
+)
+def test_unit_of_energies(data, capsys, read_table, unit, options, shown):
+    X, energies = data
+    y = Targets(kinds={"energy": TargetKind.scalar(unit=unit)}, energy=energies)
+    SoapBPNNRegressor(**MODEL, **options, num_epochs=1, verbose=1).fit(X, y)
+    (row,) = read_table(capsys.readouterr().out)
+    assert list(row)[-2] == f"energy rmse {shown}".strip()
+
+
+@pytest.mark.parametrize(
+    ("unit", "shown"), [("eV", "eV/Angstrom^3"), ("Hartree", "Hartree/volume"), ("", "")]
+)
+def test_unit_of_stress_that_is_learnt_from_virials(crystals, capsys, read_table, unit, shown):
+    """The errors are those of the stress."""
+    X, y = crystals
+    kinds = {"virial": TargetKind.tensor(symmetric=True, unit=unit)}
+    y = Targets(kinds=kinds, energy=y["energy"], virial=y["stress"])
+    SoapBPNNRegressor(**MODEL, num_epochs=1, verbose=1).fit(X, y)
+    (row,) = read_table(capsys.readouterr().out)
+    assert list(row)[-2] == f"stress rmse {shown}".strip()
+
+
+# --- which fit it is -----------------------------------------------------------------------------
+
+
+def read_first_lines(capsys):
+    return capsys.readouterr().out.partition("\n epoch")[0]
+
+
+def test_parameters_that_tell_fits_apart(data, capsys):
+    X, y = data
+    model = SoapBPNNRegressor(max_radial=1, num_epochs=1, verbose=1, log_interval=3)
+    model.fit(X, y)
+    assert read_first_lines(capsys) == "Fit of 18 structures: max_radial=1, num_epochs=1"
+    model.fit(X[:14], y[:14], X_val=X[14:], y_val=y[14:])
+    title = "Fit of 14 structures, 4 more for validation: max_radial=1, num_epochs=1"
+    assert read_first_lines(capsys) == title
+    loss = {"energy": {"type": "huber", "delta": 0.25}}
+    model.set_params(num_neurons_per_layer=8, loss=loss, random_state=0).fit(X, y)
+    lines = read_first_lines(capsys).splitlines()
+    assert lines[0].startswith("Fit of 18 structures: max_radial=1, num_neurons_per_layer=8")
+    assert all(line.startswith("    ") for line in lines[1:])
+    assert "'type': 'huber'" in " ".join(line.strip() for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_fit_of_defaults(data, capsys):
+    X, y = data
+    model = SoapBPNNRegressor(verbose=1, callbacks=[Kill()])
+    with pytest.raises(Killed):
+        model.fit(X[:2], y[:2])
+    assert read_first_lines(capsys) == "Fit of 2 structures"
+
+
+def test_descriptors_of_a_pipeline_are_named(data, capsys):
+    """What X carries is what is learnt from, whatever the regressor's own parameters say."""
+    network = SoapBPNNRegressor(num_neurons_per_layer=4, num_epochs=1, verbose=1)
+    make_pipeline(SoapFeaturizer(cutoff_radius=4.0, max_radial=1, max_angular=1), network).fit(
+        *data
+    )
+    assert read_first_lines(capsys) == (
+        "Fit of 18 structures: cutoff_radius=4.0, max_radial=1, max_angular=1,\n"
+        "    num_neurons_per_layer=4, num_epochs=1"
+    )
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_lines_are_shown_at_once(data, monkeypatch, terminal):
+    """Also in a pipe, which is not flushed at the end of a line."""
+    raw, shown = io.BytesIO(), []
+
+    class Look(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            shown.append(raw.getvalue().decode().splitlines()[-1].split()[0].rstrip("*"))
+
+    if terminal:
+        Terminal(monkeypatch)
+    model = SoapBPNNRegressor(**MODEL, num_epochs=3, log_interval=1, verbose=1, callbacks=[Look()])
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(raw))
+        model.fit(*data)
+    assert shown == ["1", "2", "3"]

@@ -79,8 +79,8 @@ def test_ratio_is_that_of_the_recorded_error(data):
     """The ratio by hand: validation error of the kept epoch over the RMS of the forces."""
     X, y = data
     X_val, y_val = X[:10], y[:10]
+    model = make_model(learning_rate=1e-9, num_epochs=1)
     with pytest.warns(ConvergenceWarning, match=NO_BETTER) as caught:
-        model = make_model(learning_rate=1e-9, num_epochs=1)
         model.fit(X[10:], y[10:], X_val=X_val, y_val=y_val)
     error = model.history_[-1]["valid_forces_rmse"]
     ratio = error / np.sqrt(np.mean(np.concatenate(y_val["forces"]) ** 2))
@@ -107,7 +107,7 @@ def test_small_displacements_are_learnt():
     assert np.sqrt(np.mean((found - wanted) ** 2)) < 0.5 * np.sqrt(np.mean(wanted**2))
 
 
-# --- a loss that is not a number -------------------------------------------------------------------
+# --- a loss that is not a number -----------------------------------------------------------------
 
 
 def test_nan_ends_the_fit_at_once(data, tmp_path):
@@ -123,7 +123,7 @@ def test_nan_ends_the_fit_at_once(data, tmp_path):
     assert len(again.history_) == len(losses)
 
 
-# --- errors that are zero by symmetry ----------------------------------------------------------------
+# --- errors that are zero by symmetry ------------------------------------------------------------
 
 
 def make_crystals(scales):
@@ -180,7 +180,7 @@ def test_forces_that_are_zero_but_not_by_symmetry_count():
     np.testing.assert_allclose(model.history_[:, "valid_metric"], product)
 
 
-# --- forces without energies -----------------------------------------------------------------------
+# --- forces without energies ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
