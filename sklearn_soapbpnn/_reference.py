@@ -58,7 +58,7 @@ def follow_reference(steps, network, X, y, fixed, told):
         return steps
     if told:
         warnings.warn(
-            f"{text}The baseline was refitted: the model now predicts energies of the new reference.",
+            f"{text}The baseline was refitted, so predictions are of the new reference.",
             UserWarning,
             stacklevel=7,
         )

@@ -36,7 +36,7 @@ def summarize_errors(X, y, prediction):
     Returns
     -------
     dict of str to dict of str to float
-        For each target its ``"mae"`` and ``"rmse"`` over all components, in the unit of the
+        For each target with a label its ``"mae"`` and ``"rmse"`` over all components, in the unit of the
         target; ``"energy per atom"`` as well.
 
     Examples
@@ -62,6 +62,8 @@ def summarize_errors(X, y, prediction):
         if prediction.kinds[name].per_volume:
             # without a cell there is no stress, whatever the label says
             known = np.where(structures.volumes[:, None] > 0, known, np.nan)
+        if not np.isfinite(known).any():
+            continue
         errors[name] = _compute_errors(known, predicted)
         if name == "energy":
             n_atoms = structures.n_atoms[:, None]
