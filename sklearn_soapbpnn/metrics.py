@@ -36,8 +36,8 @@ def summarize_errors(X, y, prediction):
     Returns
     -------
     dict of str to dict of str to float
-        For each target with a label its ``"mae"`` and ``"rmse"`` over all components, in the unit of the
-        target; ``"energy per atom"`` as well.
+        For each target with a label its ``"mae"`` and ``"rmse"`` over all components, in the unit
+        of the target; ``"energy per atom"`` as well.
 
     Examples
     --------
