@@ -13,6 +13,8 @@ from .._regressor import SoapBPNNRegressor
 from ..data import as_structures
 from ..nn import evaluate
 
+__all__ = ["SoapBPNNCalculator"]
+
 
 class SoapBPNNCalculator(Calculator):
     """ASE calculator of a fitted regressor, Pipeline or search.
