@@ -1,6 +1,6 @@
 """What flows through a Pipeline: structures, targets, neighbour pairs, batches."""
 
-from ._checks import as_position, check_elements, find_elements, symbols
+from ._checks import N_NUMBERS, as_position, check_elements, find_elements, symbols
 from ._clebsch_gordan import real_clebsch_gordan
 from ._graphs import (
     BatchIndex,
@@ -14,7 +14,7 @@ from ._graphs import (
 from ._kinds import DERIVED_TARGETS, ENERGY_KINDS, KNOWN_KINDS, Block, TargetKind
 from ._sequences import LazyFrames, open_frames
 from ._settings import usual_settings
-from ._structures import N_NUMBERS, Structures, as_structures, expand_scale, flatten_offset
+from ._structures import Structures, as_structures, expand_scale, flatten_offset
 from ._targets import Targets, as_targets
 
 __all__ = [

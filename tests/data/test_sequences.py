@@ -415,7 +415,7 @@ def test_database_is_no_sequence(tmp_path, frames, suffix):
 
 def test_rows_of_a_database_are_no_atoms(tmp_path, frames):
     database = ase.db.connect(write_frames(tmp_path / "rows.db", frames))
-    with database, pytest.raises(TypeError, match=r"X\[0\] is a AtomsRow"):
+    with database, pytest.raises(TypeError, match=r"X\[0\] has the type AtomsRow"):
         as_structures(database.select())
 
 
