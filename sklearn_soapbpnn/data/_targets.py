@@ -7,6 +7,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from ._checks import as_position, as_real, freeze, iterate_atoms
 from ._kinds import ENERGY_KINDS, KNOWN_KINDS, TargetKind
+from ._symmetry import check_symmetric
 
 
 class Targets:
@@ -62,6 +63,8 @@ class Targets:
         self._columns = {
             name: _check_column(name, values, self.kinds[name]) for name, values in columns.items()
         }
+        for name, values in self._columns.items():
+            check_symmetric(name, values, self.kinds[name])
         lengths = {name: len(values) for name, values in self._columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"The columns of Targets differ in length: {lengths}.")
