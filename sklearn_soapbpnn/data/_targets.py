@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from ._array_functions import apply_function, check_alike
 from ._checks import as_position, as_real, freeze, iterate_atoms
 from ._kinds import ENERGY_KINDS, KNOWN_KINDS, TargetKind
 from ._symmetry import check_symmetric
@@ -15,7 +18,8 @@ class Targets:
 
     Columns hold one value for each structure (``energy``, ``dipole``) or for each atom
     (``forces``, ``charges``), of the shape that their kind says. NaN means *not labelled*, also of
-    single components: such entries take no part in losses and errors. Slicing slices every column.
+    single components: such entries take no part in losses and errors. Slicing slices every column,
+    :meth:`concatenate` and ``np.concatenate`` join every column.
     ``np.asarray(targets)`` is the first column with one number for each structure, or else the
     only column that is per structure, with a flat second axis, so that scikit-learn's scorers work.
 
@@ -114,6 +118,38 @@ class Targets:
                 columns[name].append(label)
         return cls(kinds=kinds, **columns)
 
+    @classmethod
+    def concatenate(cls, parts):
+        """Join Targets, the structures of one after those of the other.
+
+        Parameters
+        ----------
+        parts : sequence of Targets
+            At least one. All have the same columns, of the same kinds and units.
+
+        Returns
+        -------
+        Targets
+            With the columns in the order of the first.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If something else is among them, or their columns, kinds or units differ.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import Targets
+        >>> Targets.concatenate([Targets(energy=[-1.0]), Targets(energy=[-2.0])])["energy"]
+        array([-1., -2.])
+        """
+        parts = check_alike(parts, Targets)
+        columns = {}
+        for name, kind in parts[0].kinds.items():
+            values = [part._columns[name] for part in parts]
+            columns[name] = [*chain(*values)] if kind.per_atom else np.concatenate(values)
+        return cls._trusted(columns, parts[0].kinds)
+
     @property
     def names(self):
         """Names of the columns."""
@@ -181,13 +217,24 @@ class Targets:
         if name is None:
             raise ValueError(
                 f"Targets with the columns {list(self.names)} has no scalar column and not just "
-                "one column per structure, so it is no array. Score single targets with "
+                "one column per structure, so it is not an array. Score single targets with "
                 "metrics.make_target_scorer."
             )
         column = self._columns[name]
         if self.kinds[name].shape != ():
             column = self.flatten(name)
         return np.array(column, dtype=dtype, copy=copy)
+
+    def __array_function__(self, function, types, args, kwargs):
+        return apply_function(function, self, args, kwargs)
+
+    def __add__(self, other):
+        if isinstance(other, Targets):
+            raise TypeError(
+                "Targets are not joined or added by +. Join them with Targets.concatenate([a, b]); "
+                "add numbers with np.asarray(a) + np.asarray(b)."
+            )
+        return NotImplemented
 
     def __repr__(self):
         return f"Targets({len(self)} structures: {', '.join(self.names)})"
