@@ -1,6 +1,7 @@
 """DESIGN.md, sections 5 and 9: what is refused, with which words, and what must work."""
 
 import inspect
+import re
 import sys
 
 import numpy as np
@@ -390,6 +391,29 @@ def test_validation_columns_that_cannot_be_learnt(frames, case):
     message = message.replace("y has", "y_val has")
     y_val = Targets(**columns)
     assert_refused(ValueError, message, frames, ENERGY, X_val=frames, y_val=y_val)
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["features", "x_last_layer_features", "energy per atom", "strain_gradient", "blocks[l2+]"],
+)
+def test_names_that_stand_for_something_else(frames, column):
+    kinds = {"blocks": TargetKind.spherical([(0, 1), (2, 1)]), column: TargetKind.scalar()}
+    labels = {"energy": ENERGY, "blocks": np.ones((4, 6)), column: ENERGY}
+    y = Targets(kinds=kinds, **labels)
+    message = rf"has the columns \[{re.escape(repr(column))}\], but these names.*other names"
+    assert_refused(ValueError, f"y {message}", frames, y)
+    given = {"X_val": frames, "y_val": y}
+    assert_refused(ValueError, f"y_val {message}", frames, y.select(["energy", "blocks"]), **given)
+
+
+def test_names_that_look_alike(frames):
+    names = ("feature", "my features", "last_layer_features", "blocks", "x[l2+]", "a.b", "items")
+    kinds = dict.fromkeys(names, TargetKind.scalar())
+    y = Targets(kinds=kinds, energy=ENERGY, **dict.fromkeys(names, ENERGY))
+    model = small_model().fit(frames, y)
+    prediction = model.predict(frames, targets=[*names, "energy"])
+    assert [prediction[name].shape for name in names] == [(4,)] * len(names)
 
 
 TOO_HIGH = {
