@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from io import StringIO
 from pathlib import Path
 
 import ase.db
 import ase.io
 import numpy as np
+from ase.db.row import AtomsRow
+from ase.io import jsonio
 
 from ._checks import as_position
 
 SUFFIXES = (".xyz", ".extxyz", ".traj", ".db", ".json", ".aselmdb")
+# what stands between the keys and the values of JSON
+BEFORE_KEY, BEFORE_VALUE = re.compile(r"\s*[{,]\s*"), re.compile(r"\s*:\s*")
 
 
 class LazyFrames:
@@ -115,6 +121,8 @@ def _open(path):
     if path.suffix == ".traj":
         with ase.io.Trajectory(path) as trajectory:
             return LazyFrames(_Trajectory(path), np.arange(len(trajectory)))
+    if path.suffix == ".json":
+        return LazyFrames(_JSONDatabase(path), _index_json(path))
     with ase.db.connect(path) as database:
         return LazyFrames(_Database(path), [row.id for row in database.select()])
 
@@ -126,11 +134,7 @@ class _ExtendedXYZ:
         self.path = path
 
     def read(self, place):
-        first, last = (int(value) for value in place)
-        with self.path.open("rb") as file:
-            file.seek(first)
-            text = file.read(last - first).decode()
-        return ase.io.read(StringIO(text), format="extxyz")
+        return ase.io.read(StringIO(_read_text(self.path, place)), format="extxyz")
 
 
 class _Trajectory:
@@ -152,10 +156,33 @@ class _Database:
 
     def read(self, place):
         with ase.db.connect(self.path) as database:
-            row = database.get(id=int(place))
-        atoms = row.toatoms()
-        atoms.info |= {**row.key_value_pairs, **row.data}
-        return atoms
+            return _build_atoms(database.get(id=int(place)))
+
+
+class _JSONDatabase:
+    """Rows of an ASE database of JSON, by their first and last byte.
+
+    ASE itself parses the whole file for every row.
+    """
+
+    def __init__(self, path):
+        self.path = path
+
+    def read(self, place):
+        return _build_atoms(AtomsRow(jsonio.decode(_read_text(self.path, place))))
+
+
+def _build_atoms(row):
+    atoms = row.toatoms()
+    atoms.info |= {**row.key_value_pairs, **row.data}
+    return atoms
+
+
+def _read_text(path, place):
+    first, last = (int(value) for value in place)
+    with path.open("rb") as file:
+        file.seek(first)
+        return file.read(last - first).decode()
 
 
 def _index_extended_xyz(path):
@@ -178,3 +205,29 @@ def _index_extended_xyz(path):
                     raise ValueError(f"path={str(path)!r} ends within frame {len(places)}.")
             places.append((first, file.tell()))
     return np.array(places, dtype=np.int64).reshape(-1, 2)
+
+
+def _index_json(path):
+    """First and last byte of every row, in the order of the ids: array of shape (n_rows, 2)."""
+    # one character a byte; others than ASCII occur in texts only
+    text = path.read_bytes().decode("latin-1")
+    entries = _find_entries(text)
+    # a file of a single row may lack the list of ids
+    ids = json.loads(text[slice(*entries["ids"])]) if "ids" in entries else [1]
+    places = [entries[str(number)] for number in ids]
+    return np.array(places, dtype=np.int64).reshape(-1, 2)
+
+
+def _find_entries(text):
+    """Where the value of each entry of a JSON object starts and ends."""
+    decoder, entries, end = json.JSONDecoder(), {}, 0
+    while start := BEFORE_KEY.match(text, end):
+        key, end = decoder.raw_decode(text, start.end())
+        colon = BEFORE_VALUE.match(text, end)
+        if colon is None:
+            raise json.JSONDecodeError("Expecting ':'", text, end)
+        _, end = decoder.raw_decode(text, colon.end())
+        entries[key] = colon.end(), end
+    if text[end:].strip() != "}":
+        raise json.JSONDecodeError("Expecting '}'", text, end)
+    return entries

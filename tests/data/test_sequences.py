@@ -59,7 +59,10 @@ def path(request, tmp_path, frames):
 def count_reads(monkeypatch):
     """List of the places that are read, from whatever kind of file."""
     places = []
-    for reader in (_sequences._ExtendedXYZ, _sequences._Trajectory, _sequences._Database):
+    for reader in (
+        *(_sequences._ExtendedXYZ, _sequences._Trajectory),
+        *(_sequences._Database, _sequences._JSONDatabase),
+    ):
 
         def read(self, place, original=reader.read):
             places.append(place)
@@ -212,6 +215,61 @@ def test_rows_that_were_deleted(tmp_path, frames):
     with ase.db.connect(path) as database:
         del database[2]
     assert [len(atoms) for atoms in open_frames(path)] == [3, 7, 4, 2, 5]
+
+
+def test_rows_of_json_that_were_deleted_and_changed(tmp_path, frames):
+    path = write_frames(tmp_path / "rows.json", frames)
+    with ase.db.connect(path) as database:
+        del database[2]
+        database.metadata = {"title": "two, {three}: four"}
+        database.update(4, author='Bj\u00f6rn "B"', gap=9.0)
+    for content in (path.read_bytes(), path.read_text().replace("\\u00f6", "\u00f6").encode()):
+        path.write_bytes(content.replace(b"\n", b"\r\n"))
+        lazy = open_frames(path)
+        assert [atoms.info["gap"] for atoms in lazy] == [0.0, 1.0, 9.0, 2.0, 2.5]
+        assert lazy[2].info["author"] == 'Bj\u00f6rn "B"'
+        for atoms, expected in zip(lazy, ase.io.read(path, ":"), strict=True):
+            assert_same(atoms, expected)
+
+
+def test_json_without_a_list_of_ids(tmp_path, frames):
+    path = write_frames(tmp_path / "rows.json", frames[:1])
+    path.write_text(path.read_text().split(',\n"ids"')[0] + "}")
+    (atoms,) = open_frames(path)
+    assert_same(atoms, frames[0])
+
+
+def test_json_is_parsed_row_by_row(tmp_path, frames, monkeypatch):
+    """Its parser sees every row twice, however many there are: at first, and when it is read."""
+    path = write_frames(tmp_path / "rows.json", 5 * frames)
+    seen = []
+    decode = _sequences.jsonio.decode
+    monkeypatch.setattr(_sequences.jsonio, "decode", lambda t: seen.append(len(t)) or decode(t))
+    lazy = open_frames(path)
+    assert seen == []
+    assert len(list(lazy)) == len(seen) == 30
+    assert sum(seen) < path.stat().st_size
+    assert len(pickle.dumps(lazy)) < 1000 + 16 * 30
+
+
+JSON_DAMAGED = {
+    "a list": "[1, 2]",
+    "nothing": "{}",
+    "no rows": '{"numbers": [1]}',
+    "a row too few": '{"1": {"numbers": [1]}, "ids": [1, 2], "nextid": 3}',
+    "cut": '{"1": {"numbers": [1]}, "ids"',
+    "no colon": '{"1" {"numbers": [1]}}',
+    "no end": '{"1": {"numbers": [1]}',
+    "more": '{"1": {"numbers": [1]}} {',
+}
+
+
+@pytest.mark.parametrize("case", JSON_DAMAGED)
+def test_other_json(tmp_path, case):
+    path = tmp_path / "other.json"
+    path.write_text(JSON_DAMAGED[case])
+    with pytest.raises(ValueError, match=r"path='.*other\.json' is "):
+        open_frames(path)
 
 
 def test_info_and_arrays_of_extended_xyz(tmp_path, frames):
