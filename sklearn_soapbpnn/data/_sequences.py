@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import tempfile
+import weakref
 from io import StringIO
 from pathlib import Path
 
@@ -12,10 +16,12 @@ import ase.io
 import numpy as np
 from ase.db.row import AtomsRow
 from ase.io import jsonio
+from ase.io.formats import get_compression, open_with_compression
 
 from ._checks import as_position
 
-SUFFIXES = (".xyz", ".extxyz", ".traj", ".db", ".json", ".aselmdb")
+TEXTS = (".xyz", ".extxyz")
+SUFFIXES = (*TEXTS, ".traj", ".db", ".json", ".aselmdb")
 # what stands between the keys and the values of JSON
 BEFORE_KEY, BEFORE_VALUE = re.compile(r"\s*[{,]\s*"), re.compile(r"\s*:\s*")
 
@@ -72,9 +78,11 @@ def open_frames(path):
     Parameters
     ----------
     path : str or path
-        Extended XYZ (``.xyz``, ``.extxyz``; not compressed), an ASE trajectory (``.traj``), or a
-        database that :mod:`ase.db` knows (``.db``, ``.json``; ``.aselmdb`` with the package
-        ``ase-db-backends``).
+        Extended XYZ (``.xyz``, ``.extxyz``), an ASE trajectory (``.traj``), or a database that
+        :mod:`ase.db` knows (``.db``, ``.json``; ``.aselmdb`` with the package
+        ``ase-db-backends``). Extended XYZ may be compressed (``.xyz.gz``; also bz2, xz): it is
+        unpacked into a temporary file, in the folder that :func:`tempfile.gettempdir` names, which
+        is removed when the frames are no longer used.
 
     Returns
     -------
@@ -82,8 +90,8 @@ def open_frames(path):
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
+    OSError
+        If there is no such file, or it cannot be read or unpacked.
     ValueError
         If the format cannot be read piece by piece, or the file is damaged.
 
@@ -102,26 +110,35 @@ def open_frames(path):
     path = Path(path).absolute()
     if not path.exists():
         raise FileNotFoundError(f"path={str(path)!r} does not exist.")
-    if path.suffix not in SUFFIXES:
+    name, compression = get_compression(str(path))
+    suffix = Path(name).suffix
+    if suffix not in (TEXTS if compression else SUFFIXES):
         raise ValueError(
-            f"path={str(path)!r} cannot be read piece by piece: its suffix is none of "
-            f"{', '.join(SUFFIXES)}. Convert it, e.g. with `ase convert`."
+            f"path={str(path)!r} cannot be read piece by piece: its suffix is not one of "
+            f"{', '.join(SUFFIXES)}, or of {', '.join(TEXTS)} followed by .gz, .bz2 or .xz. "
+            "Convert it, e.g. with `ase convert`."
         )
     try:
-        return _open(path)
+        return _open(path, suffix, compression)
     except Exception as err:
+        if isinstance(err, OSError) and err.errno is not None:
+            raise  # the system says what is wrong
         raise ValueError(
-            f"path={str(path)!r} is damaged, or no {path.suffix} file: {err!r}."
+            f"path={str(path)!r} is damaged, or not a file of the kind that its suffix says: "
+            f"{err!r}."
         ) from err
 
 
-def _open(path):
-    if path.suffix in (".xyz", ".extxyz"):
+def _open(path, suffix, compression):
+    if compression:
+        reader = _PackedXYZ(path)
+        return LazyFrames(reader, _index_extended_xyz(reader.unpacked))
+    if suffix in TEXTS:
         return LazyFrames(_ExtendedXYZ(path), _index_extended_xyz(path))
-    if path.suffix == ".traj":
+    if suffix == ".traj":
         with ase.io.Trajectory(path) as trajectory:
             return LazyFrames(_Trajectory(path), np.arange(len(trajectory)))
-    if path.suffix == ".json":
+    if suffix == ".json":
         return LazyFrames(_JSONDatabase(path), _index_json(path))
     with ase.db.connect(path) as database:
         return LazyFrames(_Database(path), [row.id for row in database.select()])
@@ -135,6 +152,52 @@ class _ExtendedXYZ:
 
     def read(self, place):
         return ase.io.read(StringIO(_read_text(self.path, place)), format="extxyz")
+
+
+class _PackedXYZ:
+    """Frames of a compressed text file, which is unpacked into a temporary one.
+
+    That is removed with the reader that made it. One that was pickled goes on using it, and
+    unpacks for itself where it is gone, or never was: on another machine.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self.unpacked = self._unpack()
+
+    def read(self, place):
+        try:
+            text = _read_text(self.unpacked, place)
+        except FileNotFoundError:
+            self.unpacked = self._unpack()
+            text = _read_text(self.unpacked, place)
+        return ase.io.read(StringIO(text), format="extxyz")
+
+    def _unpack(self):
+        try:
+            handle, name = tempfile.mkstemp(prefix="sklearn_soapbpnn_", suffix=".xyz")
+            remove = weakref.finalize(self, _remove, name, os.getpid())
+            try:
+                with open(handle, "wb") as file, open_with_compression(self.path, "rb") as packed:
+                    shutil.copyfileobj(packed, file)
+            except BaseException:
+                remove()
+                raise
+        except OSError as err:
+            if err.errno is None:
+                raise  # not the system, but the content
+            raise OSError(
+                err.errno,
+                f"{err.strerror}: path={str(self.path)!r} cannot be unpacked into the folder "
+                f"{tempfile.gettempdir()!r}. The environment variable TMPDIR names another one",
+            ) from err
+        return Path(name)
+
+
+def _remove(path, process):
+    # a forked process has copies of the readers, but not of their files
+    if os.getpid() == process:
+        Path(path).unlink(missing_ok=True)
 
 
 class _Trajectory:
@@ -197,12 +260,11 @@ def _index_extended_xyz(path):
                 n_atoms = int(line)
             except ValueError as err:
                 raise ValueError(
-                    f"path={str(path)!r} is no extended XYZ: at byte {first} the number of atoms "
-                    f"should stand, not {line[:40]!r}."
+                    f"at byte {first} there should be a number of atoms, not {line[:40]!r}"
                 ) from err
             for _ in range(n_atoms + 1):
                 if not file.readline():
-                    raise ValueError(f"path={str(path)!r} ends within frame {len(places)}.")
+                    raise ValueError(f"it ends within frame {len(places)}")
             places.append((first, file.tell()))
     return np.array(places, dtype=np.int64).reshape(-1, 2)
 
