@@ -43,7 +43,7 @@ def iterate_atoms(X, name="X"):
         raise TypeError(
             f"{name} must be a sequence of ase.Atoms, got a data frame. A transformer with "
             "set_output(transform='pandas') returns pooled features only; use the default output "
-            "in front of a step that needs structures."
+            "before a step that needs structures."
         )
     if isinstance(X, Database):
         raise TypeError(

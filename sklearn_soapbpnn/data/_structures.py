@@ -223,8 +223,8 @@ class Structures:
         if self.features is None:
             raise ValueError(
                 "These structures carry no features, so they are not an array. Put a "
-                "SoapFeaturizer in front of the step that needs numbers; to join structures, join "
-                "lists of Atoms."
+                "SoapFeaturizer before the step that needs numbers; to join structures, join lists "
+                "of Atoms."
             )
         return self.features
 

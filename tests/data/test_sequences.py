@@ -23,7 +23,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, train_test_split
 
-from sklearn_soapbpnn import SoapBPNNRegressor, Structures, Targets
+from sklearn_soapbpnn import SoapBPNNRegressor, Structures, TargetKind, Targets
 from sklearn_soapbpnn.data import LazyFrames, _sequences, as_structures, open_frames
 
 SUFFIXES = [".xyz", ".extxyz", ".extxyz.gz", ".traj", ".db", ".json"]
@@ -217,6 +217,34 @@ def test_values_of_a_database_are_labels(tmp_path, frames, suffix):
     y = Targets.from_atoms(lazy, energy="gap")
     assert_array_equal(y["energy"], 0.5 * np.arange(6))
     assert lazy[3].info["note"] == [3]
+
+
+@pytest.mark.parametrize("suffix", [".db", ".json"])
+def test_rows_as_ase_gives_them(tmp_path, frames, suffix):
+    """With all there is, which ASE nests; ase.io.read leaves it out."""
+    path = write_frames(tmp_path / f"rows{suffix}", frames)
+    with ase.db.connect(path) as database:
+        nested = [database.get_atoms(id=k + 1, add_additional_information=True) for k in range(6)]
+    kinds = {"gap": TargetKind.scalar(), "note": TargetKind.scalar()}
+    y = Targets.from_atoms(nested, kinds=kinds, gap="gap", note="note")
+    expected = Targets.from_atoms(open_frames(path), kinds=kinds, gap="gap", note="note")
+    for name, step in (("gap", 0.5), ("note", 1.0)):
+        assert_array_equal(y[name], step * np.arange(6))
+        assert_array_equal(expected[name], y[name])
+    with pytest.raises(KeyError, match=r"info \['data', 'gap', 'key_value_pairs', 'note', 'unique"):
+        Targets.from_atoms(nested, kinds=kinds, gap="bandgap")
+    with pytest.raises(KeyError, match="which ase.io.read leaves out, use open_frames"):
+        Targets.from_atoms(ase.io.read(path, ":"), kinds=kinds, gap="gap")
+
+
+def test_what_is_in_info_comes_before_what_is_in_a_row():
+    row = {"data": {"e": 2.0, "f": 3.0}, "key_value_pairs": {"e": 4.0, "f": 5.0, "g": 6.0}}
+    atoms = Atoms("H", info={"e": 1.0, **row})
+    read = [Targets.from_atoms([atoms], energy=key)["energy"][0] for key in "efg"]
+    assert read == [1.0, 3.0, 6.0]
+    atoms.info |= {"data": "from somewhere", "key_value_pairs": None}
+    with pytest.raises(KeyError, match=r"no label 'g'.*info \['data', 'e', 'key_value_pairs'\]"):
+        Targets.from_atoms([atoms], energy="g")
 
 
 def test_rows_that_were_deleted(tmp_path, frames):

@@ -379,7 +379,7 @@ def test_shape(structures, attached):
 
 def test_no_array_without_features(structures):
     for convert in (np.asarray, np.array, lambda s: s.per_atom()):
-        with pytest.raises(ValueError, match="carry no features.*Put a SoapFeaturizer in front"):
+        with pytest.raises(ValueError, match="carry no features.*Put a SoapFeaturizer before"):
             convert(structures)
 
 
