@@ -1161,6 +1161,7 @@ def rattled(n, seed=0):
         "forces": [rng.normal(size=(4, 3)) for _ in range(n)],
         "stress": rng.normal(size=(n, 3, 3)),
     }
+    labels["stress"] += labels["stress"].swapaxes(1, 2)
     return frames, labels
 
 
