@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .data import LEARNT_DERIVATIVES, as_structures, as_targets, check_elements, symbols
+from .metrics import PER_ATOM
 from .potentials import LongRangeParameters, check_long_range, import_torchpme
 from .preprocessing import check_fixed_weights, check_scales
 from .training import check_callbacks, check_workers, estimate_weights, find_memory, parse_loss
@@ -190,6 +191,16 @@ def check_learnt(targets, structures, name="y"):
             f"{name} has a column 'energies', which is what the model says of atoms, not a target. "
             "Give labels of atoms another name, e.g. Targets(kinds={'atomic_energy': "
             "TargetKind.scalar(per_atom=True)}, atomic_energy=...)."
+        )
+    # outputs of predict, errors in tables, what evaluation holds, errors of blocks in history_
+    taken = {"features", PER_ATOM, "strain_gradient"}
+    for column, kind in targets.kinds.items():
+        taken |= {f"{column}[{block}]" for block in kind.scale_names}
+    clashing = [column for column in columns if column in taken or column.endswith(LAST_LAYER)]
+    if clashing:
+        raise ValueError(
+            f"{name} has the columns {clashing}, but these names stand for something else in "
+            "predict, in the metrics or in history_. Give the columns other names."
         )
     if {"stress", "virial"} <= set(columns):
         raise ValueError(f"{name} has both 'stress' and 'virial', which are one. Leave one out.")

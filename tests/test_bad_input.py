@@ -1,6 +1,7 @@
 """DESIGN.md, sections 5 and 9: what is refused, with which words, and what must work."""
 
 import inspect
+import re
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
+from sklearn.ensemble import BaggingRegressor, VotingRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline, make_pipeline
 from skorch.callbacks import BatchScoring, EpochScoring
@@ -167,6 +169,11 @@ BAD_STRUCTURES = {
         r"X\[1\] is periodic along \[True, True, False\]",
     ),
     "no atoms": (Atoms(cell=[3, 3, 3]), r"X\[1\] has no atoms.*Remove it"),
+    "bead": (
+        Atoms([6, 119, 200, 119], np.eye(4, 3)),
+        r"X\[1\] contains the atomic numbers \[119, 200\], but these go from 0 to 118. Give",
+    ),
+    "negative number": (Atoms([1, -1], np.eye(2, 3)), r"X\[1\] contains .* numbers \[-1\].*repair"),
 }
 
 
@@ -177,20 +184,39 @@ def test_bad_structure(entry, case):
         entry([molecule("H2O"), atoms, molecule("H2")])
 
 
+SINGLE_ATOMS = r"\[0\] holds single atoms.*pass a list of ase\.Atoms, not an array.*VotingRegressor"
+
+
+@pytest.mark.parametrize("attribute", ["_pbc", "_cellobj"])
+def test_atoms_pickled_by_an_old_version_of_ase(entry, attribute):
+    """Before 3.20 they had no ``_pbc``, before 3.18 no ``_cellobj``."""
+    atoms = molecule("H2O")
+    delattr(atoms, attribute)
+    message = rf"X(_val)?\[1\] is incomplete \(.*'{attribute}'\).*pickled it.*rebuild it: Atoms\("
+    with pytest.raises(ValueError, match=message):
+        entry([molecule("H2O"), atoms])
+
+
 @pytest.mark.parametrize(
     ("X", "error", "message"),
     [
         ([], ValueError, "holds no structures.*Pass at least one"),
         ((), ValueError, "holds no structures.*Pass at least one"),
         (molecule("H2O"), TypeError, r"sequence of ase\.Atoms, got a single Atoms.*Pass \[atoms\]"),
-        ([molecule("H2O"), "H2O"], TypeError, r"\[1\] is a str"),
-        ([molecule("H2O"), None], TypeError, r"\[1\] is a NoneType"),
-        ([[molecule("H2O")]], TypeError, r"\[0\] is a list"),
-        (np.zeros((2, 3)), TypeError, r"\[0\] is a ndarray"),
+        ([molecule("H2O"), "H2O"], TypeError, r"\[1\] has the type str"),
+        ([molecule("H2O"), None], TypeError, r"\[1\] has the type NoneType"),
+        ([[molecule("H2O")]], TypeError, r"\[0\] has the type list"),
+        (np.zeros((2, 3)), TypeError, r"\[0\] has the type ndarray.*Pass a list of Atoms"),
+        (np.zeros((2, 0)), TypeError, r"\[0\] has the type ndarray"),
+        (np.array([molecule("H2O")] * 2, dtype=object), TypeError, SINGLE_ATOMS),
+        (list(molecule("H2O")), TypeError, SINGLE_ATOMS),
         (pd.DataFrame({"a": [1.0]}), TypeError, "got a data frame"),
         (3, TypeError, "got int.*Pass a list of Atoms"),
     ],
-    ids=["list", "tuple", "Atoms", "str", "None in list", "nested", "array", "frame", "int"],
+    ids=[
+        *("list", "tuple", "Atoms", "str", "None in list", "nested", "array", "empty array"),
+        *("table of atoms", "list of atoms", "frame", "int"),
+    ],
 )
 def test_not_structures(entry, X, error, message):
     with pytest.raises(error, match=message):
@@ -208,6 +234,17 @@ def test_not_structures(entry, X, error, message):
 def test_none_is_no_structure(fit, error):
     with pytest.raises(error, match=r"X must be a sequence of ase\.Atoms, got NoneType"):
         fit(None)
+
+
+def test_committees(frames):
+    """NumPy makes a table of single atoms of structures of one size, and so does Bagging."""
+    X = [frames[0]] * 4
+    with pytest.raises(TypeError, match=SINGLE_ATOMS):
+        BaggingRegressor(small_model(), n_estimators=2).fit(X, ENERGY)
+    members = [(f"seed {seed}", small_model(random_state=seed)) for seed in range(2)]
+    committee = VotingRegressor(members).fit(X, ENERGY)
+    expected = np.mean([model.predict(X) for model in committee.estimators_], axis=0)
+    np.testing.assert_allclose(committee.predict(X), expected)
 
 
 def test_empty_structures(frames, model):
@@ -354,6 +391,29 @@ def test_validation_columns_that_cannot_be_learnt(frames, case):
     message = message.replace("y has", "y_val has")
     y_val = Targets(**columns)
     assert_refused(ValueError, message, frames, ENERGY, X_val=frames, y_val=y_val)
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["features", "x_last_layer_features", "energy per atom", "strain_gradient", "blocks[l2+]"],
+)
+def test_names_that_stand_for_something_else(frames, column):
+    kinds = {"blocks": TargetKind.spherical([(0, 1), (2, 1)]), column: TargetKind.scalar()}
+    labels = {"energy": ENERGY, "blocks": np.ones((4, 6)), column: ENERGY}
+    y = Targets(kinds=kinds, **labels)
+    message = rf"has the columns \[{re.escape(repr(column))}\], but these names.*other names"
+    assert_refused(ValueError, f"y {message}", frames, y)
+    given = {"X_val": frames, "y_val": y}
+    assert_refused(ValueError, f"y_val {message}", frames, y.select(["energy", "blocks"]), **given)
+
+
+def test_names_that_look_alike(frames):
+    names = ("feature", "my features", "last_layer_features", "blocks", "x[l2+]", "a.b", "items")
+    kinds = dict.fromkeys(names, TargetKind.scalar())
+    y = Targets(kinds=kinds, energy=ENERGY, **dict.fromkeys(names, ENERGY))
+    model = small_model().fit(frames, y)
+    prediction = model.predict(frames, targets=[*names, "energy"])
+    assert [prediction[name].shape for name in names] == [(4,)] * len(names)
 
 
 TOO_HIGH = {
@@ -1101,6 +1161,7 @@ def rattled(n, seed=0):
         "forces": [rng.normal(size=(4, 3)) for _ in range(n)],
         "stress": rng.normal(size=(n, 3, 3)),
     }
+    labels["stress"] += labels["stress"].swapaxes(1, 2)
     return frames, labels
 
 

@@ -265,6 +265,8 @@ def labels(draw, frames):
     for name in names:
         if name in SHAPES:
             values = size * rng.normal(size=(len(frames), *SHAPES[name]))
+            if SHAPES[name] == (3, 3):
+                values = values + values.swapaxes(1, 2)
             values[rng.random(len(frames)) < missing] = np.nan
             arrays = columns[name] = FORMATS[format_of[name]](values)
         else:

@@ -1,6 +1,6 @@
 """What flows through a Pipeline: structures, targets, neighbour pairs, batches."""
 
-from ._checks import as_position, check_elements, find_elements, symbols
+from ._checks import N_NUMBERS, as_position, check_elements, find_elements, symbols
 from ._clebsch_gordan import real_clebsch_gordan
 from ._graphs import (
     BatchIndex,
@@ -22,7 +22,7 @@ from ._kinds import (
 from ._residuals import subtract_forces, subtract_strain_gradient
 from ._sequences import LazyFrames, open_frames
 from ._settings import usual_settings
-from ._structures import N_NUMBERS, Structures, as_structures, expand_scale, flatten_offset
+from ._structures import Structures, as_structures, expand_scale, flatten_offset
 from ._targets import Targets, as_targets
 from ._threads import use_threads
 

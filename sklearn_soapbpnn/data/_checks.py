@@ -3,12 +3,14 @@
 from mmap import mmap
 
 import numpy as np
-from ase import Atoms
+from ase import Atom, Atoms
 from ase.data import chemical_symbols
 from ase.db.core import Database
 
 # arrays that mean what their numbers say
 PLAIN = (np.ndarray, np.memmap)
+# rows of a table that atomic numbers index
+N_NUMBERS = len(chemical_symbols)
 # coordinates that are not meant: float64 does not resolve chemistry there
 LARGEST = 1e9
 
@@ -27,10 +29,11 @@ def iterate_atoms(X, name="X"):
     Raises
     ------
     TypeError
-        If ``X`` is no sequence of :class:`ase.Atoms`, or a data frame or database of them.
+        If ``X`` is not a sequence of :class:`ase.Atoms`, or a data frame or database of them.
     ValueError
-        If ``X`` is empty, or a structure has no atoms, NaN, infinite or huge positions or cell, or
-        periodic directions that span no volume.
+        If ``X`` is empty, or a structure has no atoms, atomic numbers outside the periodic table,
+        NaN, infinite or huge positions or cell, or periodic directions that span no volume, or was
+        pickled by a version of ASE whose Atoms were different.
     """
     if isinstance(X, Atoms):
         raise TypeError(
@@ -40,24 +43,43 @@ def iterate_atoms(X, name="X"):
         raise TypeError(
             f"{name} must be a sequence of ase.Atoms, got a data frame. A transformer with "
             "set_output(transform='pandas') returns pooled features only; use the default output "
-            "in front of a step that needs structures."
+            "before a step that needs structures."
         )
     if isinstance(X, Database):
         raise TypeError(
-            f"{name} must be a sequence of ase.Atoms, got a database of ASE. Open it as one: "
+            f"{name} must be a sequence of ase.Atoms, got an ASE database. Open it as a sequence: "
             "sklearn_soapbpnn.open_frames(path)."
         )
     index = -1
     for index, atoms in enumerate(_iterate(X, name)):
         if not isinstance(atoms, Atoms):
-            raise TypeError(
-                f"{name} must be a sequence of ase.Atoms, but {name}[{index}] is a "
-                f"{type(atoms).__name__}."
-            )
-        _check_geometry(f"{name}[{index}]", atoms)
+            raise TypeError(_describe_other(f"{name}[{index}]", name, atoms))
+        try:
+            _check_geometry(f"{name}[{index}]", atoms)
+        except AttributeError as err:
+            raise ValueError(
+                f"{name}[{index}] is incomplete ({err}), probably because another version of ASE "
+                "pickled it. Read it from its original file, or rebuild it: Atoms(numbers, "
+                "positions, cell=cell, pbc=pbc)."
+            ) from err
         yield atoms
     if index < 0:
         raise ValueError(f"{name} holds no structures. Pass at least one ase.Atoms.")
+
+
+def _describe_other(entry, name, value):
+    """Say what stands where Atoms should."""
+    first = value.flat[0] if isinstance(value, np.ndarray) and value.size else value
+    if isinstance(first, Atom):
+        return (
+            f"{entry} holds single atoms (ase.Atom), not a structure. NumPy and BaggingRegressor "
+            "unpack structures of the same size into a table of their atoms: pass a list of "
+            "ase.Atoms, not an array, and use VotingRegressor for a committee."
+        )
+    return (
+        f"{name} must be a sequence of ase.Atoms, but {entry} has the type {type(value).__name__}. "
+        "Pass a list of Atoms."
+    )
 
 
 def _iterate(X, name):
@@ -75,6 +97,7 @@ def _iterate(X, name):
 def _check_geometry(name, atoms):
     if len(atoms) == 0:
         raise ValueError(f"{name} has no atoms. Remove it.")
+    check_numbers(name, atoms.numbers)
     for what, values in (("positions", atoms.positions), ("cell", atoms.cell.array)):
         if not np.isfinite(values).all():
             raise ValueError(
@@ -99,6 +122,17 @@ def _check_geometry(name, atoms):
         )
 
 
+def check_numbers(name, numbers):
+    """Raise if atomic numbers are not in the periodic table; 0 is the dummy atom X of ASE."""
+    outside = (numbers < 0) | (numbers >= N_NUMBERS)
+    if outside.any():
+        raise ValueError(
+            f"{name} contains the atomic numbers {np.unique(numbers[outside]).tolist()}, but these "
+            f"go from 0 to {N_NUMBERS - 1}. Give such atoms, for instance beads, the number of an "
+            "element that does not occur, or repair the structure."
+        )
+
+
 def check_elements(
     structures, elements, name="X", what="fit", remedy="Refit with structures that contain them"
 ):
@@ -113,8 +147,7 @@ def check_elements(
     )
     raise ValueError(
         f"{name} contains elements {symbols(unseen)} absent from {what}, which saw "
-        f"{symbols(elements)}. {remedy}, or leave out "
-        f"{name}[{first}] and its like."
+        f"{symbols(elements)}. {remedy}, or leave out {name}[{first}] and others like it."
     )
 
 
@@ -133,7 +166,7 @@ def freeze(values, dtype):
     Raises
     ------
     TypeError, ValueError
-        If the values are no array of real numbers.
+        If the values are not an array of real numbers.
     """
     if not (type(values) in PLAIN and values.dtype == dtype and _is_frozen(values)):
         values = np.array(as_real(values), dtype=dtype)

@@ -18,7 +18,7 @@ NO_PAIRS = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3))
 class Graph:
     r"""Atoms and neighbour pairs of many structures, concatenated.
 
-    Each pair within the cutoff stands once: what :math:`i` sees at :math:`\mathbf r_{ij}`,
+    Each pair within the cutoff is listed once: what :math:`i` sees at :math:`\mathbf r_{ij}`,
     :math:`j` sees at :math:`-\mathbf r_{ij}`, and real spherical harmonics have parity
     :math:`(-1)^l`, so the other half follows for free.
 

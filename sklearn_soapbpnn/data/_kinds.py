@@ -172,7 +172,9 @@ class TargetKind:
             See :meth:`scalar`.
         """
         if not np.iterable(blocks) or len(blocks) == 0:
-            raise ValueError(f"blocks must hold an (o3_lambda, o3_sigma) at least, got {blocks!r}.")
+            raise ValueError(
+                f"blocks must hold at least one (o3_lambda, o3_sigma), got {blocks!r}."
+            )
         single = not np.iterable(blocks[0])
         n = _check_properties(n_properties)
         if single and len(blocks) != 2:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shutil
+import tempfile
+import weakref
 from io import StringIO
 from pathlib import Path
 
 import ase.db
 import ase.io
 import numpy as np
+from ase.db.row import AtomsRow
+from ase.io import jsonio
+from ase.io.formats import get_compression, open_with_compression
 
 from ._checks import as_position
 
-SUFFIXES = (".xyz", ".extxyz", ".traj", ".db", ".json", ".aselmdb")
+TEXTS = (".xyz", ".extxyz")
+SUFFIXES = (*TEXTS, ".traj", ".db", ".json", ".aselmdb")
+# what stands between the keys and the values of JSON
+BEFORE_KEY, BEFORE_VALUE = re.compile(r"\s*[{,]\s*"), re.compile(r"\s*:\s*")
 
 
 class LazyFrames:
@@ -66,9 +78,11 @@ def open_frames(path):
     Parameters
     ----------
     path : str or path
-        Extended XYZ (``.xyz``, ``.extxyz``; not compressed), an ASE trajectory (``.traj``), or a
-        database that :mod:`ase.db` knows (``.db``, ``.json``; ``.aselmdb`` with the package
-        ``ase-db-backends``).
+        Extended XYZ (``.xyz``, ``.extxyz``), an ASE trajectory (``.traj``), or a database that
+        :mod:`ase.db` knows (``.db``, ``.json``; ``.aselmdb`` with the package
+        ``ase-db-backends``). Extended XYZ may be compressed (``.xyz.gz``; also bz2, xz): it is
+        unpacked into a temporary file, in the folder that :func:`tempfile.gettempdir` names, which
+        is removed when the frames are no longer used.
 
     Returns
     -------
@@ -76,8 +90,8 @@ def open_frames(path):
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
+    OSError
+        If there is no such file, or it cannot be read or unpacked.
     ValueError
         If the format cannot be read piece by piece, or the file is damaged.
 
@@ -96,25 +110,36 @@ def open_frames(path):
     path = Path(path).absolute()
     if not path.exists():
         raise FileNotFoundError(f"path={str(path)!r} does not exist.")
-    if path.suffix not in SUFFIXES:
+    name, compression = get_compression(str(path))
+    suffix = Path(name).suffix
+    if suffix not in (TEXTS if compression else SUFFIXES):
         raise ValueError(
-            f"path={str(path)!r} cannot be read piece by piece: its suffix is none of "
-            f"{', '.join(SUFFIXES)}. Convert it, e.g. with `ase convert`."
+            f"path={str(path)!r} cannot be read piece by piece: its suffix is not one of "
+            f"{', '.join(SUFFIXES)}, or of {', '.join(TEXTS)} followed by .gz, .bz2 or .xz. "
+            "Convert it, e.g. with `ase convert`."
         )
     try:
-        return _open(path)
+        return _open(path, suffix, compression)
     except Exception as err:
+        if isinstance(err, OSError) and err.errno is not None:
+            raise  # the system says what is wrong
         raise ValueError(
-            f"path={str(path)!r} is damaged, or no {path.suffix} file: {err!r}."
+            f"path={str(path)!r} is damaged, or not a file of the kind that its suffix says: "
+            f"{err!r}."
         ) from err
 
 
-def _open(path):
-    if path.suffix in (".xyz", ".extxyz"):
+def _open(path, suffix, compression):
+    if compression:
+        reader = _PackedXYZ(path)
+        return LazyFrames(reader, _index_extended_xyz(reader.unpacked))
+    if suffix in TEXTS:
         return LazyFrames(_ExtendedXYZ(path), _index_extended_xyz(path))
-    if path.suffix == ".traj":
+    if suffix == ".traj":
         with ase.io.Trajectory(path) as trajectory:
             return LazyFrames(_Trajectory(path), np.arange(len(trajectory)))
+    if suffix == ".json":
+        return LazyFrames(_JSONDatabase(path), _index_json(path))
     with ase.db.connect(path) as database:
         return LazyFrames(_Database(path), [row.id for row in database.select()])
 
@@ -126,11 +151,53 @@ class _ExtendedXYZ:
         self.path = path
 
     def read(self, place):
-        first, last = (int(value) for value in place)
-        with self.path.open("rb") as file:
-            file.seek(first)
-            text = file.read(last - first).decode()
+        return ase.io.read(StringIO(_read_text(self.path, place)), format="extxyz")
+
+
+class _PackedXYZ:
+    """Frames of a compressed text file, which is unpacked into a temporary one.
+
+    That is removed with the reader that made it. One that was pickled goes on using it, and
+    unpacks for itself where it is gone, or never was: on another machine.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self.unpacked = self._unpack()
+
+    def read(self, place):
+        try:
+            text = _read_text(self.unpacked, place)
+        except FileNotFoundError:
+            self.unpacked = self._unpack()
+            text = _read_text(self.unpacked, place)
         return ase.io.read(StringIO(text), format="extxyz")
+
+    def _unpack(self):
+        try:
+            handle, name = tempfile.mkstemp(prefix="sklearn_soapbpnn_", suffix=".xyz")
+            remove = weakref.finalize(self, _remove, name, os.getpid())
+            try:
+                with open(handle, "wb") as file, open_with_compression(self.path, "rb") as packed:
+                    shutil.copyfileobj(packed, file)
+            except BaseException:
+                remove()
+                raise
+        except OSError as err:
+            if err.errno is None:
+                raise  # not the system, but the content
+            raise OSError(
+                err.errno,
+                f"{err.strerror}: path={str(self.path)!r} cannot be unpacked into the folder "
+                f"{tempfile.gettempdir()!r}. The environment variable TMPDIR names another one",
+            ) from err
+        return Path(name)
+
+
+def _remove(path, process):
+    # a forked process has copies of the readers, but not of their files
+    if os.getpid() == process:
+        Path(path).unlink(missing_ok=True)
 
 
 class _Trajectory:
@@ -152,10 +219,33 @@ class _Database:
 
     def read(self, place):
         with ase.db.connect(self.path) as database:
-            row = database.get(id=int(place))
-        atoms = row.toatoms()
-        atoms.info |= {**row.key_value_pairs, **row.data}
-        return atoms
+            return _build_atoms(database.get(id=int(place)))
+
+
+class _JSONDatabase:
+    """Rows of an ASE database of JSON, by their first and last byte.
+
+    ASE itself parses the whole file for every row.
+    """
+
+    def __init__(self, path):
+        self.path = path
+
+    def read(self, place):
+        return _build_atoms(AtomsRow(jsonio.decode(_read_text(self.path, place))))
+
+
+def _build_atoms(row):
+    atoms = row.toatoms()
+    atoms.info |= {**row.key_value_pairs, **row.data}
+    return atoms
+
+
+def _read_text(path, place):
+    first, last = (int(value) for value in place)
+    with path.open("rb") as file:
+        file.seek(first)
+        return file.read(last - first).decode()
 
 
 def _index_extended_xyz(path):
@@ -170,11 +260,36 @@ def _index_extended_xyz(path):
                 n_atoms = int(line)
             except ValueError as err:
                 raise ValueError(
-                    f"path={str(path)!r} is no extended XYZ: at byte {first} the number of atoms "
-                    f"should stand, not {line[:40]!r}."
+                    f"at byte {first} there should be a number of atoms, not {line[:40]!r}"
                 ) from err
             for _ in range(n_atoms + 1):
                 if not file.readline():
-                    raise ValueError(f"path={str(path)!r} ends within frame {len(places)}.")
+                    raise ValueError(f"it ends within frame {len(places)}")
             places.append((first, file.tell()))
     return np.array(places, dtype=np.int64).reshape(-1, 2)
+
+
+def _index_json(path):
+    """First and last byte of every row, in the order of the ids: array of shape (n_rows, 2)."""
+    # one character a byte; others than ASCII occur in texts only
+    text = path.read_bytes().decode("latin-1")
+    entries = _find_entries(text)
+    # a file of a single row may lack the list of ids
+    ids = json.loads(text[slice(*entries["ids"])]) if "ids" in entries else [1]
+    places = [entries[str(number)] for number in ids]
+    return np.array(places, dtype=np.int64).reshape(-1, 2)
+
+
+def _find_entries(text):
+    """Where the value of each entry of a JSON object starts and ends."""
+    decoder, entries, end = json.JSONDecoder(), {}, 0
+    while start := BEFORE_KEY.match(text, end):
+        key, end = decoder.raw_decode(text, start.end())
+        colon = BEFORE_VALUE.match(text, end)
+        if colon is None:
+            raise json.JSONDecodeError("Expecting ':'", text, end)
+        _, end = decoder.raw_decode(text, colon.end())
+        entries[key] = colon.end(), end
+    if text[end:].strip() != "}":
+        raise json.JSONDecodeError("Expecting '}'", text, end)
+    return entries

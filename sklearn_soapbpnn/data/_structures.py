@@ -6,12 +6,8 @@ from types import MappingProxyType
 
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols
 
-from ._checks import as_position, freeze, iterate_atoms
-
-# rows of a table that atomic numbers index
-N_NUMBERS = len(chemical_symbols)
+from ._checks import N_NUMBERS, as_position, check_numbers, freeze, iterate_atoms
 
 
 class Structures:
@@ -78,6 +74,7 @@ class Structures:
         self.cells = tuple(freeze(values, np.float64) for values in cells)
         self.pbc = tuple(freeze(values, bool) for values in pbc)
         self.indices = np.arange(len(self.numbers)) if indices is None else np.asarray(indices)
+        self._check_numbers()
         offset = {name: _freeze_offset(values) for name, values in (offset or {}).items()}
         self.offset = MappingProxyType(offset)
         scale = {name: _freeze_scale(name, values) for name, values in (scale or {}).items()}
@@ -185,6 +182,13 @@ class Structures:
         state = {**attached, "features": self.features, "indices": self.indices}
         return _rebuild, (self._geometry(), state)
 
+    def _check_numbers(self):
+        numbers = np.concatenate(self.numbers) if self.numbers else np.zeros(1)
+        # of all atoms at once, since Structures are built whenever they are sliced
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < N_NUMBERS:
+            for index, values in zip(self.indices, self.numbers):
+                check_numbers(f"Structure {index}", values)
+
     def _check_offset(self, name, offset):
         """Raise if an offset does not fit the structures, or what it is to be added to."""
         if isinstance(offset, tuple):
@@ -218,8 +222,9 @@ class Structures:
     def _require_features(self):
         if self.features is None:
             raise ValueError(
-                "These structures carry no features, so they are no array. Put a SoapFeaturizer "
-                "in front of the step that needs numbers."
+                "These structures carry no features, so they are not an array. Put a "
+                "SoapFeaturizer before the step that needs numbers; to join structures, join lists "
+                "of Atoms."
             )
         return self.features
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-from ase.stress import voigt_6_to_full_3x3_stress
+from itertools import chain
 
+import numpy as np
+
+from ._array_functions import apply_function, check_alike
 from ._checks import as_position, as_real, freeze, iterate_atoms
 from ._kinds import ENERGY_KINDS, KNOWN_KINDS, LEARNT_DERIVATIVES, TargetKind
+from ._labels import format_shape, read_label
+from ._symmetry import check_symmetric
 
 
 class Targets:
@@ -14,7 +18,8 @@ class Targets:
 
     Columns hold one value for each structure (``energy``, ``dipole``) or for each atom
     (``forces``, ``charges``), of the shape that their kind says. NaN means *not labelled*, also of
-    single components: such entries take no part in losses and errors. Slicing slices every column.
+    single components: such entries take no part in losses and errors. Slicing slices every column,
+    :meth:`concatenate` and ``np.concatenate`` join every column.
     ``np.asarray(targets)`` is the first column with one number for each structure, or else the
     only column that is per structure, with a flat second axis, so that scikit-learn's scorers work.
 
@@ -63,6 +68,8 @@ class Targets:
         self._columns = {
             name: _check_column(name, values, self.kinds[name]) for name, values in columns.items()
         }
+        for name, values in self._columns.items():
+            check_symmetric(name, values, self.kinds[name])
         lengths = {name: len(values) for name, values in self._columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"The columns of Targets differ in length: {lengths}.")
@@ -71,8 +78,10 @@ class Targets:
     def from_atoms(cls, frames, *, kinds=None, missing="raise", **keys):
         """Read labels from ASE results, ``info`` and ``arrays``, in this order.
 
-        What file formats do to labels is undone: values that are flattened, those of each atom
-        too, and symmetric 3x3 tensors in Voigt order (xx, yy, zz, yz, xz, xy).
+        Key-value pairs and data of an ASE database are read from ``info`` of frames that
+        :func:`open_frames` or ``get_atoms(add_additional_information=True)`` read; ``ase.io.read``
+        leaves them out. What file formats do to labels is undone: values that are flattened, those
+        of each atom too, and symmetric 3x3 tensors in Voigt order (xx, yy, zz, yz, xz, xy).
 
         Parameters
         ----------
@@ -108,9 +117,41 @@ class Targets:
         # structures may be read from a file, so each is looked at once
         for index, atoms in enumerate(iterate_atoms(frames)):
             for name, key in keys.items():
-                label = _read_label(index, atoms, name, key, found[name], missing)
+                label = read_label(index, atoms, name, key, found[name], missing)
                 columns[name].append(label)
         return cls(kinds=kinds, **columns)
+
+    @classmethod
+    def concatenate(cls, parts):
+        """Join Targets, the structures of one after those of the other.
+
+        Parameters
+        ----------
+        parts : sequence of Targets
+            At least one. All have the same columns, of the same kinds and units.
+
+        Returns
+        -------
+        Targets
+            With the columns in the order of the first.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If something else is among them, or their columns, kinds or units differ.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import Targets
+        >>> Targets.concatenate([Targets(energy=[-1.0]), Targets(energy=[-2.0])])["energy"]
+        array([-1., -2.])
+        """
+        parts = check_alike(parts, Targets)
+        columns = {}
+        for name, kind in parts[0].kinds.items():
+            values = [part._columns[name] for part in parts]
+            columns[name] = [*chain(*values)] if kind.per_atom else np.concatenate(values)
+        return cls._trusted(columns, parts[0].kinds)
 
     @property
     def names(self):
@@ -179,13 +220,24 @@ class Targets:
         if name is None:
             raise ValueError(
                 f"Targets with the columns {list(self.names)} has no scalar column and not just "
-                "one column per structure, so it is no array. Score single targets with "
+                "one column per structure, so it is not an array. Score single targets with "
                 "metrics.make_target_scorer."
             )
         column = self._columns[name]
         if self.kinds[name].shape != ():
             column = self.flatten(name)
         return np.array(column, dtype=dtype, copy=copy)
+
+    def __array_function__(self, function, types, args, kwargs):
+        return apply_function(function, self, args, kwargs)
+
+    def __add__(self, other):
+        if isinstance(other, Targets):
+            raise TypeError(
+                "Targets are not joined or added by +. Join them with Targets.concatenate([a, b]); "
+                "add numbers with np.asarray(a) + np.asarray(b)."
+            )
+        return NotImplemented
 
     def __repr__(self):
         return f"Targets({len(self)} structures: {', '.join(self.names)})"
@@ -233,8 +285,8 @@ def _check_energies(y, name):
         energy = as_real(y).astype(np.float64)
     except (TypeError, ValueError, RuntimeError) as err:
         raise ValueError(
-            f"{name} must be one energy for each structure, or Targets; it is no array of numbers: "
-            f"{err}."
+            f"{name} must be one energy for each structure, or Targets; it is not an array of "
+            f"numbers: {err}."
         ) from err
     if energy.ndim != 1:
         raise ValueError(
@@ -310,68 +362,12 @@ def _check_values(name, values, shape):
     expected = ("n", *shape[1:])
     if values.ndim != len(shape) or values.shape[1:] != shape[1:]:
         raise ValueError(
-            f"Target {name} must have shape {_format(expected)}, got {_format(values.shape)}."
+            f"Target {name} must have shape {format_shape(expected)}, got "
+            f"{format_shape(values.shape)}."
         )
     if np.isinf(values).any():
         index = int(np.argwhere(np.isinf(values))[0][0])
         raise ValueError(
             f"Target {name} contains infinity at index {index}. Use NaN if unlabelled."
-        )
-    return values
-
-
-def _format(shape):
-    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
-
-
-def _read_label(index, atoms, name, key, kind, missing):
-    results = {} if atoms.calc is None else getattr(atoms.calc, "results", {})
-    if key in results and _is_stale(atoms):
-        raise ValueError(
-            f"The calculator of structure {index} holds the results of another geometry. Give each "
-            "structure a SinglePointCalculator of its own, or keep labels in info and arrays."
-        )
-    for source in (results, atoms.info, atoms.arrays):
-        if source.get(key) is not None:
-            return _reshape_label(index, source[key], len(atoms), name, key, kind)
-    if missing == "nan":
-        return np.full((len(atoms),) * kind.per_atom + kind.shape, np.nan)
-    raise KeyError(
-        f"Structure {index} has no label {key!r} for target {name!r}. Its results hold "
-        f"{sorted(results)}, its info {sorted(atoms.info)}, its arrays {sorted(atoms.arrays)}. "
-        "Pass missing='nan' if some structures are not labelled."
-    )
-
-
-def _is_stale(atoms):
-    """Whether the calculator was last used on other atoms, as one that is shared was."""
-    if not hasattr(atoms.calc, "check_state"):
-        return False
-    changes = atoms.calc.check_state(atoms)
-    return bool({"positions", "numbers", "cell", "pbc"} & set(changes))
-
-
-def _reshape_label(index, values, n_atoms, name, key, kind):
-    """Undo what file formats do to labels: Voigt vectors, flattened values."""
-    try:
-        values = as_real(values).astype(np.float64)
-    except (TypeError, ValueError, RuntimeError) as err:
-        raise ValueError(
-            f"{key!r} of structure {index} is no array of numbers, as target {name!r} needs: {err}."
-        ) from err
-    rows = (n_atoms,) * kind.per_atom
-    if kind.is_symmetric and kind.shape == (3, 3) and values.shape == (*rows, 6):
-        values = voigt_6_to_full_3x3_stress(values)
-    shape = rows + kind.shape
-    # other shapes of the same size may be transposed
-    flat = [(n_atoms * kind.size,), (*rows, kind.size)] if kind.per_atom else [(kind.size,)]
-    squeezed = [n for n in values.shape if n > 1] == [n for n in shape if n > 1]
-    if values.shape in flat or (squeezed and values.size == np.prod(shape, dtype=int)):
-        values = values.reshape(shape)
-    if values.shape != shape:
-        expected = ("n_atoms",) * kind.per_atom + kind.shape
-        raise ValueError(
-            f"{key!r} of structure {index} has shape {_format(values.shape)}, but target {name!r} "
-            f"needs {_format(expected)}{f', n_atoms={n_atoms}' if kind.per_atom else ''}."
         )
     return values

@@ -1,8 +1,17 @@
 """Files of structures that are read as they are looked at."""
 
+import bz2
+import gc
 import gzip
+import lzma
+import multiprocessing
+import os
 import pickle
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import ase.db
 import ase.io
@@ -14,10 +23,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, train_test_split
 
-from sklearn_soapbpnn import SoapBPNNRegressor, Structures, Targets
+from sklearn_soapbpnn import SoapBPNNRegressor, Structures, TargetKind, Targets
 from sklearn_soapbpnn.data import LazyFrames, _sequences, as_structures, open_frames
 
-SUFFIXES = [".xyz", ".extxyz", ".traj", ".db", ".json"]
+SUFFIXES = [".xyz", ".extxyz", ".extxyz.gz", ".traj", ".db", ".json"]
 MODEL = {"cutoff_radius": 3.0, "max_radial": 2, "max_angular": 1, "num_neurons_per_layer": 2}
 
 
@@ -59,7 +68,10 @@ def path(request, tmp_path, frames):
 def count_reads(monkeypatch):
     """List of the places that are read, from whatever kind of file."""
     places = []
-    for reader in (_sequences._ExtendedXYZ, _sequences._Trajectory, _sequences._Database):
+    for reader in (
+        *(_sequences._ExtendedXYZ, _sequences._PackedXYZ, _sequences._Trajectory),
+        *(_sequences._Database, _sequences._JSONDatabase),
+    ):
 
         def read(self, place, original=reader.read):
             places.append(place)
@@ -207,11 +219,94 @@ def test_values_of_a_database_are_labels(tmp_path, frames, suffix):
     assert lazy[3].info["note"] == [3]
 
 
+@pytest.mark.parametrize("suffix", [".db", ".json"])
+def test_rows_as_ase_gives_them(tmp_path, frames, suffix):
+    """With all there is, which ASE nests; ase.io.read leaves it out."""
+    path = write_frames(tmp_path / f"rows{suffix}", frames)
+    with ase.db.connect(path) as database:
+        nested = [database.get_atoms(id=k + 1, add_additional_information=True) for k in range(6)]
+    kinds = {"gap": TargetKind.scalar(), "note": TargetKind.scalar()}
+    y = Targets.from_atoms(nested, kinds=kinds, gap="gap", note="note")
+    expected = Targets.from_atoms(open_frames(path), kinds=kinds, gap="gap", note="note")
+    for name, step in (("gap", 0.5), ("note", 1.0)):
+        assert_array_equal(y[name], step * np.arange(6))
+        assert_array_equal(expected[name], y[name])
+    with pytest.raises(KeyError, match=r"info \['data', 'gap', 'key_value_pairs', 'note', 'unique"):
+        Targets.from_atoms(nested, kinds=kinds, gap="bandgap")
+    with pytest.raises(KeyError, match="which ase.io.read leaves out, use open_frames"):
+        Targets.from_atoms(ase.io.read(path, ":"), kinds=kinds, gap="gap")
+
+
+def test_what_is_in_info_comes_before_what_is_in_a_row():
+    row = {"data": {"e": 2.0, "f": 3.0}, "key_value_pairs": {"e": 4.0, "f": 5.0, "g": 6.0}}
+    atoms = Atoms("H", info={"e": 1.0, **row})
+    read = [Targets.from_atoms([atoms], energy=key)["energy"][0] for key in "efg"]
+    assert read == [1.0, 3.0, 6.0]
+    atoms.info |= {"data": "from somewhere", "key_value_pairs": None}
+    with pytest.raises(KeyError, match=r"no label 'g'.*info \['data', 'e', 'key_value_pairs'\]"):
+        Targets.from_atoms([atoms], energy="g")
+
+
 def test_rows_that_were_deleted(tmp_path, frames):
     path = write_frames(tmp_path / "rows.db", frames)
     with ase.db.connect(path) as database:
         del database[2]
     assert [len(atoms) for atoms in open_frames(path)] == [3, 7, 4, 2, 5]
+
+
+def test_rows_of_json_that_were_deleted_and_changed(tmp_path, frames):
+    path = write_frames(tmp_path / "rows.json", frames)
+    with ase.db.connect(path) as database:
+        del database[2]
+        database.metadata = {"title": "two, {three}: four"}
+        database.update(4, author='Björn "B"', gap=9.0)
+    for content in (path.read_bytes(), path.read_text().replace("\\u00f6", "ö").encode()):
+        path.write_bytes(content.replace(b"\n", b"\r\n"))
+        lazy = open_frames(path)
+        assert [atoms.info["gap"] for atoms in lazy] == [0.0, 1.0, 9.0, 2.0, 2.5]
+        assert lazy[2].info["author"] == 'Björn "B"'
+        for atoms, expected in zip(lazy, ase.io.read(path, ":"), strict=True):
+            assert_same(atoms, expected)
+
+
+def test_json_without_a_list_of_ids(tmp_path, frames):
+    path = write_frames(tmp_path / "rows.json", frames[:1])
+    path.write_text(path.read_text().split(',\n"ids"')[0] + "}")
+    (atoms,) = open_frames(path)
+    assert_same(atoms, frames[0])
+
+
+def test_json_is_parsed_row_by_row(tmp_path, frames, monkeypatch):
+    """Its parser sees every row twice, however many there are: at first, and when it is read."""
+    path = write_frames(tmp_path / "rows.json", 5 * frames)
+    seen = []
+    decode = _sequences.jsonio.decode
+    monkeypatch.setattr(_sequences.jsonio, "decode", lambda t: seen.append(len(t)) or decode(t))
+    lazy = open_frames(path)
+    assert seen == []
+    assert len(list(lazy)) == len(seen) == 30
+    assert sum(seen) < path.stat().st_size
+    assert len(pickle.dumps(lazy)) < 1000 + 16 * 30
+
+
+JSON_DAMAGED = {
+    "a list": "[1, 2]",
+    "nothing": "{}",
+    "no rows": '{"numbers": [1]}',
+    "a row too few": '{"1": {"numbers": [1]}, "ids": [1, 2], "nextid": 3}',
+    "cut": '{"1": {"numbers": [1]}, "ids"',
+    "no colon": '{"1" {"numbers": [1]}}',
+    "no end": '{"1": {"numbers": [1]}',
+    "more": '{"1": {"numbers": [1]}} {',
+}
+
+
+@pytest.mark.parametrize("case", JSON_DAMAGED)
+def test_other_json(tmp_path, case):
+    path = tmp_path / "other.json"
+    path.write_text(JSON_DAMAGED[case])
+    with pytest.raises(ValueError, match=r"path='.*other\.json' is "):
+        open_frames(path)
 
 
 def test_info_and_arrays_of_extended_xyz(tmp_path, frames):
@@ -261,17 +356,17 @@ def test_no_such_file(tmp_path, suffix):
         open_frames(tmp_path / f"missing{suffix}")
 
 
-@pytest.mark.parametrize("suffix", ["", ".cif", ".xyz.gz", ".tar", ".vasp"])
+@pytest.mark.parametrize("suffix", ["", ".cif", ".gz", ".traj.gz", ".db.bz2", ".tar", ".vasp"])
 def test_unknown_suffix(tmp_path, suffix):
     path = tmp_path / f"frames{suffix}"
     path.write_bytes(gzip.compress(TEXTS["plain"].encode()))
-    with pytest.raises(ValueError, match=r"path=.* piece by piece.*\.extxyz.*ase convert"):
+    with pytest.raises(ValueError, match=r"path=.* piece by piece.*\.extxyz.*\.gz.*ase convert"):
         open_frames(path)
 
 
 DAMAGED = {
-    "compressed": (gzip.compress(TEXTS["plain"].encode()), "at byte 0 the number of atoms"),
-    "other text": (b"data_silicon\n_cell_length_a 5\n", "at byte 0 the number of atoms"),
+    "compressed": (gzip.compress(TEXTS["plain"].encode()), "at byte 0 .* a number of atoms"),
+    "other text": (b"data_silicon\n_cell_length_a 5\n", "at byte 0 .* a number of atoms"),
     "too few atoms": (f"3\n{COMMENT}{ROWS}4\n{COMMENT}{ROWS}".encode(), "ends within frame 1"),
     "too many atoms": (f"2\n{COMMENT}{ROWS}".encode(), "at byte .* not b'C 1.5"),
     "only a number": (b"3\n", "ends within frame 0"),
@@ -339,6 +434,8 @@ def test_empty_file(tmp_path, suffix):
 @pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_text("")])
 def test_file_that_is_gone(path, change):
     lazy = open_frames(path)
+    if path.suffix == ".gz":
+        lazy._reader.unpacked.unlink()
     change(path)
     with pytest.raises((ValueError, FileNotFoundError), match="path='.*some frames"):
         lazy[4]
@@ -357,6 +454,125 @@ def test_empty_text(tmp_path, suffix):
     path.write_text("\n")
     with pytest.raises(ValueError, match="X holds no structures"):
         as_structures(open_frames(path))
+
+
+# --- compressed texts ----------------------------------------------------------------------------
+
+PACKED = {".xyz.gz": gzip.compress, ".extxyz.bz2": bz2.compress, ".xyz.xz": lzma.compress}
+
+
+@pytest.fixture
+def packed(tmp_path, frames, monkeypatch):
+    """Path of a compressed file, whose temporary copies are in the folder ``tmp``."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return write_frames(tmp_path / "packed.xyz.gz", frames)
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("case", ["plain", "carriage returns", "accents"])
+def test_compressed_texts(tmp_path, suffix, case):
+    path, plain = tmp_path / f"frames{suffix}", tmp_path / "frames.xyz"
+    plain.write_bytes(TEXTS[case].encode())
+    path.write_bytes(PACKED[suffix](TEXTS[case].encode()))
+    for atoms, expected in zip(open_frames(path), open_frames(plain), strict=True):
+        assert compare_atoms(atoms, expected) == []
+        assert atoms.info == expected.info
+
+
+def test_several_members(tmp_path):
+    """Files that were written piece by piece are compressed piece by piece."""
+    path = tmp_path / "appended.xyz.gz"
+    path.write_bytes(2 * gzip.compress(TEXTS["plain"].encode()))
+    assert len(open_frames(path)) == 4
+
+
+def test_temporary_file_goes_with_its_frames(packed):
+    folder = packed.parent / "tmp"
+    lazy = open_frames(packed)
+    part = lazy[2:]
+    del lazy
+    assert len(part[0]) == 7
+    assert len(list(folder.iterdir())) == 1  # one for all
+    del part
+    assert list(folder.iterdir()) == []
+
+
+def test_temporary_file_goes_with_the_process(packed):
+    code = "import sys; from sklearn_soapbpnn import open_frames; frames = open_frames(sys.argv[1])"
+    code += "; print(frames._reader.unpacked, len(frames[0]))"
+    run = subprocess.run(
+        [sys.executable, "-c", code, packed], capture_output=True, text=True, check=True
+    )
+    name, n_atoms = run.stdout.split()
+    assert n_atoms == "3"
+    assert not Path(name).exists()
+
+
+def test_temporary_file_is_shared_by_pickles(packed):
+    """As long as it is there: afterwards, and on other machines, they make one of their own."""
+    folder, frames = packed.parent / "tmp", ase.io.read(packed, ":", format="extxyz")
+    lazy = open_frames(packed)
+    content = pickle.dumps(lazy[::-1])
+    assert len(content) < 1000
+    loaded = pickle.loads(content)
+    assert_same(loaded[5], frames[0])
+    assert len(list(folder.iterdir())) == 1
+    del loaded
+    assert len(lazy[0]) == 3
+    del lazy
+    loaded = pickle.loads(content)
+    assert list(folder.iterdir()) == []
+    assert_same(loaded[5], frames[0])
+    assert_same(loaded[4], frames[1])
+    assert len(list(folder.iterdir())) == 1
+    del loaded
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_temporary_file_outlives_forked_processes(packed):
+    lazy = open_frames(packed)
+    process = multiprocessing.get_context("fork").Process(target=lazy.__dict__.clear)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert len(lazy[2]) == 7
+    assert lazy._reader.unpacked.exists()
+
+
+PACKED_DAMAGED = {
+    "not compressed": (lambda content: TEXTS["plain"].encode(), "BadGzipFile"),
+    "cut": (lambda content: content[: len(content) // 2], "EOFError"),
+    "changed": (lambda content: content[:-8] + bytes(8), "BadGzipFile"),
+    "garbage": (lambda content: gzip.compress(b"")[:10] + b"\x07" * 50, "invalid block"),
+    "empty in the middle": (lambda content: gzip.compress(b"3\n\n"), "ends within frame 0"),
+}
+
+
+@pytest.mark.parametrize("case", PACKED_DAMAGED)
+def test_damaged_compressed_text(packed, case):
+    damage, message = PACKED_DAMAGED[case]
+    packed.write_bytes(damage(packed.read_bytes()))
+    with pytest.raises(ValueError, match=rf"path='.*packed\.xyz\.gz' is damaged.*{message}"):
+        open_frames(packed)
+    gc.collect()
+    assert list((packed.parent / "tmp").iterdir()) == []
+
+
+def test_no_place_to_unpack(packed, monkeypatch):
+    missing = packed.parent / "missing"
+    monkeypatch.setattr(tempfile, "tempdir", str(missing))
+    message = r"path='.*packed\.xyz\.gz' cannot be unpacked into the folder '.*missing'.*TMPDIR"
+    with pytest.raises(OSError, match=message):
+        open_frames(packed)
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    for suffix in (".xyz", ".xyz.gz"):
+        (tmp_path / f"folder{suffix}").mkdir()
+        with pytest.raises(OSError, match=f"folder{suffix}"):
+            open_frames(tmp_path / f"folder{suffix}")
 
 
 # --- sequences of the user's own -----------------------------------------------------------------
@@ -415,7 +631,7 @@ def test_database_is_no_sequence(tmp_path, frames, suffix):
 
 def test_rows_of_a_database_are_no_atoms(tmp_path, frames):
     database = ase.db.connect(write_frames(tmp_path / "rows.db", frames))
-    with database, pytest.raises(TypeError, match=r"X\[0\] is a AtomsRow"):
+    with database, pytest.raises(TypeError, match=r"X\[0\] has the type AtomsRow"):
         as_structures(database.select())
 
 

@@ -144,6 +144,28 @@ def test_positions_become_float64(dtype):
     np.testing.assert_array_equal(structures.positions[0], [[0, 0, 0], [0, 0, 1]])
 
 
+@pytest.mark.parametrize("number", [119, -1])
+def test_numbers_outside_the_periodic_table(structures, number):
+    numbers = [*structures.numbers[:3], [7, 1, number, 1]]
+    geometry = structures.positions, structures.cells, structures.pbc
+    with pytest.raises(ValueError, match=rf"Structure 3 .* numbers \[{number}\], .* 0 to 118"):
+        Structures(numbers, *geometry)
+
+
+def test_dummy_atoms_and_the_last_element():
+    """ASE gives its dummy atom X the number 0."""
+    structures = as_structures([Atoms("XOg", [[0, 0, 0], [0, 0, 1]])])
+    np.testing.assert_array_equal(structures.elements, [0, 118])
+    assert repr(structures) == "Structures(1 structures, 2 atoms, X Og)"
+
+
+def test_structures_are_joined_as_lists(structures, attached):
+    with pytest.raises(ValueError, match="not an array.*to join structures, join lists of Atoms"):
+        np.concatenate([structures, structures])
+    assert formulas(as_structures([*structures, *structures])) == 2 * formulas(structures)
+    assert np.concatenate([attached, attached]).shape == (8, attached.shape[1])
+
+
 # --- immutability --------------------------------------------------------------------------------
 
 
@@ -357,7 +379,7 @@ def test_shape(structures, attached):
 
 def test_no_array_without_features(structures):
     for convert in (np.asarray, np.array, lambda s: s.per_atom()):
-        with pytest.raises(ValueError, match="carry no features.*Put a SoapFeaturizer in front"):
+        with pytest.raises(ValueError, match="carry no features.*Put a SoapFeaturizer before"):
             convert(structures)
 
 

@@ -22,6 +22,7 @@ ENERGY = np.array([-1.0, -2.0, -3.0])
 ENERGY.flags.writeable = False
 VOIGT = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])  # xx yy zz yz xz xy
 FULL = np.array([[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]])
+STRESS = np.stack([FULL, 2 * FULL, 3 * FULL])
 CHARGES = {"charges": TargetKind.scalar(per_atom=True, unit="e")}
 
 
@@ -41,8 +42,8 @@ def targets():
         kinds={"gap": TargetKind.scalar(intensive=True), **CHARGES},
         energy=ENERGY,
         forces=make_forces(),
-        stress=np.arange(27.0).reshape(3, 3, 3),
-        virial=-np.arange(27.0).reshape(3, 3, 3),
+        stress=STRESS,
+        virial=-STRESS,
         dipole=np.arange(9.0).reshape(3, 3),
         gap=10 * ENERGY,
         charges=[np.arange(float(n)) for n in N_ATOMS],
@@ -232,7 +233,90 @@ def test_flatten(targets):
     assert targets.flatten("energy").shape == (3, 1)
     assert targets.flatten("charges").shape == (10, 1)
     np.testing.assert_array_equal(targets.flatten("forces"), np.concatenate(make_forces()))
-    np.testing.assert_array_equal(targets.flatten("stress"), np.arange(27.0).reshape(3, 9))
+    np.testing.assert_array_equal(targets.flatten("stress"), STRESS.reshape(3, 9))
+
+
+# --- symmetric tensors ---------------------------------------------------------------------------
+
+SYMMETRIC = TargetKind.tensor(symmetric=True)
+
+
+def symmetric(n, seed=0):
+    tensors = np.random.default_rng(seed).normal(size=(n, 3, 3))
+    return tensors + tensors.swapaxes(1, 2)
+
+
+@pytest.mark.parametrize("name", ["stress", "virial", "polarizability", "non_conservative_stress"])
+def test_nine_numbers_in_another_order(name):
+    """xx yy zz, then the rest, read as rows."""
+    order = [0, 4, 8, 1, 5, 6, 3, 7, 2]
+    frames = [Atoms("H", info={"label": tensor.ravel()[order]}) for tensor in symmetric(5)]
+    message = (
+        rf"Target '{name}' of structure \d is not symmetric: its antisymmetric part is \d\d% of "
+        r"its norm \(5 of 5 labels .*order of the nine numbers.*\(a \+ a\.T\) / 2"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        Targets.from_atoms(frames, **{name: "label"})
+    suggested = f"kinds={{'{name}': TargetKind.tensor(" in str(caught.value)
+    assert suggested == (name in ("polarizability", "non_conservative_stress"))
+
+
+def test_size_of_an_asymmetry():
+    tensors = np.stack([np.eye(3)] * 4)
+    tensors[2, 0, 1] = 2.0
+    # the antisymmetric part is 1 in two places, all of it 1, 1, 1 and 2
+    message = r"'virial' of structure 2 .* part is 53% of its norm \(1 of 4 labels"
+    with pytest.raises(ValueError, match=message):
+        Targets(virial=tensors)
+
+
+def test_small_labels_are_compared_to_the_others_too():
+    with pytest.raises(ValueError, match="'stress' of structure 0 is not symmetric.*24%.*1 of 3"):
+        Targets(stress=np.arange(27.0).reshape(3, 3, 3))
+
+
+def test_asymmetry_of_atoms_and_properties():
+    kind = TargetKind.tensor(2, symmetric=True, per_atom=True, unit="ppm")
+    labels = [np.stack([symmetric(n, k) for k in range(2)], axis=-1) for n in N_ATOMS]
+    assert Targets(kinds={"t": kind}, t=labels)["t"][1].shape == (5, 3, 3, 2)
+    labels[1][4, 0, 2, 1] += 9.0
+    message = r"'t' of atom 4 of structure 1 is not symmetric.*\(1 of 10 labels.*declare"
+    with pytest.raises(ValueError, match=message) as caught:
+        Targets(kinds={"t": kind}, t=labels)
+    assert "kinds={'t': TargetKind.tensor(2, per_atom=True, unit='ppm')}" in str(caught.value)
+    labels[1][4, 0, 2, 1] = np.nan
+    Targets(kinds={"t": kind}, t=labels)
+
+
+@pytest.mark.parametrize("unit", [1e-40, 1.0, 1e200])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda rng, tensors: 0.03 * rng.normal(size=tensors.shape),
+        lambda rng, tensors: tensors.astype(np.float32) - tensors,
+        lambda rng, tensors: np.where(rng.random(tensors.shape) < 0.5, np.nan, 0.0),
+        lambda rng, tensors: -tensors,
+    ],
+    ids=["noise", "rounding", "missing components", "zero"],
+)
+def test_noise_is_symmetric_enough(unit, noise):
+    """Also where a tensor is much smaller than the others, and what it holds is noise."""
+    rng, tensors = np.random.default_rng(0), symmetric(50)
+    tensors[::7] = 0.0
+    labels = unit * (tensors + noise(rng, tensors))
+    y = Targets(kinds={"t": SYMMETRIC}, t=labels)
+    np.testing.assert_array_equal(y["t"], labels)
+
+
+def test_rounding_is_symmetric_enough_where_nothing_else_is_left():
+    Targets(stress=1e-16 * np.random.default_rng(0).normal(size=(5, 3, 3)))
+
+
+def test_symmetric_kinds_without_labels():
+    kinds = {"t": SYMMETRIC, "a": TargetKind.tensor(symmetric=True, per_atom=True)}
+    for n in (0, 2):
+        y = Targets(kinds=kinds, t=np.full((n, 3, 3), np.nan), a=[np.zeros((0, 3, 3))] * n)
+        assert len(y) == n
 
 
 # --- labels --------------------------------------------------------------------------------------
@@ -273,7 +357,8 @@ def test_a_scalar_per_atom_is_not_the_array():
 
 
 def test_array_of_the_only_column_per_structure_is_flat():
-    tensors = np.arange(27.0).reshape(3, 3, 3)
+    tensors = np.arange(9.0).reshape(3, 3, 1) + np.diag([1.0, 2.0, 3.0])
+    tensors = tensors + tensors.swapaxes(1, 2)
     y = Targets(forces=make_forces(), polarizability=tensors)
     assert y.array_name == "polarizability"
     np.testing.assert_array_equal(np.asarray(y), tensors.reshape(3, 9))
@@ -472,9 +557,10 @@ def test_from_atoms_undoes_voigt_and_flattening(name, value):
 
 
 def test_from_atoms_keeps_the_order_of_flat_matrices():
-    matrix = np.arange(9.0)
-    y = Targets.from_atoms([Atoms("H", info={"label": matrix})], virial="label")
-    np.testing.assert_array_equal(y["virial"], [matrix.reshape(3, 3)])
+    matrix, kinds = np.arange(9.0), {"shielding": TargetKind.tensor()}
+    frames = [Atoms("H", info={"label": matrix})]
+    y = Targets.from_atoms(frames, kinds=kinds, shielding="label")
+    np.testing.assert_array_equal(y["shielding"], [matrix.reshape(3, 3)])
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

@@ -106,6 +106,8 @@ def draw(frames, names):
         shape = kinds[name].shape if name in kinds else DERIVED[name]
         per_atom = name == "forces" or (name in kinds and kinds[name].per_atom)
         columns[name] = [rng.normal(size=(len(x),) * per_atom + shape) for x in frames]
+        if name in ("polarizability", "non_conservative_stress", "stress"):
+            columns[name] = [tensor + tensor.T for tensor in columns[name]]
     return Targets(kinds=kinds, **columns)
 
 

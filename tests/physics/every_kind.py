@@ -90,11 +90,15 @@ def choose_structures(network, seed=0):
 def draw_labels(frames, kinds, seed=0):
     """Labels without any meaning, so that a model of them has no symmetry by accident."""
     rng = np.random.default_rng(seed)
-    columns = {
-        name: [rng.normal(size=(len(atoms),) * kind.per_atom + kind.shape) for atoms in frames]
-        for name, kind in kinds.items()
-    }
+    columns = {name: [_draw(rng, kind, len(x)) for x in frames] for name, kind in kinds.items()}
     return Targets(kinds=kinds, **columns)
+
+
+def _draw(rng, kind, n_atoms):
+    shape = (n_atoms,) * kind.per_atom + kind.shape
+    values = rng.normal(size=shape).reshape(-1, kind.size)
+    # what a symmetric tensor can be
+    return (values @ kind.transform @ kind.transform.T).reshape(shape)
 
 
 @lru_cache

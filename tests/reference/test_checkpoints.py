@@ -94,6 +94,9 @@ def test_learning_goes_on(model, frames):
         else rng.normal(size=(len(frames), *kind.shape))
         for name, kind in model.kinds_.items()
     }
+    for name, kind in model.kinds_.items():
+        if kind.is_symmetric:
+            labels[name] = labels[name] + np.swapaxes(labels[name], 1, 2)
     y = Targets(kinds=model.kinds_, **labels)
     before = model.predict(frames)
     model.set_params(warm_start=True, num_epochs=1, learning_rate=1e-12)

@@ -37,9 +37,14 @@ def draw():
     def draw(frames, kinds, seed=0):
         rng = np.random.default_rng(seed)
         columns = {
-            name: [rng.normal(size=(len(atoms),) * kind.per_atom + kind.shape) for atoms in frames]
-            for name, kind in kinds.items()
+            name: [draw_value(rng, kind, len(x)) for x in frames] for name, kind in kinds.items()
         }
         return Targets(kinds=kinds, **columns)
+
+    def draw_value(rng, kind, n_atoms):
+        shape = (n_atoms,) * kind.per_atom + kind.shape
+        values = rng.normal(size=shape).reshape(-1, kind.size)
+        # what a symmetric tensor can be
+        return (values @ kind.transform @ kind.transform.T).reshape(shape)
 
     return draw

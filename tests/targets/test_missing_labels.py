@@ -93,6 +93,8 @@ def test_single_components_that_are_missing(model, mixture, labels, target):
     """As if they were predicted exactly already; the mean is over what is labelled."""
     rng = np.random.default_rng(0)
     known = [rng.random(part.shape) < 0.6 for part in labels[target]]
+    if target in ("polarizability", "stress"):
+        known = [there & there.T for there in known]  # else what is exact is not symmetric
     predicted = model.predict(mixture, targets=[target])[target]
     missing = [np.where(there, part, np.nan) for there, part in zip(known, labels[target])]
     exact = [np.where(there, *pair) for there, *pair in zip(known, labels[target], predicted)]

@@ -43,6 +43,8 @@ def label_alloys(X, y):
     columns = {}
     for name, kind in kinds.items():
         labels = [rng.normal(1.0, size=(len(atoms), *kind.shape)) for atoms in X]
+        if kind.is_symmetric:
+            labels = [(v + v.swapaxes(1, 2)) / 2 for v in labels]
         combine = np.mean if kind.intensive else np.sum
         columns[name] = labels if kind.per_atom else np.stack([combine(v, axis=0) for v in labels])
     return Targets(kinds=kinds, **{name: y[name] for name in y.names}, **columns)

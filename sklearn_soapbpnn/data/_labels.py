@@ -1,0 +1,79 @@
+"""Labels that files and calculators put on Atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from ase.stress import voigt_6_to_full_3x3_stress
+
+from ._checks import as_real
+
+
+def read_label(index, atoms, name, key, kind, missing):
+    """Return the label of a structure, NaN where it has none and ``missing`` is "nan"."""
+    results = {} if atoms.calc is None else getattr(atoms.calc, "results", {})
+    if key in results and _is_stale(atoms):
+        raise ValueError(
+            f"The calculator of structure {index} holds the results of another geometry. Give each "
+            "structure a SinglePointCalculator of its own, or keep labels in info and arrays."
+        )
+    for source in (results, atoms.info, *_list_row_values(atoms.info), atoms.arrays):
+        if source.get(key) is not None:
+            return _reshape_label(index, source[key], len(atoms), name, key, kind)
+    if missing == "nan":
+        return np.full((len(atoms),) * kind.per_atom + kind.shape, np.nan)
+    info = [entry for source in (atoms.info, *_list_row_values(atoms.info)) for entry in source]
+    lost = " For key-value pairs of an ASE database, which ase.io.read leaves out, use open_frames."
+    raise KeyError(
+        f"Structure {index} has no label {key!r} for target {name!r}. Its results hold "
+        f"{sorted(results)}, its info {sorted(info, key=str)}, its arrays {sorted(atoms.arrays)}. "
+        f"Pass missing='nan' if some structures are not labelled.{'' if info else lost}"
+    )
+
+
+def _list_row_values(info):
+    """What ASE puts into info of rows that are asked for with add_additional_information=True."""
+    found = [info.get(name) for name in ("data", "key_value_pairs")]
+    return [values for values in found if isinstance(values, Mapping)]
+
+
+def _is_stale(atoms):
+    """Whether the calculator was last used on other atoms, as one that is shared was."""
+    if not hasattr(atoms.calc, "check_state"):
+        return False
+    changes = atoms.calc.check_state(atoms)
+    return bool({"positions", "numbers", "cell", "pbc"} & set(changes))
+
+
+def _reshape_label(index, values, n_atoms, name, key, kind):
+    """Undo what file formats do to labels: Voigt vectors, flattened values."""
+    try:
+        values = as_real(values).astype(np.float64)
+    except (TypeError, ValueError, RuntimeError) as err:
+        raise ValueError(
+            f"{key!r} of structure {index} is not an array of numbers, as target {name!r} needs: "
+            f"{err}."
+        ) from err
+    rows = (n_atoms,) * kind.per_atom
+    if kind.is_symmetric and kind.shape == (3, 3) and values.shape == (*rows, 6):
+        values = voigt_6_to_full_3x3_stress(values)
+    shape = rows + kind.shape
+    # other shapes of the same size may be transposed
+    flat = [(n_atoms * kind.size,), (*rows, kind.size)] if kind.per_atom else [(kind.size,)]
+    squeezed = [n for n in values.shape if n > 1] == [n for n in shape if n > 1]
+    if values.shape in flat or (squeezed and values.size == np.prod(shape, dtype=int)):
+        values = values.reshape(shape)
+    if values.shape != shape:
+        expected = ("n_atoms",) * kind.per_atom + kind.shape
+        raise ValueError(
+            f"{key!r} of structure {index} has shape {format_shape(values.shape)}, but target "
+            f"{name!r} needs {format_shape(expected)}"
+            f"{f', n_atoms={n_atoms}' if kind.per_atom else ''}."
+        )
+    return values
+
+
+def format_shape(shape):
+    """Return a shape as it is written in messages, in which entries may be names."""
+    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
