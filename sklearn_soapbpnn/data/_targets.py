@@ -20,8 +20,9 @@ class Targets:
     (``forces``, ``charges``), of the shape that their kind says. NaN means *not labelled*, also of
     single components: such entries take no part in losses and errors. Slicing slices every column,
     :meth:`concatenate` and ``np.concatenate`` join every column.
-    ``np.asarray(targets)`` is the first column with one number for each structure, or else the
-    only column that is per structure, with a flat second axis, so that scikit-learn's scorers work.
+    ``np.asarray(targets)`` is the energy, without it the first column with one number for each
+    structure, or else the only column that is per structure, with a flat second axis, so that
+    scikit-learn's scorers work.
 
     Parameters
     ----------
@@ -211,6 +212,8 @@ class Targets:
     @property
     def array_name(self):
         """Name of the column that ``np.asarray(targets)`` gives; None if there is none."""
+        if "energy" in self.kinds:
+            return "energy"  # which is what predict gives
         per_structure = [name for name, kind in self.kinds.items() if not kind.per_atom]
         scalars = [name for name in per_structure if self.kinds[name].shape == ()]
         return next(iter(scalars or per_structure[: len(per_structure) == 1]), None)

@@ -339,15 +339,12 @@ def test_none_is_not_labelled():
     np.testing.assert_array_equal(y.labelled("energy"), [False, True])
 
 
-def test_array_is_the_first_scalar_column(targets):
+def test_array_is_the_energy_or_the_first_scalar_column(targets):
     np.testing.assert_array_equal(np.asarray(targets), ENERGY)
-    y = Targets(
-        kinds={"gap": TargetKind.scalar(intensive=True)},
-        forces=make_forces(),
-        gap=ENERGY,
-        energy=2 * ENERGY,
-    )
-    np.testing.assert_array_equal(np.asarray(y), ENERGY)
+    kinds = {name: TargetKind.scalar(intensive=True) for name in ("gap", "homo")}
+    y = Targets(kinds=kinds, forces=make_forces(), gap=ENERGY, homo=3 * ENERGY, energy=2 * ENERGY)
+    np.testing.assert_array_equal(np.asarray(y), 2 * ENERGY)
+    np.testing.assert_array_equal(np.asarray(y.select(["forces", "gap", "homo"])), ENERGY)
     assert np.asarray(y, dtype=np.float32).dtype == np.float32
 
 
