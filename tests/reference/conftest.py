@@ -64,6 +64,13 @@ CASES = {
         },
         {**DIPOLE, "mtt::tensor3+": ALL_TARGETS["mtt::tensor3+"]},
     ),
+    "several energies": (
+        {},
+        {
+            "energy/pbe": {"quantity": "energy", "key": "energy", "forces": {"key": "forces"}},
+            "mtt::gap": {"quantity": "energy", "key": "energy", "stress": {"key": "stress"}},
+        },
+    ),
     "zbl": ({"zbl": True, "heads": {"energy": "mlp"}}, DIPOLE),
     "p3m": ({"long_range": {"enable": True}}, DIPOLE),
     "ewald": ({"long_range": {"enable": True, "use_ewald": True}, "zbl": True}, DIPOLE),
