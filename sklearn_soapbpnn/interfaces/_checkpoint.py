@@ -108,12 +108,19 @@ def restore(cls, path):
     elements = np.sort(model.atomic_types)
     targets = {strip_prefix(name): kind for name, kind in kinds.items()}
     featurizer = make_featurizer(estimator).fit([Atoms(elements)])
+    baseline = read_baseline(model, elements, kinds)
+    scaler = read_scaler(model, elements, kinds)
+    # metatrain's models always have both; one that does nothing would be fitted to later targets
+    if not estimator.remove_composition_contribution and not _differ(baseline.coef_, 0.0):
+        baseline = None
+    if not estimator.scale_targets and not _differ(scaler.scale_, 1.0):
+        scaler = None
     steps = Steps(
         elements,
         featurizer._soap_parameters(),
         zbl=ZBLBaseline().fit([Atoms(elements)]) if estimator.zbl else None,
-        baseline=read_baseline(model, elements, kinds),
-        scaler=read_scaler(model, elements, kinds),
+        baseline=baseline,
+        scaler=scaler,
         featurizer=featurizer,
     )
     estimator._restore(steps, targets, (*targets, *read_derivatives(model)))
@@ -123,6 +130,10 @@ def restore(cls, path):
 
 def _shorten(text, width=100):
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _differ(arrays, value):
+    return any(np.any(array != value) for array in arrays.values())
 
 
 def strip_prefix(name):

@@ -79,6 +79,13 @@ CASES = {
         DIPOLE,
     ),
 }
+# training options besides the usual
+TRAINING = {
+    "without options": {
+        "scale_targets": False,
+        "atomic_baseline": {"energy": 0.0, "mtt::dipole": 0.0, "mtt::tensor3+": 0.0},
+    }
+}
 # metatrain builds its splines in torch's default dtype, so float64 needs that to be float64
 COMMAND = (
     "import sys, torch; torch.set_default_dtype(torch.float64); sys.argv = ['mtt', *sys.argv[1:]];"
@@ -144,7 +151,10 @@ def checkpoint(request, tmp_path_factory, frames):
         "architecture": {
             "name": "soap_bpnn",
             "model": {**MODEL, **model},
-            "training": {"num_epochs": 2, "batch_size": 4, "num_workers": 0},
+            "training": {
+                **{"num_epochs": 2, "batch_size": 4, "num_workers": 0},
+                **TRAINING.get(request.param, {}),
+            },
         },
         "training_set": {
             "systems": {"read_from": "data.xyz", "length_unit": "angstrom"},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_soapbpnn import SoapBPNNRegressor, Targets
+from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 
 pytest.importorskip("metatrain.soap_bpnn", reason="the extra `bench` installs metatrain")
 pytestmark = [
@@ -86,21 +86,47 @@ def test_pickled_model_predicts_the_same(model, frames, tmp_path):
     np.testing.assert_array_equal(loaded.predict(frames[:5]), model.predict(frames[:5]))
 
 
-def test_learning_goes_on(model, frames):
+def make_targets(kinds, frames):
     rng = np.random.default_rng(1)
     labels = {
         name: [rng.normal(size=(len(atoms), *kind.shape)) for atoms in frames]
         if kind.per_atom
         else rng.normal(size=(len(frames), *kind.shape))
-        for name, kind in model.kinds_.items()
+        for name, kind in kinds.items()
     }
-    y = Targets(kinds=model.kinds_, **labels)
-    before = model.predict(frames)
+    return Targets(kinds=kinds, **labels)
+
+
+def test_learning_goes_on(model, frames):
+    y = make_targets(model.kinds_, frames)
+    before, steps = model.predict(frames), model._steps
     model.set_params(warm_start=True, num_epochs=1, learning_rate=1e-12)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.fit(frames, y)
-    np.testing.assert_allclose(model.predict(frames), before, rtol=1e-8)
+    np.testing.assert_allclose(model.predict(frames), before, rtol=1e-8, atol=1e-9)
+    # scale, baseline and ZBL are those of the checkpoint
+    assert model._steps is steps
+    model.set_params(learning_rate=1e-3).partial_fit(frames, y)
+    assert model._steps is steps
+    assert not np.allclose(model.predict(frames), before, rtol=1e-8)
+
+
+@pytest.mark.parametrize("checkpoint", ["orthogonal", "without options"], indirect=True)
+def test_targets_that_are_added(model, frames):
+    before = model.predict(frames)
+    kinds = {**model.kinds_, "extra": TargetKind.scalar()}
+    steps = model._steps
+    model.set_params(learning_rate=1e-12).partial_fit(frames, make_targets(kinds, frames))
+    np.testing.assert_allclose(model.predict(frames), before, rtol=1e-8, atol=1e-9)
+    if model.scale_targets:
+        for name, scale in steps.scaler.scale_.items():
+            np.testing.assert_array_equal(model.scaler_.scale_[name], scale)
+        for name, coef in steps.baseline.coef_.items():
+            np.testing.assert_array_equal(model.baseline_.coef_[name], coef)
+        assert model.scaler_.scale_["extra"] != 1
+    else:
+        assert (model.scaler_, model.baseline_) == (None, None)
 
 
 def test_options_of_the_checkpoint_are_kept(model):
