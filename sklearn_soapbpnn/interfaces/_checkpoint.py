@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,14 @@ from torch import Tensor
 from .._steps import Steps, make_featurizer
 from ..data import TargetKind
 from ..preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
-from ._options import read_options
+from ._option_targets import list_lost
+from ._options import read_hypers
 
 N_PSEUDO_SPECIES = 4  # metatrain's
 
 
 def load_checkpoint(path):
-    """Return metatrain's model and its training options.
+    """Return metatrain's model, and the checkpoint that it was read from.
 
     Raises
     ------
@@ -27,10 +30,10 @@ def load_checkpoint(path):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file holds another architecture, or no checkpoint at all.
+        If the file holds another architecture, no trained model, or is not a checkpoint at all.
     """
     try:
-        from metatrain.utils.io import model_from_checkpoint
+        from metatrain.utils.io import is_exported_file, model_from_checkpoint
     except ImportError as err:
         raise ImportError(
             "Reading a metatrain checkpoint needs metatrain. Install it with "
@@ -39,41 +42,98 @@ def load_checkpoint(path):
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"path={str(path)!r} does not exist.")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    try:
+        exported = is_exported_file(path)
+        checkpoint = None if exported else torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as err:  # whatever unpickling may raise
+        raise ValueError(
+            f"path={str(path)!r} cannot be read. Pass a checkpoint (.ckpt) of metatrain."
+        ) from err
+    if exported:
+        raise ValueError(
+            f"path={str(path)!r} holds an exported model. Pass the checkpoint (.ckpt) that "
+            "metatrain writes next to it."
+        )
     name = checkpoint.get("architecture_name") if isinstance(checkpoint, dict) else None
     if name != "soap_bpnn":
         raise ValueError(
             f"path={str(path)!r} holds the architecture {name!r}; only checkpoints (.ckpt) of "
             "metatrain's 'soap_bpnn' can be read."
         )
-    training = dict(checkpoint.get("train_hypers") or {})
-    return model_from_checkpoint(checkpoint, context="export"), training
+    if checkpoint.get("best_model_state_dict") is None:
+        raise ValueError(
+            f"path={str(path)!r} holds no best epoch: it was written before the first was over. "
+            "Pass a later checkpoint of the training."
+        )
+    # metatrain's upgrades want a mapping
+    if not isinstance(checkpoint.get("train_hypers"), Mapping):
+        checkpoint["train_hypers"] = {}
+    return model_from_checkpoint(checkpoint, context="export"), checkpoint
+
+
+def upgrade_training(checkpoint):
+    """Return the training options of a checkpoint, upgraded in place as far as metatrain can."""
+    from metatrain.soap_bpnn import __trainer__ as trainer
+
+    if not checkpoint["train_hypers"]:
+        return {}
+    if checkpoint.get("trainer_ckpt_version") is None:
+        checkpoint["trainer_ckpt_version"] = 1  # as metatrain has it
+    while checkpoint["trainer_ckpt_version"] < trainer.__checkpoint_version__:
+        try:
+            trainer.upgrade_checkpoint(checkpoint)
+        except Exception:  # whatever upgrades of odd options raise
+            # metatrain refuses to go on training after some changes, that of the schedule of the
+            # learning rate for one; the options can be upgraded further all the same
+            checkpoint["trainer_ckpt_version"] += 1
+    return checkpoint["train_hypers"]
 
 
 def restore(cls, path):
     """Return an estimator of class ``cls`` that is fitted as a checkpoint says."""
-    model, training = load_checkpoint(path)
+    model, checkpoint = load_checkpoint(path)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     kinds = read_kinds(model)
-    hypers = {"name": "soap_bpnn", "model": dict(model.hypers), "training": training}
-    parameters = read_options({"architecture": hypers})
-    heads = {strip_prefix(name): "linear" for name in kinds}
-    heads |= parameters.get("heads") or {}
-    estimator = cls(**{**parameters, "heads": heads, "dtype": dtype})
+    lost = list_lost(checkpoint["train_hypers"].get("loss"), kinds)
+    parameters, left_out = read_hypers(model.hypers, upgrade_training(checkpoint), kinds)
+    if left_out := dict.fromkeys([*lost, *left_out]):
+        warnings.warn(
+            "The checkpoint was trained with options that SoapBPNNRegressor has no counterpart of, "
+            f"and they are left out: {'; '.join(map(_shorten, left_out))}. Predictions do not "
+            "depend on them; a fit that goes on from here may.",
+            UserWarning,
+            stacklevel=3,
+        )
+    estimator = cls(**parameters, dtype=dtype)
     elements = np.sort(model.atomic_types)
     targets = {strip_prefix(name): kind for name, kind in kinds.items()}
     featurizer = make_featurizer(estimator).fit([Atoms(elements)])
+    baseline = read_baseline(model, elements, kinds)
+    scaler = read_scaler(model, elements, kinds)
+    # metatrain's models always have both; one that does nothing would be fitted to later targets
+    if not estimator.remove_composition_contribution and not _differ(baseline.coef_, 0.0):
+        baseline = None
+    if not estimator.scale_targets and not _differ(scaler.scale_, 1.0):
+        scaler = None
     steps = Steps(
         elements,
         featurizer._soap_parameters(),
         zbl=ZBLBaseline().fit([Atoms(elements)]) if estimator.zbl else None,
-        baseline=read_baseline(model, elements, kinds),
-        scaler=read_scaler(model, elements, kinds),
+        baseline=baseline,
+        scaler=scaler,
         featurizer=featurizer,
     )
     estimator._restore(steps, targets, (*targets, *read_derivatives(model)))
     copy_weights(model, estimator.module_, kinds)
     return estimator
+
+
+def _shorten(text, width=100):
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _differ(arrays, value):
+    return any(np.any(array != value) for array in arrays.values())
 
 
 def strip_prefix(name):

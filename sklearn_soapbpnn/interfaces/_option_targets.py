@@ -1,7 +1,7 @@
 """What metatrain's options say target by target: names, heads, baselines, scales, losses.
 
 The functions that read take a value, its dotted path, and a list to which they add what has no
-counterpart.
+counterpart. They return the rest.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ STANDARD_TARGETS = {
     *("charge", "heat_flux", "mass", "momentum", "position", "spin_multiplicity", "velocity"),
 }
 GRADIENTS = {"positions": "forces", "strain": "stress"}
+# options of a loss without a counterpart, of earlier versions, with the values at which they do
+# nothing
+IDLE_TERM = {"sliding_factor": None}
 
 
 def list_trained(training_set, problems):
@@ -37,7 +40,7 @@ def list_trained(training_set, problems):
             f"training_set={training_set!r} (not a data set, nor a list of them)"
         )
     targets = {name: None for part in parts for name in part.get("targets") or ()}
-    return list(_rename(targets, "training_set.targets", problems))
+    return list(rename(targets, "training_set.targets", problems))
 
 
 def list_named(parameters, first=("energy",)):
@@ -68,7 +71,7 @@ def list_intensive(kinds):
 def read_targets(value, path, problems):
     """Read a mapping by target; an empty one is None."""
     if isinstance(value, Mapping):
-        return _rename(value, path, problems) or None
+        return rename(value, path, problems) or None
     hint = "a file; fit these, or write the numbers" if isinstance(value, str) else "not a mapping"
     return problems.append(f"{path}={value!r} ({hint})")
 
@@ -76,8 +79,9 @@ def read_targets(value, path, problems):
 def read_per_structure(names, path, problems):
     """Read the targets that are not divided by the number of atoms."""
     if isinstance(names, str) or not np.iterable(names):
-        return problems.append(f"{path}={names!r} (not a list)")
-    names = tuple(_rename(dict.fromkeys(names), path, problems))
+        problems.append(f"{path}={names!r} (not a list)")
+        return ()
+    names = tuple(rename(dict.fromkeys(names), path, problems))
     # with the energy, metatrain leaves its derivative by strain undivided as well
     return (*names, "stress") if "energy" in names else names
 
@@ -87,6 +91,7 @@ def read_loss(loss, path, problems):
     if not isinstance(loss, Mapping):
         if loss not in TYPES:
             problems.append(f"{path}={loss!r} ({', '.join(TYPES)} are there)")
+            return "mse"
         return loss
     parts = {}
     for name, entry in loss.items():
@@ -96,7 +101,23 @@ def read_loss(loss, path, problems):
         elif derivatives:
             problems.append(f"{path}.{name} ({' and '.join(derivatives)} belong to 'energy' only)")
         parts[name] = term
-    return _rename(parts, path, problems)
+    return rename(parts, path, problems)
+
+
+def list_lost(loss, targets):
+    """Return what metatrain drops in silence as it upgrades an old loss."""
+    if not isinstance(loss, Mapping):
+        return []
+    # the first formats had the type for all targets, and weights of derivatives by other names
+    weights = loss.get("weights") or {}
+    lost = {f"loss.weights.{name}": value for name, value in weights.items() if name not in targets}
+    terms = {"loss": loss} | {f"loss.{name}": term for name, term in loss.items()}
+    lost |= {
+        f"{path}.sliding_factor": term["sliding_factor"]
+        for path, term in terms.items()
+        if isinstance(term, Mapping) and term.get("sliding_factor") is not None
+    }
+    return [f"{path}={value!r}" for path, value in lost.items()]
 
 
 def read_baseline(parameters, learnt):
@@ -115,7 +136,7 @@ def write_heads(heads, names, kinds, problems):
     for name, head in heads.items():
         if head == "mlp" and name in kinds and not kinds[name].is_scalar:
             problems.append(
-                f"an MLP head of {name!r}, which is no scalar (heads={{{name!r}: 'linear'}} is)"
+                f"an MLP head of {name!r}, which is not a scalar (heads={{{name!r}: 'linear'}} is)"
             )
     return _write_names(heads)
 
@@ -160,7 +181,7 @@ def write_loss(loss, names):
     return _write_names(terms)
 
 
-def _rename(targets, path, problems):
+def rename(targets, path, problems):
     """Return a mapping by metatrain's names of targets as one by ours."""
     renamed = {}
     for name, value in targets.items():
@@ -169,7 +190,8 @@ def _rename(targets, path, problems):
             problems.append(f"{path}.{name} ({ours!r} follows from the energy; rename the target)")
         elif ours in renamed:
             problems.append(f"{path}.{name} (there is a target {ours!r} already)")
-        renamed[ours] = value
+        else:
+            renamed[ours] = value
     return renamed
 
 
@@ -205,14 +227,19 @@ def _read_terms(entry, path, problems):
 
 def _read_term(entry, path, problems):
     """Read a loss without derivatives."""
-    entry = dict(entry) if isinstance(entry, Mapping) else {"type": entry}
+    entry = entry if isinstance(entry, Mapping) else {"type": entry}
     allowed = {"type": TYPES, "reduction": REDUCTIONS}
+    term = {}
     for name, value in entry.items():
+        if name in IDLE_TERM and value == IDLE_TERM[name]:
+            continue
         if name not in TargetLoss.__dataclass_fields__:
             problems.append(f"{path}.{name}={value!r}")
         elif name in allowed and value not in allowed[name]:
             problems.append(f"{path}.{name}={value!r} ({', '.join(allowed[name])} are there)")
-    return entry
+        else:
+            term[name] = value
+    return term
 
 
 def _complete(term, derivatives):

@@ -20,6 +20,7 @@ from ._option_targets import (
     read_loss,
     read_per_structure,
     read_targets,
+    rename,
     write_baseline,
     write_heads,
     write_loss,
@@ -104,23 +105,7 @@ def read_options(path):
         If the options name data, which ``fit`` takes instead.
     """
     options = _load(path)
-    parameters, problems, not_read = {}, [], []
-    for key, value in _flatten(options):
-        if key == "validation_set" and isinstance(value, Real):
-            parameters["validation_fraction"] = value
-        elif key == "architecture.name" or (key in IDLE and value == IDLE[key]):
-            continue
-        elif key in NOT_READ:
-            not_read.append(key)
-        elif isinstance(value, str) and "${" in value:
-            problems.append(f"{key}={value!r} (write the value itself)")
-        elif key in _READERS:
-            name, read = _READERS[key]
-            parameters[name] = read(value, key, problems)
-        elif key in SAME or key in DEPRECATED:
-            parameters[{**SAME, **DEPRECATED}[key]] = value
-        else:
-            problems.append(f"{key}={value!r}")
+    parameters, problems, not_read = _read(options)
     learnt = list_trained(options.get("training_set"), problems)
     if problems:
         raise ValueError(
@@ -144,10 +129,50 @@ def read_options(path):
     return parameters
 
 
+def read_hypers(model, training, targets):
+    """Return the constructor arguments of a checkpoint, and what they leave out of its training.
+
+    Predictions do not depend on how a model was trained, so training options without a counterpart
+    are no errors, unlike those of the model.
+
+    Parameters
+    ----------
+    model, training : mapping
+        What options have under ``architecture``.
+    targets : iterable of str
+        What the checkpoint predicts, by metatrain's names.
+
+    Returns
+    -------
+    parameters : dict
+        Arguments, with a head for each of the targets and for no other.
+    left_out : list of str
+        Training options without a counterpart.
+
+    Raises
+    ------
+    ValueError
+        If options of the model or targets have no counterpart; the message names them all.
+    """
+    parameters, problems, _ = _read({"architecture": {"model": model}})
+    learnt = rename(dict.fromkeys(targets, "linear"), "targets", problems)
+    if problems:
+        raise ValueError(
+            "The checkpoint's predictions depend on what SoapBPNNRegressor has no counterpart of: "
+            f"{'; '.join(problems)}. Predict with metatrain, or train a model without."
+        )
+    of_training, left_out, _ = _read({"architecture": {"training": training}})
+    parameters |= of_training
+    read_baseline(parameters, learnt)
+    heads = parameters.get("heads") or {}
+    parameters["heads"] = {name: heads.get(name, head) for name, head in learnt.items()}
+    return parameters, [option.removeprefix("architecture.training.") for option in left_out]
+
+
 def write_options(model, path=None):
     """Return the hyperparameters of a regressor as metatrain's options.
 
-    ``training_set`` is for the user to add, and ``validation_set`` to replace where it is no
+    ``training_set`` is for the user to add, and ``validation_set`` to replace where it is not a
     fraction of it. Arguments that change no result (``checkpoint_dir``, ``verbose``,
     ``warm_start``) are left out.
 
@@ -223,7 +248,7 @@ def _load(path):
         try:
             options = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
         except yaml.YAMLError as err:
-            raise ValueError(f"path={str(path)!r} is no YAML file: {err}") from err
+            raise ValueError(f"path={str(path)!r} is not a YAML file: {err}") from err
     if not isinstance(options, Mapping):
         raise ValueError(f"path={str(path)!r} holds {options!r}, not a mapping of options.")
     architecture = options.get("architecture")
@@ -233,6 +258,28 @@ def _load(path):
             f"architecture.name is {name!r}; only options of metatrain's 'soap_bpnn' can be read."
         )
     return options
+
+
+def _read(options):
+    """Return the arguments that options set, what has no counterpart, and what ``fit`` takes."""
+    parameters, problems, not_read = {}, [], []
+    for key, value in _flatten(options):
+        if key == "validation_set" and isinstance(value, Real):
+            parameters["validation_fraction"] = value
+        elif key == "architecture.name" or (key in IDLE and value == IDLE[key]):
+            continue
+        elif key in NOT_READ:
+            not_read.append(key)
+        elif isinstance(value, str) and "${" in value:
+            problems.append(f"{key}={value!r} (write the value itself)")
+        elif key in _READERS:
+            name, read = _READERS[key]
+            parameters[name] = read(value, key, problems)
+        elif key in SAME or key in DEPRECATED:
+            parameters[{**SAME, **DEPRECATED}[key]] = value
+        else:
+            problems.append(f"{key}={value!r}")
+    return parameters, problems, not_read
 
 
 def _flatten(options, prefix=""):

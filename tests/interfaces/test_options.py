@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sklearn_soapbpnn import SoapBPNNRegressor, SoapFeaturizer, TargetKind, Targets
 from sklearn_soapbpnn.datasets import load_malonaldehyde
-from sklearn_soapbpnn.interfaces._options import read_options, write_options
+from sklearn_soapbpnn.interfaces._options import read_hypers, read_options, write_options
 from sklearn_soapbpnn.training import parse_loss
 
 FILE = """
@@ -244,6 +244,15 @@ def test_an_explicit_gradient_goes_on_top_of_its_shorthand():
     assert loss == {"energy": {"forces": {"type": "mae", "weight": 5.0}}}
 
 
+def test_a_factor_that_does_nothing():
+    # earlier versions of metatrain wrote it to every loss
+    term = {"type": "mae", "sliding_factor": None}
+    loss = {"energy": {**term, "gradients": {"positions": {**term, "weight": 5.0}}}}
+    loss = read_options(options(training={"loss": loss}))["loss"]["energy"]
+    assert loss.pop("stress") == {"type": "mse"}
+    assert loss == {"type": "mae", "forces": {"type": "mae", "weight": 5.0}}
+
+
 # baselines, scales, per structure --------------------------------------------------------
 
 
@@ -381,7 +390,7 @@ def test_training_sets_that_cannot_be_read(training_set, message):
     [
         ("", "holds None"),
         ("- 1", r"holds \[1\]"),
-        ("a: [", "no YAML file"),
+        ("a: [", "not a YAML file"),
         ("seed: 1", "architecture.name is None"),
         ("architecture: pet", "architecture.name is 'pet'"),
         ("architecture: {name: pet}", "architecture.name is 'pet'"),
@@ -428,6 +437,73 @@ def test_arguments_that_metatrain_does_not_have(parameters, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         write_options(SoapBPNNRegressor(**parameters), tmp_path / "options.yaml")
     assert not list(tmp_path.iterdir())
+
+
+# checkpoints -----------------------------------------------------------------------------
+
+
+def test_training_options_of_a_checkpoint_are_left_out_one_by_one():
+    training = {
+        "learning_rate": 1e-4,
+        "scheduler_factor": 0.8,
+        "loss": {
+            "energy": {"type": "masked_mse", "weight": 3.0, "gradients": {"cell": {}}},
+            "mtt::gap": {"type": "huber", "sliding_factor": 0.1, "forces": "mae"},
+            "mtt::forces": "mae",
+        },
+        "atomic_baseline": "composition.ckpt",
+        "fixed_scaling_weights": {"energy": 2.0},
+        "per_structure_targets": "mtt::gap",
+        "finetune": {"read_from": "model.ckpt", "config": {}},
+    }
+    parameters, left_out = read_hypers({"zbl": True}, training, ["energy", "mtt::gap"])
+    assert parameters == {
+        "zbl": True,
+        "heads": {"energy": "linear", "gap": "linear"},
+        "learning_rate": 1e-4,
+        "loss": {"energy": {"weight": 3.0}, "gap": {"type": "huber"}},
+        "fixed_composition_weights": None,
+        "fixed_scaling_weights": {"energy": 2.0},
+        "per_structure_targets": (),
+    }
+    assert [option.split(" (")[0] for option in left_out] == [
+        "scheduler_factor=0.8",
+        "loss.energy.gradients.cell={}",
+        "loss.energy.type='masked_mse'",
+        "loss.mtt::gap.sliding_factor=0.1",
+        "loss.mtt::gap",
+        "loss.mtt::forces",
+        "atomic_baseline='composition.ckpt'",
+        "per_structure_targets='mtt::gap'",
+        "finetune.read_from='model.ckpt'",
+    ]
+
+
+def test_a_loss_of_a_checkpoint_that_is_left_out_is_the_default():
+    parameters, left_out = read_hypers({}, {"loss": "masked_mse"}, ["energy"])
+    assert parameters["loss"] == "mse"
+    assert left_out == ["loss='masked_mse' (mse, mae, huber are there)"]
+
+
+def test_heads_and_baseline_are_those_of_the_targets():
+    hypers = {"heads": {"mtt::gap": "mlp", "mtt::other": "mlp"}}
+    training = {"atomic_baseline": {"mtt::gap": 0.0}}
+    parameters, _ = read_hypers(hypers, training, ["mtt::gap"])
+    assert parameters == {"heads": {"gap": "mlp"}, "remove_composition_contribution": False}
+
+
+@pytest.mark.parametrize(
+    ("model", "targets", "message"),
+    [
+        ({"soap": {"basis": "gto"}}, ["energy"], r"model\.soap\.basis='gto'"),
+        ({"legacy": None}, ["energy"], r"model\.legacy=None"),
+        ({}, ["energy", "mtt::forces"], r"targets\.mtt::forces"),
+        ({}, ["energy", "mtt::energy"], "a target 'energy' already"),
+    ],
+)
+def test_what_predictions_depend_on_is_not_left_out(model, targets, message):
+    with pytest.raises(ValueError, match=f"predictions depend.*no counterpart.*{message}"):
+        read_hypers(model, {}, targets)
 
 
 # there and back ---------------------------------------------------------------------------

