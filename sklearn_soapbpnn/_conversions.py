@@ -26,8 +26,14 @@ class Conversions:
         ImportError
             If metatrain is not installed; it is needed for reading, not afterwards.
         FileNotFoundError, ValueError
-            If there is no such file, it is no such checkpoint, or it has an option without a
-            counterpart.
+            If there is no such file, it is not such a checkpoint, or its model has an option
+            without a counterpart.
+
+        Warns
+        -----
+        UserWarning
+            If training options have no counterpart and are left out; predictions do not depend on
+            them.
         """
         from .interfaces._checkpoint import restore
 

@@ -86,7 +86,8 @@ def test_pickled_model_predicts_the_same(model, frames, tmp_path):
     np.testing.assert_array_equal(loaded.predict(frames[:5]), model.predict(frames[:5]))
 
 
-def make_targets(kinds, frames):
+def make_targets(model, kinds, frames):
+    """Labels without a meaning, but energies of the model's own reference."""
     rng = np.random.default_rng(1)
     labels = {
         name: [rng.normal(size=(len(atoms), *kind.shape)) for atoms in frames]
@@ -97,11 +98,13 @@ def make_targets(kinds, frames):
     for name, kind in kinds.items():
         if kind.is_symmetric:
             labels[name] = labels[name] + np.swapaxes(labels[name], 1, 2)
+    if "energy" in model.kinds_:
+        labels["energy"] = model.predict(frames) + rng.normal(scale=1e-3, size=len(frames))
     return Targets(kinds=kinds, **labels)
 
 
 def test_learning_goes_on(model, frames):
-    y = make_targets(model.kinds_, frames)
+    y = make_targets(model, model.kinds_, frames)
     before, steps = model.predict(frames), model._steps
     model.set_params(warm_start=True, num_epochs=1, learning_rate=1e-12)
     with warnings.catch_warnings():
@@ -115,12 +118,21 @@ def test_learning_goes_on(model, frames):
     assert not np.allclose(model.predict(frames), before, rtol=1e-8)
 
 
+@pytest.mark.parametrize("checkpoint", ["zbl"], indirect=True)
+def test_energies_of_another_reference(model, frames):
+    before, n_atoms = model.predict(frames), np.array([len(atoms) for atoms in frames])
+    model.set_params(num_epochs=1, learning_rate=1e-12)
+    with pytest.warns(UserWarning, match="another reference.*The baseline was refitted"):
+        model.partial_fit(frames, before + 1e3 * n_atoms)
+    np.testing.assert_allclose(model.predict(frames), before + 1e3 * n_atoms, rtol=1e-8)
+
+
 @pytest.mark.parametrize("checkpoint", ["orthogonal", "without options"], indirect=True)
 def test_targets_that_are_added(model, frames):
     before = model.predict(frames)
     kinds = {**model.kinds_, "extra": TargetKind.scalar()}
     steps = model._steps
-    model.set_params(learning_rate=1e-12).partial_fit(frames, make_targets(kinds, frames))
+    model.set_params(learning_rate=1e-12).partial_fit(frames, make_targets(model, kinds, frames))
     np.testing.assert_allclose(model.predict(frames), before, rtol=1e-8, atol=1e-9)
     if model.scale_targets:
         for name, scale in steps.scaler.scale_.items():
