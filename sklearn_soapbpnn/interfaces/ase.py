@@ -120,11 +120,11 @@ class SoapBPNNCalculator(Calculator):
     def _follow(self):
         """Take over what the model has learnt since the last call, and forget results of before."""
         *steps, regressor = _flatten(self.model)
+        learnt = _list_properties(regressor)
         # a fit gives every step new values; the objects are kept, so none can take another's place
         fitted = [value for step in (*steps, regressor) for value in vars(step).values()]
         if self._fitted is not None and _are_same(fitted, self._fitted):
             return
-        learnt = _list_properties(regressor)
         # descriptors are computed together with their gradients, not by the step
         steps = [step for step in steps if not isinstance(step, SoapFeaturizer)]
         _check_steps(steps, regressor)

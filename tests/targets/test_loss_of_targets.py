@@ -164,6 +164,8 @@ def test_per_structure_targets(frames, y, target):
     # derivatives have the scale of the energy
     scales = [m.scaler_.scale_.get(target, 0.0) for m in (model, plain)]
     assert np.array_equal(*scales) == (is_no_sum or target == "stress")
+    if target in DERIVED:
+        return  # they have a part in the scale, see the tests of TargetScaler
     residual = y["energy"] - model.baseline_.predict(frames)
     n_atoms = 1 if target == "energy" else np.array([len(atoms) for atoms in frames])
     scale = np.sqrt(np.mean((residual / n_atoms) ** 2))
