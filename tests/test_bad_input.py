@@ -178,7 +178,14 @@ BAD_STRUCTURES = {
 
 
 @pytest.mark.parametrize("case", BAD_STRUCTURES)
-def test_bad_structure(entry, case):
+def test_bad_structure(case):
+    atoms, message = BAD_STRUCTURES[case]
+    with pytest.raises(ValueError, match=message):
+        small_model().fit([molecule("H2O"), atoms, molecule("H2")], np.zeros(3))
+
+
+@pytest.mark.parametrize("case", ["NaN position", "flat cell", "bead"])
+def test_everything_refuses_bad_structures(entry, case):
     atoms, message = BAD_STRUCTURES[case]
     with pytest.raises(ValueError, match=message.replace("X", "X(_val)?")):
         entry([molecule("H2O"), atoms, molecule("H2")])
@@ -188,13 +195,13 @@ SINGLE_ATOMS = r"\[0\] holds single atoms.*pass a list of ase\.Atoms, not an arr
 
 
 @pytest.mark.parametrize("attribute", ["_pbc", "_cellobj"])
-def test_atoms_pickled_by_an_old_version_of_ase(entry, attribute):
+def test_atoms_pickled_by_an_old_version_of_ase(attribute):
     """Before 3.20 they had no ``_pbc``, before 3.18 no ``_cellobj``."""
     atoms = molecule("H2O")
     delattr(atoms, attribute)
-    message = rf"X(_val)?\[1\] is incomplete \(.*'{attribute}'\).*pickled it.*rebuild it: Atoms\("
+    message = rf"X\[1\] is incomplete \(.*'{attribute}'\).*pickled it.*rebuild it: Atoms\("
     with pytest.raises(ValueError, match=message):
-        entry([molecule("H2O"), atoms])
+        SoapFeaturizer(**SOAP).fit([molecule("H2O"), atoms])
 
 
 @pytest.mark.parametrize(
@@ -218,7 +225,22 @@ def test_atoms_pickled_by_an_old_version_of_ase(entry, attribute):
         *("table of atoms", "list of atoms", "frame", "int"),
     ],
 )
-def test_not_structures(entry, X, error, message):
+def test_not_structures(X, error, message):
+    with pytest.raises(error, match=message):
+        SoapFeaturizer(**SOAP).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        ([], ValueError, "holds no structures.*Pass at least one"),
+        (molecule("H2O"), TypeError, r"sequence of ase\.Atoms, got a single Atoms"),
+        ([molecule("H2O"), "H2O"], TypeError, r"\[1\] has the type str"),
+        (list(molecule("H2O")), TypeError, SINGLE_ATOMS),
+    ],
+    ids=["empty", "Atoms", "str", "list of atoms"],
+)
+def test_everything_refuses_what_are_not_structures(entry, X, error, message):
     with pytest.raises(error, match=message):
         entry(X)
 
@@ -272,15 +294,14 @@ COINCIDENT = {
         "featurizer transform",
     ],
 )
-@pytest.mark.parametrize("case", COINCIDENT)
-def test_coincident_atoms(request, name, case):
+def test_coincident_atoms(request, name):
     """The index is that of the structure in X, whatever the store holds already."""
     frames = make_frames()
     request.getfixturevalue("featurizer").transform(frames[:2])
-    X = [*frames[:2], COINCIDENT[case], frames[2]]
     message = r"structure 2 are at the same place \(distance .*\).*Remove one, or repair"
-    with pytest.raises(ValueError, match=message):
-        ENTRIES[name](request.getfixturevalue, X)
+    for atoms in COINCIDENT.values():
+        with pytest.raises(ValueError, match=message):
+            ENTRIES[name](request.getfixturevalue, [*frames[:2], atoms, frames[2]])
 
 
 def test_coincident_atoms_are_found_before_training(frames):
@@ -304,7 +325,6 @@ def test_unseen_element(request, name):
 FITTERS = [small_model, small_pipeline, CompositionBaseline, TargetScaler]
 
 
-@pytest.mark.parametrize("make", FITTERS)
 @pytest.mark.parametrize(
     ("y", "message"),
     [
@@ -318,18 +338,18 @@ FITTERS = [small_model, small_pipeline, CompositionBaseline, TargetScaler]
         ([0.0, [1.0, 2.0], 0.0, 0.0], r"\by\b"),
         (Targets(energy=[0.0, 0.0]), "X has 4 structures, but y has 2"),
         (Targets(energy=[np.nan] * 4), "'energy' has no label at all"),
-        (Targets(forces=make_forces(make_frames())), r"y (has|needs) .*'energy'.*\['forces'\]"),
     ],
     ids=[
         *("NaN", "infinity", "length", "column", "two columns", "scalar", "text", "ragged"),
-        *("length of Targets", "all NaN", "no energy"),
+        *("length of Targets", "all NaN"),
     ],
 )
-def test_bad_labels(frames, make, y, message):
-    estimator = make()
-    with pytest.raises(ValueError, match=message):
-        estimator.fit(frames, y)
-    assert not hasattr(estimator, "net_")
+def test_bad_labels(frames, y, message):
+    for make in FITTERS:
+        estimator = make()
+        with pytest.raises(ValueError, match=message):
+            estimator.fit(frames, y)
+        assert not hasattr(estimator, "net_")
 
 
 @pytest.mark.parametrize("make", [small_model, CompositionBaseline, TargetScaler])
@@ -354,16 +374,6 @@ def test_forces_of_wrong_length(frames):
 
 STRESS = np.zeros((4, 3, 3))
 NOT_LEARNABLE = {
-    "forces": (
-        {"forces": make_forces(make_frames())},
-        r"y has \['forces'\], which derive from a column 'energy', but only \['forces'\]. "
-        "Energies may be NaN.*use 'non_conservative_forces'",
-    ),
-    "stress": ({"stress": STRESS}, r"y has \['stress'\], which derive from a column 'energy'"),
-    "forces and a dipole": (
-        {"dipole": DIPOLE, "forces": make_forces(make_frames())},
-        r"y has \['forces'\], which derive from .*'energy', but only \['dipole', 'forces'\]",
-    ),
     "stress and virial": (
         {"energy": ENERGY, "stress": STRESS, "virial": STRESS},
         "both 'stress' and 'virial'.*Leave one out",
@@ -448,7 +458,6 @@ def test_stress_labels_need_a_cell(frames, name):
     assert_refused(ValueError, message, frames[:3], y)
 
 
-@pytest.mark.parametrize("make", FITTERS)
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
@@ -460,12 +469,13 @@ def test_stress_labels_need_a_cell(frames, name):
     ],
     ids=["negative", "length", "NaN", "all zero", "2-D"],
 )
-def test_bad_sample_weight(frames, make, weight, message):
-    estimator = make()
-    step = f"{estimator.steps[0][0]}__" if isinstance(estimator, Pipeline) else ""
-    with pytest.raises(ValueError, match=message):
-        estimator.fit(frames, ENERGY, **{f"{step}sample_weight": weight})
-    assert not hasattr(estimator, "net_")
+def test_bad_sample_weight(frames, weight, message):
+    for make in FITTERS:
+        estimator = make()
+        step = f"{estimator.steps[0][0]}__" if isinstance(estimator, Pipeline) else ""
+        with pytest.raises(ValueError, match=message):
+            estimator.fit(frames, ENERGY, **{f"{step}sample_weight": weight})
+        assert not hasattr(estimator, "net_")
 
 
 # --- validation data -----------------------------------------------------------------------------
@@ -531,74 +541,59 @@ def test_validation_data_must_carry_what_the_training_data_carry(frames):
 
 # --- parameters ----------------------------------------------------------------------------------
 
+# of each kind of constraint a parameter or two, and all limits that are not those of scikit-learn
 BAD_VALUES = {
-    "cutoff_radius": [0, -1.0, np.nan, "5"],
-    "cutoff_width": [0, -0.5],
+    "cutoff_radius": [0, np.nan, "5"],
+    "cutoff_width": [0],
     "max_radial": [-1, 1.5, 50],
-    "max_angular": [-1, 2.0, 26],
+    "max_angular": [-1, 26],
     "num_hidden_layers": [-1, 1.0],
-    "num_neurons_per_layer": [0, "32"],
+    "num_neurons_per_layer": [0],
     "layernorm": ["yes", 2],
-    "add_lambda_basis": ["yes", 2, None],
     "heads": ["mlp", ["mlp"]],
-    "zbl": ["yes", 2, None],
-    "species_encoding": ["embedded", None, True],
-    "n_pseudo_species": [0, -1, 2.0, None],
-    "long_range": ["yes", 2, None],
-    "use_ewald": ["no", 2],
-    "smearing": [0, -1.4, np.nan, np.inf, "1"],
-    "kspace_resolution": [0.0, -1.0, np.nan, np.inf, "1"],
-    "interpolation_nodes": [1, 6, 3.0, None],
-    "batch_size": [0, 2.5],
-    "num_epochs": [0, -1],
+    "species_encoding": ["embedded", None],
+    "long_range": [None],
+    "smearing": [np.inf],
+    "kspace_resolution": [np.inf],
+    "interpolation_nodes": [1, 6],
     "warmup_fraction": [-0.1, 1.5],
-    "learning_rate": [0, -1e-3, "fast"],
-    "log_interval": [0],
-    "checkpoint_interval": [0, 2.5],
-    "distributed": ["yes", 2, None],
     "distributed_port": [0, 70000, "http"],
     "checkpoint_dir": [3],
-    "early_stopping": ["yes", 2],
-    "n_iter_no_change": [0, 1.5],
-    "num_workers": [-1, 0.5, "many"],
-    "memory_limit": [0, -1.0, "1 GiB"],
-    "scale_targets": ["yes"],
+    "num_workers": [-1, "many"],
+    "memory_limit": [0, "1 GiB"],
     "fixed_scaling_weights": [0.1],
-    "remove_composition_contribution": ["no"],
-    "fixed_composition_weights": [[1.0]],
     "per_structure_targets": ["energy"],
-    "log_mae": ["yes"],
-    "log_separate_blocks": ["yes", 2],
-    "best_model_metric": ["rmse", None],
-    "loss": [None, 3],
-    "device": [0, None, "quantum"],
-    "dtype": ["float16", np.float32],
-    "random_state": ["seed", -1],
+    "best_model_metric": ["rmse"],
+    "loss": [None],
+    "device": [0, "quantum"],
+    "dtype": ["float16"],
+    "random_state": [-1],
     "validation_fraction": [-0.1, 1.0],
-    "warm_start": ["yes", 2, None],
     "verbose": [-1],
     "callbacks": ["early"],
     "net_params": [[]],
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, values in BAD_VALUES.items() for value in values]
-)
-def test_bad_value_of_a_parameter(frames, name, value):
-    model = small_model(**{name: value})
-    with pytest.raises(ValueError, match=name) as info:
-        model.fit(frames, ENERGY)
-    assert str(value) in str(info.value)
-    # nothing was fitted: not even the steps that come before the network
-    assert not [key for key in vars(model) if key.endswith("_")]
+@pytest.mark.parametrize("name", BAD_VALUES)
+def test_bad_value_of_a_parameter(frames, name):
+    for value in BAD_VALUES[name]:
+        model = small_model(**{name: value})
+        with pytest.raises(ValueError, match=name) as info:
+            model.fit(frames, ENERGY)
+        assert str(value) in str(info.value)
+        # nothing was fitted: not even the steps that come before the network
+        assert not [key for key in vars(model) if key.endswith("_")]
 
 
-def test_every_parameter_is_constrained_or_not_built():
+def test_every_parameter_is_constrained():
+    """So that what is constrained to nothing is refused: no object is of any of the types."""
     names = set(inspect.signature(SoapBPNNRegressor).parameters)
-    constrained = set(SoapBPNNRegressor._parameter_constraints)
-    assert constrained == names
-    assert set(BAD_VALUES) >= constrained
+    assert set(SoapBPNNRegressor._parameter_constraints) == names
+    for name in names:
+        model = small_model(**{name: object()})
+        with pytest.raises(ValueError, match=f"The {name!r} parameter of SoapBPNNRegressor"):
+            model.fit(make_frames(), ENERGY)
 
 
 @pytest.mark.parametrize("name", ["cutoff_radius", "cutoff_width", "max_radial", "max_angular"])
@@ -621,7 +616,6 @@ def test_bad_parameter_of_the_featurizer(frames, name, value):
         ({"heads": {"charges": "mlp"}}, make_frames(), ENERGY, {}),
         ({"fixed_composition_weights": {"charges": 1.0}}, make_frames(), ENERGY, {}),
         ({}, [Atoms("N", [[0, 0, np.nan]])], [1.0], {}),
-        ({}, make_frames(), Targets(forces=make_forces(make_frames())), {}),
         pytest.param(
             *({}, [molecule("NH3"), Atoms("H2", [[0, 0, 0]] * 2)], [1.0, 2.0], {}),
         ),
@@ -632,7 +626,7 @@ def test_bad_parameter_of_the_featurizer(frames, name, value):
         ),
     ],
     ids=[
-        *("parameter", "heads", "fixed weights", "position", "forces alone"),
+        *("parameter", "heads", "fixed weights", "position"),
         *("coincident atoms", "degree", "weights"),
     ],
 )
@@ -1110,21 +1104,14 @@ def test_calculator_refuses_an_element_that_appears_later(calculator):
         atoms.get_potential_energy()
 
 
-@pytest.mark.parametrize("case", COINCIDENT)
-def test_calculator_refuses_coincident_atoms(calculator, case):
-    atoms = COINCIDENT[case].copy()
-    atoms.calc = calculator
-    with pytest.raises(ValueError, match="are at the same place"):
-        atoms.get_forces()
-
-
-@pytest.mark.parametrize("case", BAD_STRUCTURES)
-def test_calculator_refuses_bad_geometry(calculator, case):
-    atoms, message = BAD_STRUCTURES[case]
-    atoms = atoms.copy()
-    atoms.calc = calculator
-    with pytest.raises(ValueError, match=message.replace("1", "0", 1)):
-        atoms.get_potential_energy()
+def test_calculator_refuses_bad_geometry(calculator):
+    bad = [(atoms, message.replace("1", "0", 1)) for atoms, message in BAD_STRUCTURES.values()]
+    bad += [(atoms, "are at the same place") for atoms in COINCIDENT.values()]
+    for atoms, message in bad:
+        atoms = atoms.copy()
+        atoms.calc = calculator
+        with pytest.raises(ValueError, match=message):
+            atoms.get_potential_energy()
 
 
 def test_calculator_has_no_stress_of_a_molecule(calculator):
@@ -1242,15 +1229,13 @@ LEGAL = {
 }
 
 
-@pytest.mark.parametrize("make", [small_model, small_pipeline])
 @pytest.mark.parametrize("case", LEGAL)
-def test_legal_structures(case, make):
+def test_legal_structures(case):
     X = LEGAL[case]
     energy = -3.0 * np.arange(1.0, len(X) + 1)
     y = Targets(energy=energy, forces=make_forces(X))
-    estimator = make().fit(X, y)
-    history = (estimator[-1] if make is small_pipeline else estimator).history_
-    assert np.isfinite(history[:, "train_loss"]).all()
+    estimator = small_pipeline().fit(X, y)
+    assert np.isfinite(estimator[-1].history_[:, "train_loss"]).all()
     predictions = estimator.predict(X, targets=["energy", "forces"])
     assert is_finite(predictions)
     assert [len(forces) for forces in predictions["forces"]] == [len(atoms) for atoms in X]

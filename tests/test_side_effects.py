@@ -41,10 +41,8 @@ SOAP = {"cutoff_radius": 3.5, "max_radial": 2, "max_angular": 2}
 NETWORK = {"num_neurons_per_layer": 6, "num_epochs": 2, "batch_size": 3, "random_state": 0}
 OPTIONS = {
     "plain": {},
-    "alchemical": {"species_encoding": "alchemical", "n_pseudo_species": 2},
-    "long range": {"long_range": True},
-    "both": {"species_encoding": "alchemical", "long_range": True, "zbl": True},
-    "double": {"dtype": "float64"},
+    "alchemical": {"species_encoding": "alchemical", "n_pseudo_species": 2, "dtype": "float64"},
+    "long range": {"species_encoding": "alchemical", "long_range": True, "zbl": True},
     "streamed": {"memory_limit": 1, "num_workers": 0},
 }
 NAMES = ["energy", "energies", "forces", "stress", "features"]
@@ -173,22 +171,20 @@ class Stop(Callback):
 
 def fail(X, y):
     with pytest.raises(RuntimeError, match="stopped"):
-        make_model("both", callbacks=[Stop()]).fit(X, y)
+        make_model("long range", callbacks=[Stop()]).fit(X, y)
 
 
 ACTIONS = {
     "fit": lambda X, y, path: make_model().fit(X, y),
     "fit alchemical": lambda X, y, path: make_model("alchemical").fit(X, y),
-    "fit with both": lambda X, y, path: make_model("both").fit(X, y),
-    "fit in float64": lambda X, y, path: make_model("double").fit(X, y),
+    "fit long range": lambda X, y, path: make_model("long range").fit(X, y),
     "fit streamed": lambda X, y, path: make_model("streamed").fit(X, y),
     "fit with checkpoints": lambda X, y, path: make_model(checkpoint_dir=path).fit(X, y),
     "fit that is refused": lambda X, y, path: pytest.raises(
         ValueError, make_model().fit, X, np.full(len(X), np.nan)
     ),
     "fit that fails": lambda X, y, path: fail(X, y),
-    "predict": lambda X, y, path: predict(make_model().fit(X, y), X),
-    "predict long range": lambda X, y, path: predict(make_model("both").fit(X, y), X),
+    "predict": lambda X, y, path: predict(make_model("long range").fit(X, y), X),
     "score": lambda X, y, path: make_model().fit(X, y).score(X, y),
     "partial_fit": lambda X, y, path: make_model().fit(X, y).partial_fit(X, y),
     "Pipeline": lambda X, y, path: predict(make_pipeline().fit(X, y), X),
@@ -197,7 +193,7 @@ ACTIONS = {
     ).fit(X, y),
     "featurise": lambda X, y, path: np.asarray(SoapFeaturizer(**SOAP).fit_transform(X)),
     "featurise to disk": lambda X, y, path: SoapFeaturizer(**SOAP, memory=path).fit_transform(X),
-    "calculator": lambda X, y, path: calculate(make_model().fit(X, y), X[1::2]),
+    "calculator": lambda X, y, path: calculate(make_model().fit(X, y), X[1:4:2]),
     "files": lambda X, y, path: save_and_load(make_model(), X, y, path),
     "clone": lambda X, y, path: clone(make_model().fit(X, y)),
     "repr": lambda X, y, path: make_model().fit(X, y)._repr_html_(),
@@ -210,29 +206,17 @@ def _warm_up():
     """What packages set up when they are first used is not looked at."""
     X = make_frames()
     y = Targets.from_atoms(X, energy="energy", forces="forces")
-    predict(make_model("both").fit(X, y), X)
-
-
-@pytest.mark.parametrize("action", ACTIONS)
-def test_global_state(data, action, tmp_path):
-    before = list_globals()
-    ACTIONS[action](*data, tmp_path)
-    after = list_globals()
-    assert [name for name in before if before[name] != after[name]] == []
+    predict(make_model("long range").fit(X, y), X)
 
 
 def test_global_random_states_do_not_matter(data):
     """An int as ``random_state`` fixes everything, whatever the global generators hold."""
     X, y = data
-    expected = predict(make_model("both").fit(X, y), X)
-    for seed in (1, 2):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        assert_array_equal(predict(make_model("both").fit(X, y), X), expected)
-
-
-# --- the user's objects --------------------------------------------------------------------------
+    expected = predict(make_model("long range").fit(X, y), X)
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert_array_equal(predict(make_model("long range").fit(X, y), X), expected)
 
 
 def describe_atoms(atoms):
@@ -252,16 +236,22 @@ def describe_atoms(atoms):
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_structures_and_labels(data, action, tmp_path):
+def test_nothing_else_changes(data, action, tmp_path):
+    """Neither global state nor structures and labels, given as Targets or as an array."""
     X, y = data
     energy = np.array(y["energy"])
     before = [describe_atoms(atoms) for atoms in X], joblib.hash(y)
+    state = list_globals()
     ACTIONS[action](X, y, tmp_path)
     ACTIONS[action](X, energy, tmp_path)
+    assert [name for name, value in list_globals().items() if state[name] != value] == []
     assert ([describe_atoms(atoms) for atoms in X], joblib.hash(y)) == before
     assert_array_equal(energy, y["energy"])
     assert energy.flags.writeable
     assert len(X) == 8
+
+
+# --- the user's objects --------------------------------------------------------------------------
 
 
 def test_arrays_of_targets_are_copied():
@@ -345,7 +335,7 @@ def expected():
 
 # what a setting makes impossible
 KNOWN = {
-    "float64": (["long range", "both"], "torch's second derivative of det in float32"),
+    "float64": (["long range"], "torch's second derivative of det in float32"),
 }
 
 
@@ -434,22 +424,22 @@ def fit_one(option):
     return predict(make_model(option).fit(X, y), X)
 
 
-@pytest.mark.parametrize("n_threads", [2, 6])
-def test_fits_in_threads(expected, n_threads):
-    with ThreadPoolExecutor(n_threads) as pool:
+def test_fits_in_threads(expected):
+    with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(fit_one, [*OPTIONS, *OPTIONS]))
     for option, values in zip([*OPTIONS, *OPTIONS], found):
         assert_array_equal(values, expected[option][0], err_msg=option)
 
 
 def test_fits_in_processes(expected):
-    found = joblib.Parallel(2)(joblib.delayed(fit_one)(option) for option in OPTIONS)
+    options = ["plain", "long range"]
+    found = joblib.Parallel(2)(joblib.delayed(fit_one)(option) for option in options)
     get_reusable_executor().shutdown(wait=True)
-    for option, values in zip(OPTIONS, found):
+    for option, values in zip(options, found):
         assert_array_equal(values, expected[option][0], err_msg=option)
 
 
-def run_in_threads(function, n_calls=12, n_threads=4):
+def run_in_threads(function, n_calls=6, n_threads=3):
     """Call a function again and again, all threads at once."""
     start = threading.Barrier(n_threads)
 
@@ -471,8 +461,8 @@ def test_predict_in_threads(data, option):
         assert_array_equal(values, expected)
     singles = [predict(model, [atoms]) for atoms in X]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda atoms: predict(model, [atoms]), X * 3))
-    for values, wanted in zip(found, singles * 3, strict=True):
+        found = list(pool.map(lambda atoms: predict(model, [atoms]), X))
+    for values, wanted in zip(found, singles, strict=True):
         assert_array_equal(values, wanted)
 
 
@@ -481,7 +471,7 @@ def test_calculators_in_threads(data, option):
     """Every thread has its own calculator, of the one model."""
     X, y = data
     model = make_model(option).fit(X, y)
-    X = X[1::2]
+    X = X[1:4:2]
     expected = calculate(model, X)
     for values in run_in_threads(lambda: calculate(model, X)):
         assert_array_equal(values, expected)

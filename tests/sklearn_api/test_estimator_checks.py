@@ -355,12 +355,6 @@ def test_n_features_in_of_the_regressor(data):
     assert model.n_features_in_ == len(featurizer.get_feature_names_out())
 
 
-@each(SUPERVISED)
-def test_fit_requires_y(estimator, crystals):
-    with pytest.raises(ValueError, match="y is missing"):
-        clone(estimator).fit(crystals[0], None)
-
-
 @each(UNSUPERVISED)
 def test_some_need_no_y(estimator, crystals):
     X, y = crystals
@@ -404,23 +398,6 @@ def test_integer_energies(estimator, crystals):
     assert_same(observe(clone(estimator).fit(X, energies), X), observe(as_floats, X))
 
 
-@each(SUPERVISED)
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_energies_that_are_no_numbers(estimator, bad, crystals):
-    X, y = crystals
-    energies = np.asarray(y).copy()
-    energies[3] = bad
-    with pytest.raises(ValueError, match="3"):
-        clone(estimator).fit(X, energies)
-
-
-@each(SUPERVISED)
-def test_lengths_that_differ(estimator, crystals):
-    X, y = crystals
-    with pytest.raises(ValueError, match=f"{len(X)}.*{len(X) - 1}"):
-        clone(estimator).fit(X, y[:-1])
-
-
 def test_who_takes_sample_weight():
     assert all(has_fit_parameter(estimator, "sample_weight") for estimator in SUPERVISED)
     assert not any(has_fit_parameter(estimator, "sample_weight") for estimator in UNSUPERVISED)
@@ -443,24 +420,6 @@ def test_equal_sample_weights_are_none(estimator, crystals):
     expected = observe(clone(estimator).fit(X, y), X)
     ones = clone(estimator).fit(X, y, sample_weight=np.ones(len(X)))
     assert_same(observe(ones, X), expected, rtol=1e-9)
-
-
-@each(SUPERVISED)
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        (lambda n: np.ones(n - 1), "sample_weight.shape"),
-        (lambda n: np.ones((n, 2)), "1D"),
-        (np.zeros, "non-zero"),
-        (lambda n: np.linspace(-1.0, 1.0, n), "[Nn]egative"),
-        (lambda n: np.full(n, np.nan), "NaN"),
-    ],
-    ids=["short", "2d", "zero", "negative", "nan"],
-)
-def test_bad_sample_weights(estimator, weights, message, crystals):
-    X, y = crystals
-    with pytest.raises(ValueError, match=message):
-        clone(estimator).fit(X, y, sample_weight=weights(len(X)))
 
 
 # --- targets of every kind, and what changes the network ------------------------------------------

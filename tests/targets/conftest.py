@@ -30,7 +30,7 @@ def mixture():
     return frames
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def draw():
     """Return a function that draws labels of some kinds for structures."""
 
