@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dis
 import math
 import sys
 
@@ -14,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ._dataset import EvaluationIterator, TrainingIterator
 from ._distributed import SingleProcess
+from ._interrupts import note_interrupts
 from ._progress import Bar, Progress
 
 
@@ -244,17 +244,18 @@ class SoapBPNNNet(NeuralNet):
 
     def fit_loop(self, *args, **kwargs):
         """Run the epochs; note if Ctrl-C ends them, and take the progress bar of an error away."""
-        try:
-            return super().fit_loop(*args, **kwargs)
-        except KeyboardInterrupt as err:
-            # callbacks end a fit in the same way
-            self.interrupted_ = self.interrupted_ or not _is_raised_by_code(err)
-            raise
-        except Exception:
-            for _, callback in self.callbacks_:
-                if isinstance(callback, Bar):
-                    callback.on_train_end(self)
-            raise
+        with note_interrupts() as noted:
+            try:
+                return super().fit_loop(*args, **kwargs)
+            except KeyboardInterrupt:
+                # callbacks end a fit in the same way
+                self.interrupted_ = self.interrupted_ or bool(noted)
+                raise
+            except Exception:
+                for _, callback in self.callbacks_:
+                    if isinstance(callback, Bar):
+                        callback.on_train_end(self)
+                raise
 
     def train_step_single(self, batch, **fit_params):
         """Compute the loss of a batch and its gradient."""
@@ -355,14 +356,6 @@ class SoapBPNNNet(NeuralNet):
         if not training:
             total, errors = self.processes.sum_errors(total, errors)
         return total, n_structures, errors
-
-
-def _is_raised_by_code(err):
-    """Whether a ``raise`` is behind an exception, rather than a signal between any two steps."""
-    place = err.__traceback__
-    while place.tb_next is not None:
-        place = place.tb_next
-    return place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _add_errors(errors, predictions, batch):
