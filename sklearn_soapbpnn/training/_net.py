@@ -267,13 +267,7 @@ class SoapBPNNNet(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         """Make one step of the optimiser and of the schedule."""
-        for group in self.optimizer_.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-        step = self.train_step_single(batch, **fit_params)
-        named = self.get_all_learnable_params()
-        self.notify("on_grad_computed", named_parameters=named, batch=batch)
-        self.optimizer_.step()
+        step = super().train_step(batch, **fit_params)
         self.schedule_.step()
         return step
 

@@ -141,6 +141,7 @@ BIT_CASES = {
     "best by the loss": {"best_model_metric": "loss", "loss": "huber"},
     "momentum": {"net_params": {"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9}},
     "AdamW": {"net_params": {"optimizer": torch.optim.AdamW}},
+    "L-BFGS": {"net_params": {"optimizer": torch.optim.LBFGS}},
     "odd batches": {"batch_size": 7},
     "larger than memory": {"memory_limit": 1},
     "larger than memory, made ahead": {"memory_limit": 1, "num_workers": 1},
