@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import sys
 
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer
-from skorch.callbacks.scoring import ScoringBase
 from torch.optim.lr_scheduler import LambdaLR
 
 from ._dataset import EvaluationIterator, TrainingIterator
@@ -93,23 +93,6 @@ class StopEarly(Callback):
         if epoch < net.max_epochs and net.ends_after(epoch):
             # what ends a fit in skorch
             raise KeyboardInterrupt
-
-
-def check_callbacks(callbacks):
-    """Raise if something is no callback, or one that wants to score predictions itself."""
-    for entry in callbacks or ():
-        callback = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
-        is_class = isinstance(callback, type) and issubclass(callback, Callback)
-        if not (isinstance(callback, Callback) or is_class):
-            raise TypeError(
-                f"callbacks must hold callbacks of skorch, or (name, callback), got {entry!r}."
-            )
-        if isinstance(callback, ScoringBase) or (is_class and issubclass(callback, ScoringBase)):
-            raise ValueError(
-                f"callbacks holds {callback!r}, which scores a dataset of X and y; here there is "
-                "none. history_ has the validation errors of every target, e.g. "
-                "'valid_energy_rmse', which callbacks can monitor."
-            )
 
 
 class SoapBPNNNet(NeuralNet):
@@ -203,6 +186,17 @@ class SoapBPNNNet(NeuralNet):
     def best_epoch_(self):
         """The callback that keeps the best epoch."""
         return dict(self.callbacks_)["best"]
+
+    def initialize_optimizer(self, *args, **kwargs):
+        """Make the optimiser; raise if a group of weights that it treats apart is empty."""
+        names = [name for name, _ in self.get_all_learnable_params()]
+        for pattern, _ in self.get_params_for("optimizer").get("param_groups", ()):
+            if not fnmatch.filter(names, pattern):
+                raise ValueError(
+                    f"net_params: 'optimizer__param_groups' names {pattern!r}, which matches none "
+                    f"of the weights: {names}."
+                )
+        return super().initialize_optimizer(*args, **kwargs)
 
     def get_dataset(self, X, y=None):
         """Return the training data as it is."""

@@ -456,7 +456,9 @@ def test_every_parameter_is_known_to_matter_or_not():
 
 
 def test_a_parameter_that_no_other_process_knows(tmp_path, energies):
-    options = {"net_params": {"optimizer": lambda *args, **kwargs: None}}
+    options = {
+        "net_params": {"optimizer": lambda *args, **kwargs: torch.optim.SGD(*args, **kwargs)}
+    }
     model = SoapBPNNRegressor(**FIT, **options, checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match=r"net_params=.*lambda.*cannot be recognised.*imported"):
         model.fit(*energies)
