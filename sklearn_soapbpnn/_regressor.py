@@ -172,7 +172,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
     callbacks : list of skorch callbacks, default=None
         Further callbacks of the training loop, e.g. ``EarlyStopping(monitor="valid_metric")``.
         Those that cannot work here are refused: they score datasets, set the learning rate, or
-        write checkpoints of their own.
+        load the state of another fit.
     net_params : dict, default=None
         The optimizer and its arguments, as in a :class:`skorch.NeuralNet`, e.g.
         ``{"optimizer": torch.optim.AdamW, "optimizer__weight_decay": 1e-2}``; it may be one that

@@ -8,14 +8,9 @@ from skorch.callbacks import (
     LoadInitState,
     LRScheduler,
     PassthroughScoring,
-    TrainEndCheckpoint,
 )
 from skorch.callbacks.scoring import ScoringBase
 
-_OTHER_FILES = (
-    "which writes or reads the state of the net, not that of the regressor. Set checkpoint_dir and "
-    "go on with fit(..., resume=True), or call save on the fitted model."
-)
 # callbacks of skorch that cannot work here: why, and what to do instead
 REFUSED_CALLBACKS = {
     ScoringBase: "which scores a dataset of X and y; here there is none. history_ has the "
@@ -24,9 +19,8 @@ REFUSED_CALLBACKS = {
     "losses of every epoch.",
     LRScheduler: "but the learning rate has its schedule: a warm-up, then a cosine to zero. Set "
     "learning_rate and warmup_fraction.",
-    Checkpoint: _OTHER_FILES,
-    TrainEndCheckpoint: _OTHER_FILES,
-    LoadInitState: _OTHER_FILES,
+    LoadInitState: "which loads the state of the net, not that of the regressor. Set "
+    "checkpoint_dir and go on with fit(..., resume=True), or set warm_start=True.",
     InputShapeSetter: "but fit knows the size of the input itself. Leave it out.",
 }
 # what the regressor has under the same name, and under another one
@@ -61,6 +55,11 @@ def check_callbacks(callbacks):
         for refused, why in REFUSED_CALLBACKS.items():
             if issubclass(kind, refused):
                 raise ValueError(f"callbacks holds {callback!r}, {why}")
+        if isinstance(callback, Checkpoint) and callback.load_best:
+            raise ValueError(
+                f"callbacks holds {callback!r}, whose load_best=True would take later epochs out "
+                "of the history. Leave it out: the best epoch is kept by best_model_metric."
+            )
 
 
 def check_net_params(net_params, learning_rate, device):

@@ -16,7 +16,6 @@ from skorch.callbacks import (
     PassthroughScoring,
     PrintLog,
     ProgressBar,
-    TrainEndCheckpoint,
 )
 
 from sklearn_soapbpnn import SoapBPNNRegressor
@@ -99,8 +98,7 @@ def test_an_optimizer_that_evaluates_the_loss_itself(molecules):
         (LRScheduler(policy="StepLR", step_size=1), "Set learning_rate and warmup_fraction"),
         (LRScheduler, "Set learning_rate and warmup_fraction"),
         (("schedule", LRScheduler()), "Set learning_rate and warmup_fraction"),
-        (Checkpoint(), "Set checkpoint_dir and go on with fit.*resume=True"),
-        (TrainEndCheckpoint(), "Set checkpoint_dir and go on with fit.*resume=True"),
+        (Checkpoint(load_best=True), "Leave it out: the best epoch is kept by best_model_metric"),
         (LoadInitState(Checkpoint()), "Set checkpoint_dir and go on with fit.*resume=True"),
         (PassthroughScoring("train_loss"), "history_ has the losses of every epoch"),
         (InputShapeSetter(), "Leave it out"),
