@@ -11,7 +11,14 @@ from .data import LEARNT_DERIVATIVES, as_structures, as_targets, check_elements,
 from .metrics import PER_ATOM
 from .potentials import LongRangeParameters, check_long_range, import_torchpme
 from .preprocessing import check_fixed_weights, check_scales
-from .training import check_callbacks, check_workers, estimate_weights, find_memory, parse_loss
+from .training import (
+    check_callbacks,
+    check_net_params,
+    check_workers,
+    estimate_weights,
+    find_memory,
+    parse_loss,
+)
 
 SOAP_PARAMETERS = ("cutoff_radius", "cutoff_width", "max_radial", "max_angular")
 # real arrays of the size of the mesh that a long-range sum holds at once, for each charge
@@ -26,11 +33,6 @@ FIXED_BY_FIT = (
 )
 # what the input of the last layer of a target is called
 LAST_LAYER = "_last_layer_features"
-OWN_NET_PARAMETERS = {
-    *("module", "criterion", "lr", "max_epochs", "batch_size", "device", "callbacks", "verbose"),
-    *("order_seed", "warmup_fraction", "best_model_metric", "log_interval", "log_mae"),
-    *("log_separate_blocks", "n_iter_no_change", "checkpoints", "processes"),
-}
 
 
 def check_parameters(model, targets, known=(), has_validation=False):
@@ -66,11 +68,6 @@ def check_parameters(model, targets, known=(), has_validation=False):
                 "long_range=True needs hidden layers, whose features are the charges: set "
                 "num_hidden_layers to 1 or more."
             )
-    for name in OWN_NET_PARAMETERS & set(model.net_params or {}):
-        raise ValueError(
-            f"net_params names {name!r}, which SoapBPNNRegressor sets itself: use its constructor "
-            "arguments (learning_rate, num_epochs, batch_size, loss, callbacks, verbose, device)."
-        )
     if model.early_stopping and model.validation_fraction == 0 and not has_validation:
         raise ValueError(
             "early_stopping=True needs validation structures: raise validation_fraction=0, or pass "
@@ -78,7 +75,7 @@ def check_parameters(model, targets, known=(), has_validation=False):
         )
     check_callbacks(model.callbacks)
     check_workers(model.num_workers)
-    resolve_device(model.device)
+    check_net_params(model.net_params, model.learning_rate, resolve_device(model.device))
     return parse_loss(model.loss, learnt)
 
 

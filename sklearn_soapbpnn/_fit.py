@@ -43,6 +43,7 @@ from .training import (
     TotalLoss,
     TrainingData,
     Workers,
+    choose_optimizer,
     count_workers,
 )
 
@@ -140,9 +141,6 @@ def fit_model(model, data, resume, processes):
 
 def make_net(model, losses, seed, order_seed):
     """Return the net that a regressor's parameters describe, to be initialised."""
-    # the fused step saves most of Adam's overhead; another optimizer may lack it
-    extra = model.net_params or {}
-    fused = {} if "optimizer" in extra else {"optimizer__fused": True}
     is_alchemical = model.species_encoding == "alchemical"
     return SoapBPNNNet(
         SoapBPNN,
@@ -172,7 +170,7 @@ def make_net(model, losses, seed, order_seed):
         n_iter_no_change=int(model.n_iter_no_change) if model.early_stopping else None,
         verbose=model.verbose,
         callbacks=model.callbacks,
-        **{"optimizer": torch.optim.Adam, **fused, **extra},
+        **choose_optimizer(model.net_params),
     )
 
 

@@ -171,9 +171,12 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         a progress bar with the time that is left.
     callbacks : list of skorch callbacks, default=None
         Further callbacks of the training loop, e.g. ``EarlyStopping(monitor="valid_metric")``.
+        Those that cannot work here are refused: they score datasets, set the learning rate, or
+        load the state of another fit.
     net_params : dict, default=None
-        Further arguments of the :class:`skorch.NeuralNet`, e.g.
-        ``{"optimizer": torch.optim.AdamW}``.
+        The optimizer and its arguments, as in a :class:`skorch.NeuralNet`, e.g.
+        ``{"optimizer": torch.optim.AdamW, "optimizer__weight_decay": 1e-2}``; it may be one that
+        evaluates the loss itself, such as L-BFGS. None takes Adam.
 
     Attributes
     ----------

@@ -3,8 +3,9 @@
 from ._checkpoints import Checkpoints, load_checkpoint
 from ._dataset import TrainingData
 from ._distributed import open_processes
+from ._extensions import check_callbacks, check_net_params, choose_optimizer
 from ._losses import TargetLoss, TotalLoss, parse_loss
-from ._net import SoapBPNNNet, check_callbacks
+from ._net import SoapBPNNNet
 from ._streamed import (
     StreamedData,
     Workers,
@@ -25,7 +26,9 @@ __all__ = [
     "TrainingData",
     "Workers",
     "check_callbacks",
+    "check_net_params",
     "check_workers",
+    "choose_optimizer",
     "count_workers",
     "estimate_memory",
     "estimate_weights",

@@ -9,7 +9,8 @@ from numbers import Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TYPES = ("mse", "mae", "huber")
+FUNCTIONS = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
+TYPES = tuple(FUNCTIONS)
 REDUCTIONS = ("mean", "sum")
 DERIVATIVES = ("forces", "stress")
 
@@ -28,12 +29,29 @@ class TargetLoss:
         How the entries of a batch are joined.
     delta : float
         Error beyond which ``huber`` turns linear, in units of the scale.
+
+    Raises
+    ------
+    ValueError
+        If a value is not one of these, or a number is negative or not finite.
     """
 
     type: str = "mse"
     weight: float = 1.0
     reduction: str = "mean"
     delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("type", TYPES), ("reduction", REDUCTIONS)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+        for name in ("weight", "delta"):
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and 0 <= value < math.inf):
+                raise ValueError(f"{name} must be finite, >= 0, got {value!r}.")
+        if self.delta == 0:
+            raise ValueError(f"delta must be positive, got {self.delta!r}.")
 
     def __call__(
         self,
@@ -58,11 +76,8 @@ class TargetLoss:
         return total / n_labelled.clamp(min=1)
 
     def _function(self, prediction, label, reduction):
-        if self.type == "mse":
-            return F.mse_loss(prediction, label, reduction=reduction)
-        if self.type == "mae":
-            return F.l1_loss(prediction, label, reduction=reduction)
-        return F.huber_loss(prediction, label, reduction=reduction, delta=self.delta)
+        options = {"delta": self.delta} if self.type == "huber" else {}
+        return FUNCTIONS[self.type](prediction, label, reduction=reduction, **options)
 
 
 class TotalLoss(nn.Module):
@@ -129,15 +144,11 @@ def _as_specification(name, entry):
 
 def _make_loss(name, entry):
     known = TargetLoss.__dataclass_fields__
-    for key, value in entry.items():
+    for key in entry:
         if key not in known:
             allowed = [*known, *DERIVATIVES] if name == "energy" else list(known)
             raise ValueError(f"loss of {name!r} has the unknown entry {key!r}; known: {allowed}.")
-        allowed = {"type": TYPES, "reduction": REDUCTIONS}.get(key)
-        if allowed and value not in allowed:
-            raise ValueError(f"loss of {name!r}: {key} must be one of {allowed}, got {value!r}.")
-        if not allowed and not (isinstance(value, Real) and 0 <= value < math.inf):
-            raise ValueError(f"loss of {name!r}: {key} must be finite, >= 0, got {value!r}.")
-        if key == "delta" and value == 0:
-            raise ValueError(f"loss of {name!r}: delta must be positive, got {value!r}.")
-    return TargetLoss(**entry)
+    try:
+        return TargetLoss(**entry)
+    except ValueError as err:
+        raise ValueError(f"loss of {name!r}: {err}") from None

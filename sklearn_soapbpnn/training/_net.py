@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dis
+import fnmatch
 import math
 import sys
 
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer
-from skorch.callbacks.scoring import ScoringBase
 from torch.optim.lr_scheduler import LambdaLR
 
 from ._dataset import EvaluationIterator, TrainingIterator
 from ._distributed import SingleProcess
+from ._interrupts import note_interrupts
 from ._progress import Bar, Progress
 
 
@@ -93,23 +93,6 @@ class StopEarly(Callback):
         if epoch < net.max_epochs and net.ends_after(epoch):
             # what ends a fit in skorch
             raise KeyboardInterrupt
-
-
-def check_callbacks(callbacks):
-    """Raise if something is no callback, or one that wants to score predictions itself."""
-    for entry in callbacks or ():
-        callback = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
-        is_class = isinstance(callback, type) and issubclass(callback, Callback)
-        if not (isinstance(callback, Callback) or is_class):
-            raise TypeError(
-                f"callbacks must hold callbacks of skorch, or (name, callback), got {entry!r}."
-            )
-        if isinstance(callback, ScoringBase) or (is_class and issubclass(callback, ScoringBase)):
-            raise ValueError(
-                f"callbacks holds {callback!r}, which scores a dataset of X and y; here there is "
-                "none. history_ has the validation errors of every target, e.g. "
-                "'valid_energy_rmse', which callbacks can monitor."
-            )
 
 
 class SoapBPNNNet(NeuralNet):
@@ -204,6 +187,17 @@ class SoapBPNNNet(NeuralNet):
         """The callback that keeps the best epoch."""
         return dict(self.callbacks_)["best"]
 
+    def initialize_optimizer(self, *args, **kwargs):
+        """Make the optimiser; raise if a group of weights that it treats apart is empty."""
+        names = [name for name, _ in self.get_all_learnable_params()]
+        for pattern, _ in self.get_params_for("optimizer").get("param_groups", ()):
+            if not fnmatch.filter(names, pattern):
+                raise ValueError(
+                    f"net_params: 'optimizer__param_groups' names {pattern!r}, which matches none "
+                    f"of the weights: {names}."
+                )
+        return super().initialize_optimizer(*args, **kwargs)
+
     def get_dataset(self, X, y=None):
         """Return the training data as it is."""
         return X
@@ -244,17 +238,18 @@ class SoapBPNNNet(NeuralNet):
 
     def fit_loop(self, *args, **kwargs):
         """Run the epochs; note if Ctrl-C ends them, and take the progress bar of an error away."""
-        try:
-            return super().fit_loop(*args, **kwargs)
-        except KeyboardInterrupt as err:
-            # callbacks end a fit in the same way
-            self.interrupted_ = self.interrupted_ or not _is_raised_by_code(err)
-            raise
-        except Exception:
-            for _, callback in self.callbacks_:
-                if isinstance(callback, Bar):
-                    callback.on_train_end(self)
-            raise
+        with note_interrupts() as noted:
+            try:
+                return super().fit_loop(*args, **kwargs)
+            except KeyboardInterrupt:
+                # callbacks end a fit in the same way
+                self.interrupted_ = self.interrupted_ or bool(noted)
+                raise
+            except Exception:
+                for _, callback in self.callbacks_:
+                    if isinstance(callback, Bar):
+                        callback.on_train_end(self)
+                raise
 
     def train_step_single(self, batch, **fit_params):
         """Compute the loss of a batch and its gradient."""
@@ -266,13 +261,7 @@ class SoapBPNNNet(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         """Make one step of the optimiser and of the schedule."""
-        for group in self.optimizer_.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-        step = self.train_step_single(batch, **fit_params)
-        named = self.get_all_learnable_params()
-        self.notify("on_grad_computed", named_parameters=named, batch=batch)
-        self.optimizer_.step()
+        step = super().train_step(batch, **fit_params)
         self.schedule_.step()
         return step
 
@@ -355,14 +344,6 @@ class SoapBPNNNet(NeuralNet):
         if not training:
             total, errors = self.processes.sum_errors(total, errors)
         return total, n_structures, errors
-
-
-def _is_raised_by_code(err):
-    """Whether a ``raise`` is behind an exception, rather than a signal between any two steps."""
-    place = err.__traceback__
-    while place.tb_next is not None:
-        place = place.tb_next
-    return place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _add_errors(errors, predictions, batch):

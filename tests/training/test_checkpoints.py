@@ -141,6 +141,7 @@ BIT_CASES = {
     "best by the loss": {"best_model_metric": "loss", "loss": "huber"},
     "momentum": {"net_params": {"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9}},
     "AdamW": {"net_params": {"optimizer": torch.optim.AdamW}},
+    "L-BFGS": {"net_params": {"optimizer": torch.optim.LBFGS}},
     "odd batches": {"batch_size": 7},
     "larger than memory": {"memory_limit": 1},
     "larger than memory, made ahead": {"memory_limit": 1, "num_workers": 1},
@@ -455,7 +456,9 @@ def test_every_parameter_is_known_to_matter_or_not():
 
 
 def test_a_parameter_that_no_other_process_knows(tmp_path, energies):
-    options = {"net_params": {"optimizer": lambda *args, **kwargs: None}}
+    options = {
+        "net_params": {"optimizer": lambda *args, **kwargs: torch.optim.SGD(*args, **kwargs)}
+    }
     model = SoapBPNNRegressor(**FIT, **options, checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match=r"net_params=.*lambda.*cannot be recognised.*imported"):
         model.fit(*energies)

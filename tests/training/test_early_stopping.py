@@ -20,8 +20,6 @@ from skorch.callbacks import (
     EarlyStopping,
     EpochTimer,
     GradientNormClipping,
-    LRScheduler,
-    PassthroughScoring,
     PrintLog,
     ProgressBar,
     TensorBoard,
@@ -509,9 +507,7 @@ CALLBACKS = {
     "EarlyStopping": lambda folder: EarlyStopping(monitor="valid_metric", load_best=True),
     "ProgressBar": lambda folder: ProgressBar(detect_notebook=False),
     "PrintLog": lambda folder: PrintLog(),
-    "LRScheduler": lambda folder: LRScheduler("StepLR", step_size=1),
     "GradientNormClipping": lambda folder: GradientNormClipping(1e-3),
-    "PassthroughScoring": lambda folder: PassthroughScoring("train_loss"),
     "EpochTimer": lambda folder: EpochTimer(),
 }
 

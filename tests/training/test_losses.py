@@ -57,3 +57,21 @@ def test_parse():
         "stress": TargetLoss("mse", delta=0.2),
     }
     assert parse_loss({}, names)["energy"] == TargetLoss()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"type": "l2"}, "type must be one of .*'huber'.*got 'l2'"),
+        ({"reduction": "max"}, "reduction must be one of .*got 'max'"),
+        ({"weight": -1.0}, "weight must be finite, >= 0, got -1.0"),
+        ({"delta": float("nan")}, "delta must be finite, >= 0, got nan"),
+        ({"delta": 0.0}, "delta must be positive, got 0.0"),
+    ],
+)
+def test_no_other_loss_is_taken_for_a_known_one(options, message):
+    """Whoever makes it; the regressor says of which target as well."""
+    with pytest.raises(ValueError, match=f"^{message}"):
+        TargetLoss(**options)
+    with pytest.raises(ValueError, match=f"^loss of 'energy': {message}"):
+        parse_loss({"energy": options}, ["energy"])
