@@ -103,7 +103,6 @@ def test_an_optimizer_that_evaluates_the_loss_itself(molecules):
         (PassthroughScoring("train_loss"), "history_ has the losses of every epoch"),
         (InputShapeSetter(), "Leave it out"),
     ],
-    ids=str,
 )
 def test_callbacks_that_cannot_work_are_refused(molecules, callback, remedy):
     kind = callback[1] if isinstance(callback, tuple) else callback
@@ -209,16 +208,20 @@ def test_other_arguments_of_the_net_are_refused(molecules, name, remedy):
     check_nothing_is_fitted(molecules, {name: None}, ValueError, message)
 
 
+def make_nothing(parameters, **options):
+    """Make no optimizer."""
+
+
 @pytest.mark.parametrize(
     ("net_params", "error", "message"),
     [
         ({"optimizer__decay": 0.1}, ValueError, "does not make an optimizer: .*'decay'"),
         ({"optimizer": "Adam"}, ValueError, "does not make an optimizer: 'str'"),
         ({"optimizer": torch.nn.Linear}, ValueError, "does not make an optimizer"),
-        ({"optimizer": lambda *args, **kwargs: None}, TypeError, "must make .* torch, got None"),
+        ({"optimizer": make_nothing}, TypeError, "must make .* torch, got None"),
         ({"optimizer__param_groups": ["first.*"]}, ValueError, "does not make an optimizer"),
     ],
-    ids=str,
+    ids=["argument", "name", "layer", "nothing", "groups"],
 )
 def test_optimizers_that_cannot_be_made(molecules, net_params, error, message):
     check_nothing_is_fitted(molecules, net_params, error, message)
