@@ -203,8 +203,14 @@ def forge(path, change, tensors=None):
 # what is saved
 
 
-@pytest.mark.parametrize("pipe", [False, True], ids=["bare", "pipeline"])
-@pytest.mark.parametrize("option", OPTIONS)
+PIPELINES = ["plain", "alchemical, long range", "zbl", "float64"]
+
+
+@pytest.mark.parametrize(
+    ("option", "pipe"),
+    [*((option, False) for option in OPTIONS), *((option, True) for option in PIPELINES)],
+    ids=[*OPTIONS, *(f"{option}, pipeline" for option in PIPELINES)],
+)
 def test_round_trip(option, pipe, X, y, path):
     make = make_pipeline if pipe else lambda parameters: make_regressor(**parameters)
     model = make(OPTIONS[option]).fit(X, y)
@@ -525,20 +531,21 @@ def check_refused(path, content, message=None):
 
 
 def test_damage_never_loads(small, path, monkeypatch):
+    """A few of each sort; benchmarks/corrupt_files.py tries thousands."""
     save_model(small, path)
     monkeypatch.setattr(SoapBPNNNet, "initialize", lambda net: pytest.fail("it was built"))
     content, rng = path.read_bytes(), np.random.default_rng(0)
-    positions = [*range(64), *rng.integers(len(content), size=1500).tolist()]
+    positions = [*range(64), *rng.integers(len(content), size=100).tolist()]
     for position in positions:
         flipped = bytearray(content)
         flipped[position] ^= int(rng.integers(1, 256))
         check_refused(path, flipped)
-    for length in [*range(16), *rng.integers(len(content), size=200).tolist(), len(content) - 1]:
+    for length in [*range(16), *rng.integers(len(content), size=20).tolist(), len(content) - 1]:
         check_refused(path, content[:length])
     for extra in (b"\0", b" ", b"}", content, rng.bytes(100)):
         check_refused(path, content + extra)
         check_refused(path, extra + content)
-    for _ in range(200):
+    for _ in range(20):
         start, stop = sorted(rng.integers(len(content), size=2).tolist())
         parts = content[:start], content[start:stop], content[stop:]
         check_refused(path, parts[0] + parts[2] if start < stop else content[1:])
@@ -546,15 +553,14 @@ def test_damage_never_loads(small, path, monkeypatch):
         check_refused(path, parts[0] + other + parts[2])
 
 
-def test_every_bit_of_the_checksum(small, path):
+def test_every_character_of_the_checksum(small, path):
     save_model(small, path)
     content = path.read_bytes()
     place = content.index(b'"checksum":"') + 12
     for position in range(place, place + 64):
-        for bit in range(8):
-            flipped = bytearray(content)
-            flipped[position] ^= 1 << bit
-            check_refused(path, flipped)
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << position % 8
+        check_refused(path, flipped)
 
 
 @pytest.mark.parametrize(
@@ -877,7 +883,7 @@ def test_forged_at_random(pipe, small, X, path):
     leaves = list(list_leaves(header))
     rng = np.random.default_rng(int(pipe))
     n_loaded, start = 0, f"path={str(path)!r} cannot be loaded: "
-    for _ in range(300):
+    for _ in range(50):
         forged = deepcopy(header)
         keys, value = leaves[rng.integers(len(leaves))], VALUES[rng.integers(len(VALUES))]
         set_entry(*keys, deepcopy(value))(forged)
@@ -890,7 +896,7 @@ def test_forged_at_random(pipe, small, X, path):
         else:
             message = start
         assert message.startswith(start), (keys, value)
-    assert 0 < n_loaded < 150
+    assert 0 < n_loaded < 25
 
 
 # values

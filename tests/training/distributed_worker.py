@@ -64,7 +64,7 @@ def fit_everything(dtype, **parameters):
     X, y, weights = load_data()
     loss = {"energy": {"type": "mse", "stress": "mae"}, "dipole": {"type": "huber", "weight": 0.3}}
     loss["shielding"] = {"type": "mse", "reduction": "sum", "weight": 0.01}
-    model = SoapBPNNRegressor(**SMALL, dtype=dtype, loss=loss, num_epochs=10, random_state=0)
+    model = SoapBPNNRegressor(**SMALL, dtype=dtype, loss=loss, num_epochs=4, random_state=0)
     model.set_params(**parameters)
     assert len(X) - 4 == 4 * SMALL["batch_size"] + 1
     model.fit(X[4:], y[4:], X_val=X[:4], y_val=y[:4], sample_weight=weights[4:])
@@ -75,7 +75,7 @@ def fit_long_range(**parameters):
     """The other networks; a single structure is there for validation."""
     X, y, _ = load_data()
     known = [k for k in range(len(X)) if np.isfinite(y["energy"][k])][:12]
-    model = SoapBPNNRegressor(**SMALL, dtype="float64", num_epochs=3, random_state=0)
+    model = SoapBPNNRegressor(**SMALL, dtype="float64", num_epochs=2, random_state=0)
     model.set_params(long_range=True, species_encoding="alchemical", **parameters)
     model.fit([X[k] for k in known], y[known].select(["energy", "forces"]))
     return describe(model)
@@ -219,7 +219,7 @@ def main(what, port, folder):
     before = sys.excepthook, list_variables()
     together = {"distributed": True, "distributed_port": port}
     results = {}
-    names = ["float64", "float32"] if what == "torchrun" else list(FITS)
+    names = ["float64"] if what == "torchrun" else list(FITS)
     for name in names:
         results[name] = FITS[name](**together)
     if what == "slurm":
