@@ -197,6 +197,7 @@ def test_forces_of_zero_weight_are_as_good_as_no_forces(molecules):
     X, y = molecules
     loss = {"energy": {"forces": {"weight": 0.0}}}
     shared = {**SMALL, "dtype": "float64", "num_epochs": 3, "best_model_metric": "loss"}
+    shared["fixed_scaling_weights"] = {"energy": 0.1}  # labelled forces would have a say in it
     with_forces = SoapBPNNRegressor(**shared, loss=loss).fit(X, y)
     without = SoapBPNNRegressor(**shared).fit(X, y["energy"])
     np.testing.assert_allclose(
@@ -515,7 +516,8 @@ def test_an_epoch_that_diverged_is_never_the_best(molecules):
     model = SoapBPNNRegressor(**SMALL, num_epochs=4, callbacks=[Spoil()])
     with pytest.warns(ConvergenceWarning):
         model.fit(X, Targets(energy=1e4 * y["energy"]))
-    assert model.history_[:, "valid_metric_best"][2:] == [False, False]
+    # nor is there one after it
+    assert model.history_[:, "valid_metric_best"][2:] == [False]
     assert np.isfinite(model.predict(X)).all()
 
 
