@@ -49,6 +49,8 @@ from .training import (
 
 # a target whose error is at least this share of the baseline's has not been learnt
 NO_BETTER = 0.95
+# of fewer steps of the optimiser nobody expects to learn: they try whether a fit runs
+FEWEST_STEPS = 10
 
 
 @dataclass
@@ -310,7 +312,8 @@ def _check_end(model):
 def _check_learnt(model, train, validation):
     """Warn of targets that are predicted no better than by the composition baseline alone."""
     net, history = model.net_, model.history_
-    if not np.isfinite(history[-1]["train_loss"]):
+    n_steps = len(history) * -(-len(train) // model.batch_size)
+    if n_steps < FEWEST_STEPS or not np.isfinite(history[-1]["train_loss"]):
         return
     if validation is None:
         ratios, what = net.compare_with_baseline(train, None), "training"

@@ -56,6 +56,12 @@ def test_forces_of_the_wrong_sign(data, options):
         make_model(**options).fit(X, y)
 
 
+@pytest.mark.usefixtures("_warned")
+def test_a_few_steps_are_a_trial(data):
+    X, y = data
+    make_model(num_epochs=1).fit(X[:40], y[:40])
+
+
 def test_energies_in_another_unit_than_forces(data):
     X, y = data
     y = Targets(energy=y["energy"] / 27.2114, forces=y["forces"])
@@ -79,10 +85,11 @@ def test_ratio_is_that_of_the_recorded_error(data):
     """The ratio by hand: validation error of the kept epoch over the RMS of the forces."""
     X, y = data
     X_val, y_val = X[:10], y[:10]
-    model = make_model(learning_rate=1e-9, num_epochs=1)
+    model = make_model(learning_rate=1e-9, num_epochs=2)
     with pytest.warns(ConvergenceWarning, match=NO_BETTER) as caught:
         model.fit(X[10:], y[10:], X_val=X_val, y_val=y_val)
-    error = model.history_[-1]["valid_forces_rmse"]
+    kept = model.history_[model.net_.best_epoch_.best_number_ - 1]
+    error = kept["valid_forces_rmse"]
     ratio = error / np.sqrt(np.mean(np.concatenate(y_val["forces"]) ** 2))
     (text,) = [str(entry.message) for entry in caught if NO_BETTER in str(entry.message)]
     assert f"'forces': {ratio:.2g}" in text
