@@ -42,7 +42,7 @@ EXPECTED_WARNING = "No structure that was held out for validation has a label"
 # how often what was accepted and refused
 TALLY = Counter()
 FEW = settings(
-    max_examples=100,
+    max_examples=50,
     deadline=None,
     derandomize=True,
     database=None,
@@ -457,7 +457,7 @@ def test_structures(case):
     check_structures(case)
 
 
-@settings(FEW, max_examples=250)
+@settings(FEW, max_examples=80)
 @given(fit_cases())
 def test_fit_and_predict(case):
     check_fit(case)
