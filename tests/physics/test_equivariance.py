@@ -82,11 +82,10 @@ def test_no_component_of_any_target_is_zero(network):
 
 
 @every_network
-@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("sign", [1, -1], ids=["rotation", "rotation and inversion"])
-def test_rotation_and_inversion(network, seed, sign):
+def test_rotation_and_inversion(network, sign):
     frames = list(choose_structures(network).values())
-    matrix = sign * Rotation.random(rng=seed).as_matrix()
+    matrix = sign * Rotation.random(rng=1).as_matrix()
     before, after = predict(network, frames), predict(network, transform(frames, matrix))
     assert_same(after, {name: turn(kind_of(name), rows, matrix) for name, rows in before.items()})
     for name, rows in before.items():

@@ -33,9 +33,9 @@ def make_featurizer(folder=None):
 
 
 def make_search(folder, scoring=None):
-    model = SoapBPNNRegressor(num_epochs=3, random_state=0)
+    model = SoapBPNNRegressor(num_epochs=2, random_state=0)
     pipe = Pipeline([("soap", make_featurizer(folder)), ("bpnn", model)])
-    return GridSearchCV(pipe, GRID, cv=3, scoring=scoring)
+    return GridSearchCV(pipe, GRID, cv=2, scoring=scoring)
 
 
 def count_files(folder):
