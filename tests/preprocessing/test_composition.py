@@ -448,6 +448,7 @@ def test_twice_a_structure(frames):
     }
     rng = np.random.default_rng(0)
     columns = {name: rng.normal(size=(len(frames), *kind.shape)) for name, kind in kinds.items()}
+    columns["tensor"] += columns["tensor"].swapaxes(1, 2)
     baseline = CompositionBaseline().fit(frames, Targets(kinds=kinds, **columns))
     single = baseline.predict(frames, targets=list(kinds))
     twice = baseline.predict([atoms + atoms for atoms in frames], targets=list(kinds))
