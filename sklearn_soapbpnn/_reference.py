@@ -8,7 +8,7 @@ import numpy as np
 
 from .data import Structures
 from .nn import evaluate
-from .preprocessing import CompositionBaseline
+from .preprocessing import CompositionBaseline, count_elements
 
 # structures that are looked at to find out whether the reference is another one
 SAMPLE = 1000
@@ -47,7 +47,7 @@ def follow_reference(steps, network, X, y, fixed, told):
         f"by {shift:.3g} per atom from what it predicts, and composition alone explains that. "
     )
     if steps.baseline is None or fixed:
-        where = "fixed_composition_weights" if fixed else "the baseline, which is not its own"
+        where = "fixed_composition_weights" if fixed else "a baseline that is not its own"
         warnings.warn(
             f"{text}This regressor keeps {where}, so predicted energies will be wrong. Fit the "
             "baseline anew: set warm_start=False on the CompositionBaseline of a Pipeline (only), "
@@ -75,13 +75,16 @@ def _fit_difference(steps, network, X, y):
 
 
 def _find_shift(steps, network, X, y):
-    """Root mean squares per atom of what composition explains and leaves; and the scale."""
+    """Sizes per atom of what composition explains and of what it leaves; and the scale."""
     found, bare, difference = _fit_difference(steps, network, X, y)
+    scale = steps.attach(X[:1]).scale.get("energy", 1.0)
     shift = found.predict(bare)
-    size, rest = (
-        np.sqrt(np.mean((energies / X.n_atoms) ** 2)) for energies in (shift, difference - shift)
-    )
-    return size, rest, steps.attach(X[:1]).scale.get("energy", 1.0)
+    size = np.sqrt(np.mean((shift / X.n_atoms) ** 2))
+    n_free = len(X) - np.linalg.matrix_rank(count_elements(bare, bare.elements, as_shares=False))
+    if n_free == 0:
+        # composition explains any labels of so few structures
+        return size, TIMES_REST * scale, scale
+    return size, np.sqrt(np.sum(((difference - shift) / X.n_atoms) ** 2) / n_free), scale
 
 
 def _shift_baseline(steps, network, X, y):

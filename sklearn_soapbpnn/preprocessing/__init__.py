@@ -1,6 +1,6 @@
 """Composition baseline and scaling, as pipeline steps."""
 
-from ._composition import CompositionBaseline, check_fixed_weights
+from ._composition import CompositionBaseline, check_fixed_weights, count_elements
 from ._scaler import TargetScaler, check_scales
 from ._zbl import ZBLBaseline
 
@@ -10,4 +10,5 @@ __all__ = [
     "ZBLBaseline",
     "check_fixed_weights",
     "check_scales",
+    "count_elements",
 ]

@@ -365,7 +365,7 @@ def test_parameters_of_old_targets_may_stay(X, options):
 @pytest.mark.parametrize(
     "options",
     [
-        {"fixed_composition_weights": {"H": -1.0}},
+        {"fixed_composition_weights": {"H": -10.0}},
         {"fixed_scaling_weights": {"energy": 0.1}},
         {"per_structure_targets": ["energy"]},
     ],

@@ -94,6 +94,21 @@ def test_one_composition(X, energies):
     np.testing.assert_allclose(model.predict(X[water]), before + 50.0, rtol=1e-9)
 
 
+@pytest.mark.parametrize("shift", [0.3, 1e4])
+def test_a_single_structure(X, energies, shift):
+    """Composition explains any one energy, so only what is far off is of another reference."""
+    model = make_model().fit(X, energies)
+    model.set_params(learning_rate=1e-13, num_epochs=1)
+    before = model.predict(X[:1])
+    if shift > 1:
+        with pytest.warns(UserWarning, match=REFITTED):
+            model.partial_fit(X[:1], before + shift)
+        np.testing.assert_allclose(model.predict(X[:1]), before + shift, rtol=1e-9)
+    else:
+        model.partial_fit(X[:1], before + shift)
+        np.testing.assert_allclose(model.predict(X[:1]), before, rtol=1e-9)
+
+
 def test_more_data_of_the_same_reference(X, energies):
     model = make_model().fit(X[:20], energies[:20])
     coef = model.baseline_.coef_["energy"]
