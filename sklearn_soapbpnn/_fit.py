@@ -325,9 +325,9 @@ def _check_learnt(model, train, validation):
         errors = ", ".join(f"{name!r}: {ratio:.2g}" for name, ratio in poor.items())
         warnings.warn(
             f"After {len(history)} epochs the fit is no better than the composition baseline "
-            f"alone. Root mean square errors in {what}, in those of the baseline: {errors}. Usual "
-            "causes: too few epochs; a learning_rate that is too high or too low; units that do "
-            "not belong together (Hartree beside eV, kbar beside eV/Angstrom^3); a wrong sign "
+            f"alone. Root mean square error in {what}, divided by that of the baseline: {errors}. "
+            "Usual causes: too few epochs; a learning_rate that is too high or too low; units that "
+            "do not belong together (Hartree beside eV, kbar beside eV/Angstrom^3); a wrong sign "
             "(forces are minus the derivative of the energy, stress is positive under tension).",
             ConvergenceWarning,
             stacklevel=7,
