@@ -1,10 +1,9 @@
 """Behler-Parrinello neural networks on SOAP descriptors, as scikit-learn estimators."""
 
-from ._featurizer import SoapFeaturizer
 from ._regressor import SoapBPNNRegressor
 from ._version import __version__
 from .data import Structures, TargetKind, Targets, open_frames
-from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
+from .preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
 
 __all__ = [
     "CompositionBaseline",

@@ -1,5 +1,8 @@
 """Ways into a regressor and out of it: files, options of metatrain, ASE."""
 
+from .interfaces.files import read_model, save_model
+from .training import read_parameters
+
 
 class Conversions:
     """The part of :class:`SoapBPNNRegressor` that other programs and files meet."""
@@ -35,9 +38,11 @@ class Conversions:
             If training options have no counterpart and are left out; predictions do not depend on
             them.
         """
-        from .interfaces._checkpoint import restore
+        from .interfaces.metatrain import read_checkpoint
 
-        return restore(cls, path)
+        parameters, make_fitted = read_checkpoint(path)
+        model = cls(**parameters)
+        return model.set_fitted(make_fitted(read_parameters(model)))
 
     @classmethod
     def from_options(cls, path):
@@ -57,7 +62,7 @@ class Conversions:
         ValueError
             If options have no counterpart; the message names them all.
         """
-        from .interfaces._options import read_options
+        from .interfaces.metatrain import read_options
 
         return cls(**read_options(path))
 
@@ -74,7 +79,7 @@ class Conversions:
         dict
             What a metatrain ``options.yaml`` holds, but for the data.
         """
-        from .interfaces._options import write_options
+        from .interfaces.metatrain import write_options
 
         return write_options(self, path)
 
@@ -95,8 +100,6 @@ class Conversions:
         --------
         sklearn_soapbpnn.interfaces.save_model : The same for Pipelines as well.
         """
-        from .interfaces import save_model
-
         save_model(self, path)
 
     @classmethod
@@ -117,9 +120,7 @@ class Conversions:
         ValueError
             If the file is damaged, no such file, or of a later version.
         """
-        from .interfaces import load_model
-
-        return load_model(cls, path)
+        return read_model(path, cls)
 
     def calculator(self, **kwargs):
         """Return an ASE calculator of the fitted model.

@@ -11,36 +11,35 @@ from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._checks import (
+from ._conversions import Conversions
+from ._version import VersionedPickle
+from .data import Targets, as_position, as_structures, as_targets, usual_settings
+from .descriptors import SOAP_PARAMETERS
+from .interfaces.files import storable
+from .model import (
+    FEATURES,
     LAST_LAYER,
-    SOAP_PARAMETERS,
-    check_degrees,
     check_names,
-    check_sums,
-    describe_model,
+    check_volumes,
+    find_main,
+    find_output_kind,
     warn_of_constant,
 )
-from ._conversions import Conversions
-from ._featurizer import SoapFeaturizer
-from ._fit import check_data, fit_model, make_net
-from ._resume import title_fit
-from ._steps import featurize
-from ._version import VersionedPickle
-from .data import (
-    KNOWN_KINDS,
-    LEARNT_DERIVATIVES,
-    TargetKind,
-    Targets,
-    as_position,
-    as_structures,
-    as_targets,
-    usual_settings,
+from .preprocessing import SoapFeaturizer
+from .training import (
+    FittedRegressor,
+    check_data,
+    fit_model,
+    open_processes,
+    read_parameters,
+    title_fit,
 )
-from .nn import check_volumes, evaluate, evaluate_features
-from .training import TargetLoss, open_processes
 
 
-class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstimator):
+@storable
+class SoapBPNNRegressor(
+    Conversions, FittedRegressor, VersionedPickle, RegressorMixin, BaseEstimator
+):
     r"""Behler-Parrinello neural network on SOAP power spectra.
 
     .. math::
@@ -180,6 +179,8 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
 
     Attributes
     ----------
+    fitted_ : FittedModel
+        The result of the fit, of which all but ``net_`` and ``history_`` are views.
     elements_ : array of shape (n_elements,)
         Atomic numbers seen in fit, ascending.
     baseline_ : CompositionBaseline or None
@@ -426,9 +427,9 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         ConvergenceWarning
             If the loss diverged, or Ctrl-C ended the fit; the best epoch so far is kept.
         """
-        keep = self.warm_start and hasattr(self, "net_")
+        before = getattr(self, "fitted_", None) if self.warm_start else None
         data = {"X_val": X_val, "y_val": y_val, "sample_weight": sample_weight, "groups": groups}
-        return self._fit(keep, resume, X=X, y=y, **data)
+        return self._fit(before, resume, X=X, y=y, **data)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, X_val=None, y_val=None, sample_weight=None, groups=None):
@@ -454,9 +455,9 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
             As :meth:`fit` does, and if X contains elements that the fit before did not see, or a
             target is of another kind.
         """
-        keep = hasattr(self, "net_")
+        before = getattr(self, "fitted_", None)
         data = {"X_val": X_val, "y_val": y_val, "sample_weight": sample_weight, "groups": groups}
-        return self._fit(keep, X=X, y=y, **data)
+        return self._fit(before, X=X, y=y, **data)
 
     def predict(self, X, targets=None):
         """Predict targets, and what derives from them.
@@ -494,23 +495,20 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
             If energies are asked for that were learnt from forces or stresses alone: they are known
             up to a constant for each composition.
         """
-        check_is_fitted(self, "net_")
-        main = _find_main(self.kinds_)
-        names = check_names([main] if targets is None else targets, self.kinds_)
-        warn_of_constant(names, self.kinds_, self.targets_, stacklevel=2)
+        check_is_fitted(self, "fitted_")
+        kinds = self.kinds_
+        main = find_main(kinds)
+        names = check_names([main] if targets is None else targets, kinds)
+        warn_of_constant(names, kinds, self.targets_, stacklevel=2)
         X = as_structures(X)
-        wanted = {**KNOWN_KINDS, **self.kinds_}
-        per_volume = [name for name in names if name in wanted and wanted[name].per_volume]
-        if "virial" in names or per_volume:
-            check_volumes(X, sorted({*per_volume, *({"virial"} & set(names))}))
-        structures = self._transform(X, names)
-        results = self._evaluate(structures, names)
+        check_volumes(X, names, kinds)
+        results = self.fitted_.predict(X, names, self.memory_limit)
         if targets is None:
-            values, kind = results[main], self.kinds_[main]
+            values, kind = results[main], kinds[main]
             is_tensor = not kind.per_atom and kind.shape != ()
             return values.reshape(len(values), kind.size) if is_tensor else values
         columns = {name: results[name] for name in names}
-        kinds = {name: self._find_kind(name, columns[name]) for name in names}
+        kinds = {name: find_output_kind(name, kinds, columns[name]) for name in names}
         return Targets(kinds=kinds, **columns)
 
     def features(self, X, atoms=None):
@@ -528,7 +526,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         list of arrays of shape (n_atoms, num_neurons_per_layer)
             Invariants; without hidden layers these are the normalised SOAP features.
         """
-        return self._select_features(X, "features", atoms)
+        return self._select_features(X, FEATURES, atoms)
 
     def last_layer_features(self, X, target="energy", atoms=None):
         """Return what the last layer of a target is linear in, for every atom.
@@ -569,8 +567,8 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         """
         X = as_structures(X)
         y = as_targets(y, X)
-        check_is_fitted(self, "net_")
-        main = _find_main(self.kinds_)
+        check_is_fitted(self, "fitted_")
+        main = find_main(self.kinds_)
         if main not in y or not np.any(np.concatenate(y.labelled(main), axis=None)):
             raise ValueError(
                 f"y needs labels of {main!r} to be scored, it has {list(y.names)}. For other "
@@ -588,88 +586,17 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
             scores.append(r2_score(label[there], value[there], sample_weight=weight[there]))
         return float(np.mean(scores))
 
-    @property
-    def module_(self):
-        """The torch module."""
-        return self.net_.module_
-
-    @property
-    def history_(self):
-        """Losses and validation errors of every epoch."""
-        return self.net_.history
-
-    @property
-    def elements_(self):
-        """Atomic numbers seen in fit, ascending."""
-        return self._fitted_steps.elements
-
-    @property
-    def baseline_(self):
-        """The fitted composition baseline; None if there is none."""
-        return self._fitted_steps.baseline
-
-    @property
-    def zbl_(self):
-        """The ZBL step; None without it."""
-        return self._fitted_steps.zbl
-
-    @property
-    def scaler_(self):
-        """The fitted scaler; None if there is none."""
-        return self._fitted_steps.scaler
-
-    @property
-    def featurizer_(self):
-        """The descriptor; None if X carried features."""
-        return self._fitted_steps.featurizer
-
-    @property
-    def _fitted_steps(self):
-        check_is_fitted(self, "_steps")
-        return self._steps
-
-    def _fit(self, keep, resume=False, **data):
+    def _fit(self, before, resume=False, **data):
         """Fit all of it, or change nothing."""
-        before = dict(vars(self))
+        parameters = read_parameters(self)
         processes = open_processes(self.distributed, self.distributed_port, self.device)
-        try:
-            with processes as group, usual_settings(), torch.enable_grad():
-                checked = check_data(self, keep, **data)
-                if self.verbose and group.rank == 0:
-                    print(title_fit(self, checked), flush=True)
-                fit_model(self, checked, resume, group)
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
+        with processes as group, usual_settings(), torch.enable_grad():
+            checked = check_data(parameters, before, **data)
+            if self.verbose and group.rank == 0:
+                print(title_fit(parameters, checked), flush=True)
+            fitted, net = fit_model(parameters, checked, resume, group)
+        self.fitted_, self.net_ = fitted, net
         return self
-
-    def _transform(self, X, names=()):
-        """Bring structures to the state that X had in fit."""
-        device = self.module_.basis.parity.device
-        check_sums(self, X, device)
-        return featurize(self, self._steps.prepare(X), names, device)
-
-    def _evaluate(self, structures, names):
-        """Return everything that is needed for some names."""
-        derivatives = bool(set(LEARNT_DERIVATIVES) & set(names))
-        results = {}
-        if any(name != "features" and not name.endswith(LAST_LAYER) for name in names):
-            results = evaluate(self.module_, structures, derivatives)
-        for name in names:
-            if name == "features":
-                results[name] = evaluate_features(self.module_, structures)
-            elif name not in results:
-                target = name.removesuffix(LAST_LAYER)
-                results[name] = evaluate_features(self.module_, structures, target)
-        return results
-
-    def _find_kind(self, name, values):
-        if name in self.kinds_:
-            return self.kinds_[name]
-        if name in KNOWN_KINDS:
-            return KNOWN_KINDS[name]
-        return TargetKind.scalar(values[0].shape[1], per_atom=True)
 
     def _select_features(self, X, name, atoms):
         X = as_structures(X)
@@ -684,29 +611,8 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         chosen = [as_position(entry, len(values)) for entry, values in zip(atoms, columns)]
         return [values[places] for values, places in zip(columns, chosen)]
 
-    def _restore(self, steps, kinds, targets):
-        """Set what fit sets, with a network of random weights."""
-        self._steps, self.kinds_, self.targets_ = steps, kinds, tuple(targets)
-        check_degrees(kinds, steps.parameters.max_angular)
-        losses = {name: TargetLoss() for name in targets}
-        with usual_settings():
-            self.net_ = make_net(self, losses, 0, 0).initialize()
-        self.module_.eval()
-        self.n_features_in_ = self.module_.first.n_features
-        self._fixed = describe_model(self, kinds)
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.non_deterministic = self.random_state is None
         return tags
-
-
-def _find_main(kinds):
-    """Return the name of the target that is predicted and scored unless others are asked for.
-
-    It is the one that ``np.asarray`` of Targets with these kinds gives, if it gives one.
-    """
-    per_structure = [name for name, kind in kinds.items() if not kind.per_atom]
-    scalars = [name for name in per_structure if kinds[name].shape == ()]
-    return "energy" if "energy" in kinds else [*scalars, *per_structure, *kinds][0]

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 from sklearn.pipeline import Pipeline
 
-from .data import KNOWN_KINDS, Targets, as_structures, as_targets
+from .data import KNOWN_KINDS, Targets, as_structures, as_targets, find_volumes
 
 __all__ = ["PER_ATOM", "make_target_scorer", "summarize_errors"]
 
@@ -61,7 +61,7 @@ def summarize_errors(X, y, prediction):
             )
         if prediction.kinds[name].per_volume:
             # without a cell there is no stress, whatever the label says
-            known = np.where(structures.volumes[:, None] > 0, known, np.nan)
+            known = np.where(find_volumes(structures)[:, None] > 0, known, np.nan)
         if not np.isfinite(known).any():
             continue
         errors[name] = _compute_errors(known, predicted)

@@ -2,6 +2,7 @@
 
 from ._checks import N_NUMBERS, as_position, check_elements, find_elements, symbols
 from ._clebsch_gordan import real_clebsch_gordan
+from ._files import remove_parts, replace_file
 from ._graphs import (
     BatchIndex,
     Graph,
@@ -18,13 +19,22 @@ from ._kinds import (
     LEARNT_DERIVATIVES,
     Block,
     TargetKind,
+    has_derivatives,
 )
-from ._residuals import subtract_forces, subtract_strain_gradient
 from ._sequences import LazyFrames, open_frames
 from ._settings import usual_settings
 from ._structures import Structures, as_structures, expand_scale, flatten_offset
 from ._targets import Targets, as_targets
 from ._threads import use_threads
+from ._units import (
+    find_volumes,
+    split_atoms,
+    subtract_forces,
+    subtract_offset,
+    subtract_strain_gradient,
+    to_network_units,
+    to_user_units,
+)
 
 __all__ = [
     "as_position",
@@ -56,6 +66,14 @@ __all__ = [
     "subtract_forces",
     "subtract_strain_gradient",
     "symbols",
+    "find_volumes",
+    "has_derivatives",
+    "remove_parts",
+    "replace_file",
+    "split_atoms",
+    "subtract_offset",
+    "to_network_units",
+    "to_user_units",
     "use_threads",
     "usual_settings",
 ]

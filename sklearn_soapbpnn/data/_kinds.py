@@ -352,3 +352,8 @@ ENERGY_KINDS = {
 # derivatives of the energy, and what it gives: such columns have no baseline, scale or head
 LEARNT_DERIVATIVES = ("forces", "stress", "virial")
 DERIVED_TARGETS = (*LEARNT_DERIVATIVES, "energies")
+
+
+def has_derivatives(names):
+    """Whether a derivative of the energy is among some names of targets."""
+    return any(name in LEARNT_DERIVATIVES for name in names)

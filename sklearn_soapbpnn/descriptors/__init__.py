@@ -1,13 +1,18 @@
 """SOAP: pair basis, density expansion, power spectrum, and the store that shares them."""
 
+from ._channels import count_channels, count_features, take_degree
 from ._expansion import compute_expansions, expand_density
 from ._features import SoapFeatures, load_power_spectrum, name_features
+from ._memory import estimate_memory, estimate_weights, exceeds_memory, find_memory
 from ._pair_basis import (
+    SOAP_PARAMETERS,
+    SOAP_TYPES,
     PairBasis,
     PairFactors,
     SoapParameters,
     count_radial_channels,
     pairs_per_chunk,
+    read_soap_parameters,
 )
 from ._power_spectrum import PowerSpectrum
 from ._store import DiskStore, MemoryStore, hash_structures, open_store
@@ -18,14 +23,24 @@ __all__ = [
     "PairBasis",
     "PairFactors",
     "PowerSpectrum",
+    "SOAP_PARAMETERS",
+    "SOAP_TYPES",
     "SoapFeatures",
     "SoapParameters",
     "compute_expansions",
+    "count_channels",
+    "count_features",
     "count_radial_channels",
+    "estimate_memory",
+    "estimate_weights",
+    "exceeds_memory",
     "expand_density",
+    "find_memory",
     "hash_structures",
     "load_power_spectrum",
     "name_features",
     "open_store",
     "pairs_per_chunk",
+    "read_soap_parameters",
+    "take_degree",
 ]

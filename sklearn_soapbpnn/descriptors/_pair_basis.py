@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import get_type_hints
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from spex.radial import LaplacianEigenstates
 from torch import Tensor, nn
 
 from ..data import usual_settings
+from ._channels import count_channels
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,34 @@ class SoapParameters:
         Highest radial channel at l = 0, inclusive; higher l have fewer.
     max_angular : int, default=6
         Highest degree of the spherical harmonics, inclusive.
+
+    Raises
+    ------
+    ValueError
+        If the cutoff is wider than its radius.
     """
 
     cutoff_radius: float = 5.0
     cutoff_width: float = 0.5
     max_radial: int = 7
     max_angular: int = 6
+
+    def __post_init__(self) -> None:
+        if self.cutoff_width > self.cutoff_radius:
+            raise ValueError(
+                f"cutoff_width={self.cutoff_width} must not exceed "
+                f"cutoff_radius={self.cutoff_radius}."
+            )
+
+
+# types of the hyperparameters by name, which are arguments of the estimators
+SOAP_TYPES = get_type_hints(SoapParameters)
+SOAP_PARAMETERS = tuple(SOAP_TYPES)
+
+
+def read_soap_parameters(estimator) -> SoapParameters:
+    """Return the hyperparameters that an estimator has as attributes of the same names."""
+    return SoapParameters(**{n: type_(getattr(estimator, n)) for n, type_ in SOAP_TYPES.items()})
 
 
 @dataclass
@@ -112,7 +136,8 @@ class PairBasis(nn.Module):
         self.cutoff_radius = parameters.cutoff_radius
         self.cutoff_width = parameters.cutoff_width
         self.angular = SphericalHarmonics(parameters.max_angular)
-        degrees = [l for l, n in enumerate(self.n_per_l) for _ in range(n * (2 * l + 1))]
+        sizes = count_channels(self.n_per_l)
+        degrees = [l for l, size in enumerate(sizes) for _ in range(size)]
         radial, angular = _channel_factors(self.n_per_l)
         self.n_channels = len(degrees)
         for name, buffer in {
@@ -157,7 +182,7 @@ class PairBasis(nn.Module):
 
         The sum over n comes first, so that the gradient is never formed: (n_pairs, 3).
         """
-        n_pairs, sizes = len(channels), [n * (2 * l + 1) for l, n in enumerate(self.n_per_l)]
+        n_pairs, sizes = len(channels), count_channels(self.n_per_l)
         blocks = zip(factors.radial.split(self.n_per_l, dim=2), channels.split(sizes, dim=1))
         summed = torch.cat([torch.bmm(r, d.reshape(n_pairs, r.shape[2], -1)) for r, d in blocks], 2)
         value, slope = summed.unbind(1)  # (n_pairs, n_angular)

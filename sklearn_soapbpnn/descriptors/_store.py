@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from hashlib import blake2b
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from joblib import Memory
+
+from ..data import replace_file
 
 # part of every key, to be raised when the stored numbers change their meaning
 FORMAT = b"soap-expansion-1"
@@ -96,11 +97,8 @@ class DiskStore:
     def _save(self, key, array):
         path = self._path(key)
         path.parent.mkdir(exist_ok=True)
-        # not tempfile, whose files other users of the folder cannot read
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as file:
-            np.save(file, array)
-        os.replace(part, path)
+        # a damaged file is found out, and made anew
+        replace_file(path, lambda file: np.save(file, array), durable=False)
 
 
 _process_store = MemoryStore(MEMORY_LIMIT)

@@ -1,5 +1,5 @@
-"""Leaves: files of fitted models, ASE, metatrain."""
+"""Ways out of this library and into it: files of fitted models, ASE, metatrain."""
 
-from ._files import load_model, save_model
+from .files import load_model, save_model
 
 __all__ = ["load_model", "save_model"]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from .._checks import check_sums
-from .._featurizer import SoapFeaturizer
-from .._regressor import SoapBPNNRegressor
 from ..data import as_structures
-from ..nn import evaluate
+from ..preprocessing import SoapFeaturizer
+from ..training import FittedRegressor
 
 __all__ = ["SoapBPNNCalculator"]
 
@@ -101,12 +100,11 @@ class SoapBPNNCalculator(Calculator):
         properties = self.implemented_properties if properties is None else properties
         super().calculate(atoms, properties, system_changes)
         structures = as_structures([self.atoms])
-        derivatives = bool({"forces", "stress"} & set(properties))
         for step in self._steps:
             structures = step.transform(structures)
-        check_sums(self.regressor, structures, self.regressor.module_.basis.parity.device)
-        structures = self.regressor._steps.prepare(structures, featurized=False)
-        values = evaluate(self.regressor.module_, structures, derivatives)
+        # energies come with whatever is asked for, derivatives do not
+        derivatives = {"forces", "stress"} & set(properties)
+        values = self.regressor.fitted_.predict_once(structures, {"energy", *derivatives})
         self.results = {
             name: values[name][0] for name in self.implemented_properties if name in values
         }
@@ -114,7 +112,7 @@ class SoapBPNNCalculator(Calculator):
             energy = float(values["energy"][0])
             self.results |= {"energy": energy, "free_energy": energy}
         stress = self.results.pop("stress", None)
-        if stress is not None and structures.volumes[0] > 0:
+        if stress is not None and np.isfinite(stress).all():
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
     def _follow(self):
@@ -139,12 +137,12 @@ def _are_same(values, others):
 
 def _list_properties(regressor):
     """Properties of ASE's calculators that a fitted regressor learnt."""
-    if not isinstance(regressor, SoapBPNNRegressor):
+    if not isinstance(regressor, FittedRegressor):
         raise TypeError(
             "model must be, or end in, a SoapBPNNRegressor; it ends in a "
             f"{type(regressor).__name__}."
         )
-    check_is_fitted(regressor, "net_")
+    check_is_fitted(regressor, "fitted_")
     learnt = [name for name in ("dipole", "charges") if name in regressor.kinds_]
     if "energy" in regressor.kinds_:
         learnt += ["energy", "free_energy", "energies", "forces", "stress"]
@@ -158,7 +156,7 @@ def _list_properties(regressor):
 
 def _check_steps(steps, regressor):
     """Raise if a regressor lacks the Pipeline steps that know its baseline and scale."""
-    carried = sorted(regressor._steps.carried.keys() - {"features"})
+    carried = sorted(regressor.fitted_.steps.carried.keys() - {"features"})
     if carried and not steps:
         raise ValueError(
             f"The regressor was fitted on structures with the {' and '.join(carried)} of earlier "

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from .._version import VersionedPickle
-from ..data import DERIVED_TARGETS, TargetKind, as_structures, as_targets, flatten_offset
+from ..data import DERIVED_TARGETS, TargetKind, as_structures, as_targets, subtract_offset
 
 
 class TargetStep(VersionedPickle, TransformerMixin, BaseEstimator):
@@ -84,8 +84,8 @@ def compute_residuals(X, y, sample_weight):
 def _compute_residual(structures, targets, name, weights):
     kind, labels = targets.kinds[name], targets.flatten(name)
     known = np.isfinite(labels)
+    values = np.where(known, subtract_offset(structures, targets, name), 0.0)
     labels = np.where(known, labels, 0.0)
-    values = np.where(known, labels - flatten_offset(structures, name, kind), 0.0)
     structure = np.arange(len(structures))
     if kind.per_atom:
         structure = np.repeat(structure, structures.n_atoms)

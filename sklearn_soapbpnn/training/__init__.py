@@ -1,24 +1,29 @@
-"""Training: data on the device, losses, checkpoints, and the skorch net."""
+"""Training: checks, data on the device, losses, checkpoints, the skorch net, the order of a fit."""
 
+from ._check_data import FitData, check_data
+from ._check_parameters import check_degrees, check_parameters
 from ._checkpoints import Checkpoints, load_checkpoint
 from ._dataset import TrainingData
 from ._distributed import open_processes
 from ._extensions import check_callbacks, check_net_params, choose_optimizer
+from ._fit import fit_model, make_net
+from ._fitted_regressor import FittedRegressor
 from ._losses import TargetLoss, TotalLoss, parse_loss
 from ._net import SoapBPNNNet
+from ._parameters import FitParameters, find_device, read_parameters, resolve_device
+from ._resume import title_fit
 from ._streamed import (
     StreamedData,
     Workers,
     check_workers,
     count_workers,
-    estimate_memory,
-    estimate_weights,
-    exceeds_memory,
-    find_memory,
 )
 
 __all__ = [
     "Checkpoints",
+    "FitData",
+    "FitParameters",
+    "FittedRegressor",
     "SoapBPNNNet",
     "StreamedData",
     "TargetLoss",
@@ -26,15 +31,20 @@ __all__ = [
     "TrainingData",
     "Workers",
     "check_callbacks",
+    "check_data",
+    "check_degrees",
     "check_net_params",
+    "check_parameters",
     "check_workers",
     "choose_optimizer",
     "count_workers",
-    "estimate_memory",
-    "estimate_weights",
-    "exceeds_memory",
-    "find_memory",
+    "find_device",
+    "fit_model",
     "load_checkpoint",
+    "make_net",
     "open_processes",
     "parse_loss",
+    "read_parameters",
+    "resolve_device",
+    "title_fit",
 ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
-from pathlib import Path
 
 import torch
 from skorch.callbacks import Callback
 from skorch.history import History
+
+from ..data import remove_parts, replace_file
 
 FORMAT = 1
 PARTS = {"seeds", "module", "optimizer", "schedule", "order", "best", "history"}
@@ -41,8 +41,7 @@ class Checkpoints(Callback):
 
     def on_train_begin(self, net, **kwargs):
         if net.processes.rank == 0:
-            for left_over in self.path.parent.glob(f"{self.path.stem}.*.part"):
-                left_over.unlink(missing_ok=True)
+            remove_parts(self.path)
         if self.state is not None:
             self._restore(net)
             self.state = None
@@ -52,7 +51,8 @@ class Checkpoints(Callback):
         if net.processes.rank:
             return
         if epoch % self.interval == 0 or net.ends_after(epoch):
-            _write(self.path, self._collect(net))
+            state = self._collect(net)
+            replace_file(self.path, lambda file: torch.save(state, file))
 
     def _collect(self, net):
         best = net.best_epoch_
@@ -114,13 +114,3 @@ def load_checkpoint(path, device):
 def _as_plain(value):
     """Turn what callbacks record as numpy scalars into numbers, which alone are read back."""
     return value.item() if hasattr(value, "item") else value
-
-
-def _write(path: Path, state):
-    """Write a file at once: who is killed on the way leaves the old one."""
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

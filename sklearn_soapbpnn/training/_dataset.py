@@ -11,13 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data import (
-    expand_scale,
-    flatten_offset,
-    plan_batches,
-    subtract_forces,
-    subtract_strain_gradient,
-)
+from ..data import has_derivatives, plan_batches, to_network_units
 from ..nn import EnvironmentBatch, Environments
 
 # atoms in a batch that is only evaluated: enough to amortise Python, few enough for the cache
@@ -156,13 +150,13 @@ class TrainingData(Dataset):
         self.units = {name: _name_unit(name, targets.units, per_structure) for name in self.names}
         like = network.basis.parity
         self.device = like.device
-        self._prepare(structures, network, bool({"forces", "stress"} & set(self.names)))
+        self._prepare(structures, network, has_derivatives(self.names))
         self.labels = {}
         for name in self.names:
-            make = _SCALE.get(name, _scale_target)
             per_atom = name == "forces" or (name in targets and targets.kinds[name].per_atom)
             divisor = 1.0 if name in per_structure or per_atom else structures.n_atoms
-            arrays = make(name, structures, targets, np.asarray(divisor, dtype=np.float64))
+            divisor = np.asarray(divisor, dtype=np.float64)
+            arrays = to_network_units(structures, targets, name, divisor)
             weight = _weigh_labels(arrays[0], per_atom, structures, sample_weight)
             # a missing label has weight zero, but zero times NaN would still be NaN
             arrays = (np.nan_to_num(arrays[0]), weight, *arrays[1:])
@@ -269,49 +263,6 @@ class EvaluationIterator(BatchIterator):
         return torch.arange(len(self.dataset), device=self.dataset.device)
 
 
-def _scale_energy(name, structures, targets, divisor):
-    """Return labels of the energy, their divisor, and the unit of errors per atom."""
-    scale = structures.scale.get("energy", 1.0)
-    residual = targets["energy"] - structures.offset.get("energy", 0.0)
-    return residual / scale / divisor, divisor, np.float64(scale)
-
-
-def _scale_forces(name, structures, targets, divisor):
-    scale = structures.scale.get("energy", 1.0)
-    return subtract_forces(structures, targets) / scale, divisor, np.float64(scale)
-
-
-def _scale_stress(name, structures, targets, divisor):
-    """Return the same of the stress times the volume; NaN without a cell, whatever the label."""
-    scale = structures.scale.get("energy", 1.0)
-    residual = subtract_strain_gradient(structures, targets)
-    volumes = np.where(structures.volumes > 0, structures.volumes, 1.0)[:, None, None]
-    divisor = _as_rows(divisor, 3)
-    return residual / scale / divisor, divisor, scale * divisor / volumes
-
-
-def _scale_target(name, structures, targets, divisor):
-    """Return the same of any other target, with flat values."""
-    kind, column = targets.kinds[name], targets[name]
-    values = np.concatenate(column) if kind.per_atom else column
-    residual = values.reshape(len(values), kind.size) - flatten_offset(structures, name, kind)
-    scale = expand_scale(structures, name, kind)
-    if kind.per_atom:
-        return residual / scale, divisor, scale
-    if kind.intensive:
-        # the label is a mean already, so that only the network's sum is divided
-        labels = residual / scale
-        return labels, structures.n_atoms[:, None], np.broadcast_to(scale, labels.shape)
-    divisor = _as_rows(divisor, 2)
-    volumes = np.ones(1)
-    if kind.per_volume:
-        volumes = np.where(structures.volumes > 0, structures.volumes, np.nan)
-    volumes = volumes[:, None]
-    unit = scale * divisor / np.nan_to_num(volumes, nan=1.0)
-    labels = residual * volumes / scale / divisor
-    return labels, divisor, np.broadcast_to(unit, labels.shape)
-
-
 def _name_unit(name, units, per_structure):
     """Name the unit of the errors of a target, given those of all columns; "" if it has none."""
     if name not in units:
@@ -322,14 +273,6 @@ def _name_unit(name, units, per_structure):
     if name == "energy" and name not in per_structure:
         return f"{unit}/atom" if unit else "per atom"
     return unit
-
-
-def _as_rows(divisor, ndim):
-    """Give an array trailing axes; a number stays one."""
-    return divisor if divisor.ndim == 0 else divisor.reshape(-1, *[1] * (ndim - 1))
-
-
-_SCALE = {"energy": _scale_energy, "forces": _scale_forces, "stress": _scale_stress}
 
 
 def _weigh_labels(values, per_atom, structures, sample_weight):

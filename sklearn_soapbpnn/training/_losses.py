@@ -9,10 +9,13 @@ from numbers import Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data import LEARNT_DERIVATIVES
+
 FUNCTIONS = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
 TYPES = tuple(FUNCTIONS)
 REDUCTIONS = ("mean", "sum")
-DERIVATIVES = ("forces", "stress")
+# what losses act on: that of a virial is the one of the stress
+DERIVATIVES = tuple(name for name in LEARNT_DERIVATIVES if name != "virial")
 
 
 @dataclass(frozen=True)

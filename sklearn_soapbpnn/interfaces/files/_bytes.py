@@ -7,8 +7,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from .._version import __version__
-from ._file_values import check_entries, read_json, write_json
+from ..._version import __version__
+from ._values import check_entries, read_json, write_json
 
 FORMAT = "sklearn_soapbpnn"
 FORMAT_VERSION = 1

@@ -11,10 +11,10 @@ from numbers import Real
 
 import numpy as np
 
-from ..data import DERIVED_TARGETS, KNOWN_KINDS
-from ..preprocessing import check_fixed_weights, check_scales
-from ..training import TargetLoss, parse_loss
-from ..training._losses import REDUCTIONS, TYPES
+from ...data import DERIVED_TARGETS, KNOWN_KINDS
+from ...preprocessing import check_fixed_weights, check_scales
+from ...training import TargetLoss, parse_loss
+from ...training._losses import REDUCTIONS, TYPES
 
 PREFIX = "mtt::"
 # targets that metatrain knows without the prefix

@@ -3,18 +3,19 @@
 import numpy as np
 import torch
 from ase import Atoms
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
-from .._featurizer import SoapFeaturizer
-from ..data import N_NUMBERS
-from ..preprocessing import (
+from ...data import N_NUMBERS
+from ...preprocessing import (
     CompositionBaseline,
+    SoapFeaturizer,
     TargetScaler,
     ZBLBaseline,
     check_fixed_weights,
     check_scales,
 )
-from ._file_values import check_entries, check_list, decode, decode_kinds, encode, encode_kinds
+from ._values import check_entries, check_list, decode, decode_kinds, encode, encode_kinds
 
 STEPS = {
     cls.__name__: cls for cls in (ZBLBaseline, CompositionBaseline, TargetScaler, SoapFeaturizer)
@@ -128,19 +129,22 @@ def load_parameters(cls, state):
             "sklearn_soapbpnn"
         )
     parameters = {name: decode(value) for name, value in state.items()}
-    constraints = getattr(cls, "_parameter_constraints", {})
-    for name, value in parameters.items():
-        # a bool is an integer to scikit-learn
-        takes_bool = any(rule in ("boolean", "verbose") for rule in constraints[name])
-        if isinstance(value, bool) and not takes_bool:
-            raise ValueError(f"{name} of {cls.__name__} must be no bool, got {value}")
-    estimator = cls(**parameters)
-    if constraints:
-        estimator._validate_params()
+    check_arguments(cls, parameters)
     for name in parameters.get("net_params") or ():
         if not name.startswith("optimizer__"):
             raise ValueError(f"net_params in a file may set the optimizer only, not {name!r}")
-    return estimator
+    return cls(**parameters)
+
+
+def check_arguments(cls, arguments):
+    """Raise if the constructor of an estimator does not take these values."""
+    constraints = getattr(cls, "_parameter_constraints", {})
+    for name, value in arguments.items():
+        # a bool is an integer to scikit-learn
+        takes_bool = any(rule in ("boolean", "verbose") for rule in constraints[name])
+        if isinstance(value, bool) and not takes_bool:
+            raise ValueError(f"{name} of {cls.__name__} must not be a bool, got {value}")
+    validate_parameter_constraints(constraints, arguments, cls.__name__)
 
 
 def load_elements(state):

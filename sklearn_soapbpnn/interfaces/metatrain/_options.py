@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from .._checks import SOAP_PARAMETERS
+from ...descriptors import SOAP_PARAMETERS
 from ._option_targets import (
     list_intensive,
     list_named,

@@ -9,15 +9,15 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._version import VersionedPickle
-from .data import as_structures, check_elements, find_elements
-from .descriptors import (
+from .._version import VersionedPickle
+from ..data import as_structures, check_elements, find_elements
+from ..descriptors import (
     SoapFeatures,
-    SoapParameters,
     compute_expansions,
     hash_structures,
     name_features,
     open_store,
+    read_soap_parameters,
 )
 
 
@@ -129,11 +129,7 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
         -------
         self
         """
-        if self.cutoff_width > self.cutoff_radius:
-            raise ValueError(
-                f"cutoff_width={self.cutoff_width} must not exceed "
-                f"cutoff_radius={self.cutoff_radius}."
-            )
+        read_soap_parameters(self)  # raises where the descriptor cannot be made
         self.elements_ = find_elements(self, as_structures(X))
         return self
 
@@ -154,7 +150,7 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         structures = as_structures(X)
         check_elements(structures, self.elements_)
-        keys = hash_structures(structures, self._soap_parameters(), self.dtype)
+        keys = hash_structures(structures, read_soap_parameters(self), self.dtype)
         expansions = open_store(self.memory).fetch(
             keys, lambda missing: self._compute(structures[missing])
         )
@@ -162,7 +158,7 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
             expansions,
             structures.numbers,
             self.elements_,
-            self._soap_parameters(),
+            read_soap_parameters(self),
             self.pooling,
             self.dtype,
         )
@@ -180,18 +176,12 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
         array of str of shape (n_features,)
         """
         check_is_fitted(self)
-        return name_features(self._soap_parameters(), self.elements_)
+        return name_features(read_soap_parameters(self), self.elements_)
 
     def _compute(self, structures):
         """Featurise structures that no store knows yet."""
-        return compute_expansions(structures, self._soap_parameters(), getattr(torch, self.dtype))
-
-    def _soap_parameters(self):
-        return SoapParameters(
-            float(self.cutoff_radius),
-            float(self.cutoff_width),
-            int(self.max_radial),
-            int(self.max_angular),
+        return compute_expansions(
+            structures, read_soap_parameters(self), getattr(torch, self.dtype)
         )
 
     @property

@@ -3,14 +3,12 @@
 import os
 import reprlib
 import textwrap
-from inspect import signature
 from numbers import Integral
 
 import joblib
 
-from ._checks import SOAP_PARAMETERS, resolve_device
-from ._steps import find_parameters
-from .training import load_checkpoint
+from ..descriptors import SOAP_PARAMETERS
+from ._checkpoints import load_checkpoint
 
 # they change what is shown and stored, or where it runs, but not what is learnt
 IRRELEVANT = {
@@ -20,14 +18,15 @@ IRRELEVANT = {
 }
 
 
-def describe_fit(model, data):
+def describe_fit(parameters, data):
     """Return everything that the result of a fit depends on, by the names of the arguments."""
-    inputs = {k: v for k, v in model.get_params(deep=False).items() if k not in IRRELEVANT}
-    if not isinstance(model.random_state, Integral):
+    inputs = {k: v for k, v in parameters.arguments.items() if k not in IRRELEVANT}
+    if not isinstance(parameters.random_state, Integral):
         # what it draws is in the checkpoint
         inputs["random_state"] = None
     X_val, y_val = data.validation or (None, None)
-    weights = data.weights and [w.cpu().numpy() for w in data.weights.values()]
+    weights = data.weights
+    weights = weights and [w.cpu().numpy() for w in weights.values()]
     return {
         **inputs,
         "X": _describe_structures(data.X),
@@ -40,17 +39,17 @@ def describe_fit(model, data):
     }
 
 
-def title_fit(model, data):
+def title_fit(parameters, data):
     """Return lines that tell a reader which fit this is: its size, and its parameters.
 
     Only parameters that differ from their defaults are named, those of the descriptor as X has it.
     """
-    soap = find_parameters(model, data.X)
-    values = model.get_params(deep=False) | {name: getattr(soap, name) for name in SOAP_PARAMETERS}
+    soap = parameters.find_soap(data.X)
+    values = {**parameters.arguments, **{name: getattr(soap, name) for name in SOAP_PARAMETERS}}
     named = [
         f"{name}={reprlib.repr(values[name])}"
-        for name, entry in signature(type(model)).parameters.items()
-        if name not in IRRELEVANT and repr(values[name]) != repr(entry.default)
+        for name, default in parameters.defaults.items()
+        if name not in IRRELEVANT and repr(values[name]) != repr(default)
     ]
     title = f"Fit of {len(data.X)} structures"
     if data.validation is not None:
@@ -97,13 +96,13 @@ def check_folder(folder):
         ) from err
 
 
-def find_state(model, path):
-    """Return the state to go on from, or None to start afresh."""
-    state = load_checkpoint(path, resolve_device(model.device))
-    if model.verbose and state is None:
+def find_state(path, device, verbose):
+    """Return the state to continue from, or None to start afresh."""
+    state = load_checkpoint(path, device)
+    if verbose and state is None:
         message = f"There is no checkpoint of this fit in {path.parent}; starting afresh."
         print(message, flush=True)
-    elif model.verbose:
+    elif verbose:
         print(f"Going on after epoch {len(state['history'])} of {path}.", flush=True)
     return state
 

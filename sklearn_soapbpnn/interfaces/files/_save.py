@@ -1,18 +1,28 @@
 """Files of fitted models: safetensors with a JSON header, which run no code when they are read."""
 
 import os
-import secrets
-import shutil
 from pathlib import Path
 
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
-from .. import __version__
-from .._regressor import SoapBPNNRegressor
-from ._file_bytes import FORMAT, LARGEST_HEADER, header_size, pack, unpack
-from ._file_regressor import dump_regressor, load_regressor
-from ._file_steps import STEPS, StoredTensors, dump_step, load_step
-from ._file_values import check_entries, check_list, encode
+from ..._version import __version__
+from ...data import replace_file
+from ...training import FittedRegressor
+from ._bytes import FORMAT, LARGEST_HEADER, header_size, pack, unpack
+from ._stored_regressor import dump_regressor, load_regressor
+from ._stored_steps import STEPS, StoredTensors, dump_step, load_step
+from ._values import check_entries, check_list, encode
+
+REGRESSOR = "SoapBPNNRegressor"
+# classes of regressors that load_model makes, by the name in the file
+_REGRESSORS = {}
+
+
+def storable(cls):
+    """Class decorator: what load_model makes of a stored regressor is of this class."""
+    _REGRESSORS[REGRESSOR] = cls
+    return cls
 
 
 def save_model(model, path):
@@ -48,7 +58,7 @@ def save_model(model, path):
     -----
     The format is described in ``docs/files.md``.
     """
-    if not isinstance(model, (SoapBPNNRegressor, Pipeline)):
+    if not isinstance(model, (FittedRegressor, Pipeline)):
         raise TypeError(
             f"model must be a fitted SoapBPNNRegressor or Pipeline, got {type(model).__name__}. "
             "Save the best_estimator_ of a search."
@@ -56,7 +66,7 @@ def save_model(model, path):
     # a link stays one, and what it points to is replaced
     path = Path(os.path.realpath(Path(path)))
     if path.exists() and not path.is_file():
-        raise OSError(f"path={str(path)!r} is there already, and is no file.")
+        raise OSError(f"path={str(path)!r} is there already, and is not a file.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path={str(path)!r}: there is no folder {str(path.parent)!r}.")
     tensors = {}
@@ -69,22 +79,20 @@ def save_model(model, path):
         _rebuild(type(last), content)
     except ValueError as err:
         raise ValueError(f"The model cannot be saved: {str(err).rstrip('.')}.") from err
-    _write(path, content)
+    replace_file(path, lambda file: file.write(content))
 
 
-def load_model(cls, path):
+def load_model(path):
     """Read a model that :func:`save_model` wrote.
 
     Parameters
     ----------
-    cls : type
-        Class of the regressor: :class:`SoapBPNNRegressor`, or what derives from it.
     path : str or path
         The file. It may come from anywhere: nothing in it is run, and all of it is checked.
 
     Returns
     -------
-    cls or Pipeline
+    SoapBPNNRegressor or Pipeline
         Fitted, as it was saved. It is on its ``device`` where there is one, else on the CPU.
 
     Raises
@@ -94,8 +102,13 @@ def load_model(cls, path):
     ImportError
         If the model needs torch-pme, which is not installed.
     ValueError
-        If the file is no model, is damaged, or was written by a newer version.
+        If the file does not hold a model, is damaged, or was written by a newer version.
     """
+    return read_model(path, _REGRESSORS[REGRESSOR])
+
+
+def read_model(path, cls):
+    """Read a model as :func:`load_model` does, with a regressor of class ``cls``."""
     path = Path(path)
     with path.open("rb") as file:
         content = file.read(8)
@@ -114,8 +127,8 @@ def _rebuild(cls, content):
     """Return the model that the bytes of a file stand for."""
     header, arrays = unpack(content)
     check_entries(header, {"version": str, "model": dict}, "the header")
-    if header["model"].get("class") not in ("Pipeline", "SoapBPNNRegressor"):
-        raise ValueError("it holds no SoapBPNNRegressor and no Pipeline")
+    if header["model"].get("class") not in ("Pipeline", REGRESSOR):
+        raise ValueError("it holds neither a SoapBPNNRegressor nor a Pipeline")
     tensors = StoredTensors(arrays)
     try:
         model = _load(cls, header["model"], tensors)
@@ -132,12 +145,13 @@ def _dump(model, tensors, prefix=""):
     """Return a fitted estimator as JSON can hold it; its arrays go to ``tensors``, by name."""
     if type(model) is Pipeline:
         return _dump_pipeline(model, tensors, prefix)
-    if isinstance(model, SoapBPNNRegressor):
+    if isinstance(model, FittedRegressor):
+        check_is_fitted(model)
         return dump_regressor(model, tensors, prefix)
     if type(model) not in STEPS.values():
         raise TypeError(
             f"{model!r} cannot be saved: a model file holds a SoapBPNNRegressor, or a Pipeline of "
-            f"{[*STEPS, 'SoapBPNNRegressor']}. Save the best_estimator_ of a search."
+            f"{[*STEPS, REGRESSOR]}. Save the best_estimator_ of a search."
         )
     return dump_step(model, tensors, prefix)
 
@@ -147,10 +161,10 @@ def _load(cls, state, tensors, prefix=""):
     name = state.get("class") if isinstance(state, dict) else None
     if name == "Pipeline":
         return _load_pipeline(cls, state, tensors, prefix)
-    if name == "SoapBPNNRegressor":
+    if name == REGRESSOR:
         return load_regressor(cls, state, tensors, prefix)
     if name not in list(STEPS):
-        raise ValueError(f"the class {name!r} is none of {[*STEPS, 'SoapBPNNRegressor']}")
+        raise ValueError(f"the class {name!r} is none of {[*STEPS, REGRESSOR]}")
     return load_step(STEPS[name], state, tensors, prefix)
 
 
@@ -185,18 +199,3 @@ def _load_pipeline(cls, state, tensors, prefix):
     if inputs is not None:
         check_list(inputs, (str,), "transform_input")
     return Pipeline(steps, transform_input=inputs, verbose=state["verbose"])
-
-
-def _write(path, content):
-    """Write a file at once: nobody ever sees half of it."""
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with part.open("xb") as file:
-            if path.exists():
-                shutil.copymode(path, part)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

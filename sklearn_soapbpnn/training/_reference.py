@@ -1,4 +1,4 @@
-"""Energies of another reference than those that a fit which is gone on with has seen."""
+"""Energies of another reference than those that the model was fitted on."""
 
 import warnings
 from copy import copy
@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from .data import Structures
-from .nn import evaluate
-from .preprocessing import CompositionBaseline, count_elements
+from ..data import Structures
+from ..model import evaluate
+from ..preprocessing import CompositionBaseline, check_fixed_weights, count_elements
 
 # structures that are looked at to find out whether the reference is another one
 SAMPLE = 1000
@@ -18,35 +18,33 @@ TIMES_REST = 3.0
 SHARE_OF_SCALE = 0.1
 
 
-def follow_reference(steps, network, X, y, fixed, told):
-    """Return steps whose baseline is of the reference of new energies, with a warning.
+def follow_reference(before, X, y, fixed):
+    """Return a model's steps with a baseline of the reference of new energies, with a warning.
 
-    Another functional, code or pseudopotential moves energies by so much an atom of each element.
-    The network cannot learn that, and need not.
+    Another functional, code or pseudopotential shifts energies by a constant for each atom of an
+    element. The network cannot learn that, and need not.
 
     Parameters
     ----------
-    steps : Steps
-        What comes before the network.
-    network : SoapBPNN
-        The network of the fit before.
+    before : FittedModel
+        The model that a fit continues from.
     X, y : Structures, Targets
-        What it is to go on with.
-    fixed : mapping
-        ``fixed_composition_weights`` of the energies.
-    told : bool
-        Whether the fit before knew energies, rather than their derivatives alone.
+        New data.
+    fixed : mapping or None
+        ``fixed_composition_weights``.
     """
+    steps = before.steps
+    fixed = check_fixed_weights(fixed).get("energy")
     labelled = np.flatnonzero(y.labelled("energy"))
     sample = labelled[np.unique(np.linspace(0, len(labelled) - 1, SAMPLE).astype(int))]
-    shift, rest, scale = _find_shift(steps, network, X[sample], y[sample])
+    shift, rest, scale = _find_shift(before, X[sample], y[sample])
     if shift <= max(TIMES_REST * rest, SHARE_OF_SCALE * scale):
         return steps
     text = (
-        "y holds energies of another reference than the fit that this goes on with: they differ "
-        f"by {shift:.3g} per atom from what it predicts, and composition alone explains that. "
+        "y holds energies of another reference than the fit that this continues: they differ by "
+        f"{shift:.3g} per atom from what it predicts, and composition alone explains that. "
     )
-    if steps.baseline is None or fixed:
+    if steps.own.baseline is None or fixed:
         where = "fixed_composition_weights" if fixed else "a baseline that is not its own"
         warnings.warn(
             f"{text}This regressor keeps {where}, so predicted energies will be wrong. Fit the "
@@ -56,28 +54,28 @@ def follow_reference(steps, network, X, y, fixed, told):
             stacklevel=7,
         )
         return steps
-    if told:
+    if "energy" in before.targets:
         warnings.warn(
             f"{text}The baseline was refitted, so predictions are of the new reference.",
             UserWarning,
             stacklevel=7,
         )
-    return _shift_baseline(steps, network, X[labelled], y[labelled])
+    return _shift_baseline(before, X[labelled], y[labelled])
 
 
-def _fit_difference(steps, network, X, y):
+def _fit_difference(before, X, y):
     """Fit, by composition, what the model lacks of the labels; return that and the difference."""
-    predicted = evaluate(network, steps.prepare(X), derivatives=False)
+    predicted = evaluate(before.network, before.steps.prepare(X), ["energy"])
     difference = y["energy"] - predicted["energy"]
     # without the offset that they carry
     X = Structures(X.numbers, X.positions, X.cells, X.pbc)
     return CompositionBaseline().fit(X, difference), X, difference
 
 
-def _find_shift(steps, network, X, y):
+def _find_shift(before, X, y):
     """Sizes per atom of what composition explains and of what it leaves; and the scale."""
-    found, bare, difference = _fit_difference(steps, network, X, y)
-    scale = steps.attach(X[:1]).scale.get("energy", 1.0)
+    found, bare, difference = _fit_difference(before, X, y)
+    scale = before.steps.own.attach(X[:1]).scale.get("energy", 1.0)
     shift = found.predict(bare)
     size = np.sqrt(np.mean((shift / X.n_atoms) ** 2))
     n_free = len(X) - np.linalg.matrix_rank(count_elements(bare, bare.elements, as_shares=False))
@@ -87,10 +85,12 @@ def _find_shift(steps, network, X, y):
     return size, np.sqrt(np.sum(((difference - shift) / X.n_atoms) ** 2) / n_free), scale
 
 
-def _shift_baseline(steps, network, X, y):
-    found, *_ = _fit_difference(steps, network, X, y)
-    baseline = copy(steps.baseline)
+def _shift_baseline(before, X, y):
+    """Return steps whose baseline holds the difference of the references."""
+    found, *_ = _fit_difference(before, X, y)
+    own = before.steps.own
+    baseline = copy(own.baseline)
     energies = baseline.coef_["energy"].copy()
     energies[np.searchsorted(baseline.elements_, found.elements_)] += found.coef_["energy"]
     baseline.coef_ = {**baseline.coef_, "energy": energies}
-    return replace(steps, baseline=baseline)
+    return replace(before.steps, own=replace(own, baseline=baseline))

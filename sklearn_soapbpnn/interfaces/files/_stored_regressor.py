@@ -1,0 +1,209 @@
+"""Fitted regressors as what a model file holds, JSON and tensors, and back."""
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+import torch
+
+from ...data import LEARNT_DERIVATIVES, usual_settings
+from ...descriptors import (
+    SOAP_TYPES,
+    SoapParameters,
+    count_features,
+    count_radial_channels,
+    read_soap_parameters,
+)
+from ...model import FittedModel, OwnSteps, Steps
+from ...nn import SoapBPNN
+from ...preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
+from ...training import check_degrees, find_device, read_parameters
+from ._stored_steps import (
+    check_arguments,
+    dump_parameters,
+    dump_step,
+    load_elements,
+    load_parameters,
+    load_scale,
+    load_step,
+)
+from ._values import check_entries, check_list, decode, decode_kinds, encode, encode_kinds
+
+# steps that a regressor fits for itself, and what X then does not carry
+OWN_STEPS = {
+    "zbl": (ZBLBaseline, None),
+    "baseline": (CompositionBaseline, "offset"),
+    "scaler": (TargetScaler, "scale"),
+    "featurizer": (SoapFeaturizer, "features"),
+}
+REGRESSOR_ENTRIES = {
+    "class": str,
+    "parameters": dict,
+    "elements": list,
+    "descriptor": dict,
+    "kinds": dict,
+    "targets": list,
+    "carried": dict,
+    "steps": dict,
+    "history": list,
+}
+# bytes that the constants of all heads may take, which grow with the square of a target's size
+HEAD_MEMORY = 2**28
+
+
+def dump_regressor(model, tensors, prefix):
+    """Return a fitted regressor as JSON can hold it; its arrays go to ``tensors``, by name."""
+    fitted, steps = model.fitted_, model.fitted_.steps
+    now = read_parameters(model).hyperparameters(fitted.kinds)
+    changed = [n for n, value in fitted.hyperparameters.items() if repr(now[n]) != repr(value)]
+    if changed:
+        raise ValueError(
+            f"{changed} were changed after fit, so they no longer say what was learnt. Set them "
+            "back, or fit again."
+        )
+    own = {}
+    for name in OWN_STEPS:
+        step = getattr(steps.own, name)
+        own[f"{name}_"] = step and dump_step(step, tensors, f"{prefix}{name}_.")
+    weights = fitted.network.state_dict()
+    tensors |= {f"{prefix}module.{name}": value.cpu().numpy() for name, value in weights.items()}
+    scales = steps.scales.items()
+    tensors |= {f"{prefix}carried.scale.{name}": np.asarray(scale) for name, scale in scales}
+    return {
+        "class": "SoapBPNNRegressor",
+        "parameters": dump_parameters(model),
+        "elements": steps.elements.tolist(),
+        "descriptor": asdict(steps.parameters),
+        "kinds": encode_kinds(fitted.kinds),
+        "targets": list(fitted.targets),
+        "carried": {what: sorted(names) for what, names in steps.carried.items()},
+        "steps": own,
+        "history": [
+            {name: encode(value) for name, value in epoch.items() if name != "batches"}
+            for epoch in model.history_
+        ],
+    }
+
+
+def load_regressor(cls, state, tensors, prefix):
+    """Undo :func:`dump_regressor`, for a regressor of class ``cls``."""
+    check_entries(state, REGRESSOR_ENTRIES, "SoapBPNNRegressor")
+    model = load_parameters(cls, state["parameters"])
+    parameters = read_parameters(model)
+    steps = _load_own_steps(state, tensors, prefix)
+    kinds = decode_kinds(state["kinds"])
+    targets = tuple(check_list(state["targets"], (str,), "targets"))
+    _check_targets(targets, kinds, steps)
+    weights = tensors.take_all(f"{prefix}module.", model.dtype)
+    network = _load_network(steps, kinds, parameters.architecture, weights)
+    network.to(find_device(parameters.device))
+    hyperparameters = parameters.hyperparameters(kinds)
+    fitted = FittedModel(steps, kinds, targets, network, hyperparameters)
+    return model.set_fitted(fitted, _load_history(state["history"]))
+
+
+def _load_history(state):
+    if not all(isinstance(epoch, dict) for epoch in state):
+        raise ValueError("the history must hold a dict for each epoch")
+    return [
+        {"batches": [], **{name: decode(value) for name, value in epoch.items()}} for epoch in state
+    ]
+
+
+def _load_own_steps(state, tensors, prefix):
+    """Return what came before the network: the steps that the regressor fitted for itself."""
+    elements = load_elements(state["elements"])
+    soap = _load_descriptor(state["descriptor"])
+    names = [f"{name}_" for name in OWN_STEPS]
+    check_entries(state["steps"], dict.fromkeys(names, (dict, type(None))), "steps")
+    carried = {what: check_list(n, (str,), "carried") for what, n in state["carried"].items()}
+    own = {}
+    for name, (step_class, attached) in OWN_STEPS.items():
+        step = state["steps"][f"{name}_"]
+        if step is not None:
+            step = load_step(step_class, step, tensors, f"{prefix}{name}_.")
+            if attached in carried:
+                raise ValueError(f"X carries the {attached}, so there cannot be a {name}")
+            if not np.array_equal(getattr(step, "elements_", elements), elements):
+                raise ValueError(f"{name} has other elements")
+        own[name] = step
+    if set(carried) - {attached for _, attached in OWN_STEPS.values()}:
+        raise ValueError(f"X cannot carry {carried}")
+    own = OwnSteps(**own)
+    if own.featurizer is None and "features" not in carried:
+        raise ValueError("the descriptor is missing")
+    if own.featurizer is not None:
+        if read_soap_parameters(own.featurizer) != soap:
+            raise ValueError("there are two descriptors")
+        own.featurizer.set_output(transform="default")
+    names = carried.get("scale", [])
+    scales = {name: load_scale(tensors, f"{prefix}carried.scale.{name}") for name in names}
+    carried = {what: frozenset(names) for what, names in carried.items()}
+    return Steps(elements, soap, own, carried, scales)
+
+
+def _load_descriptor(state):
+    check_entries(state, SOAP_TYPES, "the descriptor")
+    check_arguments(SoapFeaturizer, state)
+    return SoapParameters(**state)
+
+
+def _check_targets(targets, kinds, steps):
+    """Raise if columns that were learnt from cannot be those of a model of these targets."""
+    learnt = [name for name in targets if name not in LEARNT_DERIVATIVES]
+    # energies may be known by their derivatives alone
+    outputs = {*learnt} if len(learnt) == len(targets) else {*learnt, "energy"}
+    if outputs != {*kinds} or "energies" in learnt:
+        raise ValueError(f"targets {targets} cannot be of {list(kinds)}")
+    check_degrees(kinds, steps.parameters.max_angular)
+    baseline = steps.own.baseline
+    if baseline is not None and not baseline.kinds_.items() <= kinds.items():
+        raise ValueError("the baseline has other targets")
+
+
+def _load_network(steps, kinds, architecture, weights):
+    """Build the network, but only where the file holds as many weights."""
+    _check_sizes(steps, kinds, architecture, weights)
+    with usual_settings():
+        network = SoapBPNN(steps.elements, steps.parameters, kinds, architecture, seed=0)
+    expected = network.state_dict()
+    for name in sorted(expected.keys() ^ weights.keys()):
+        problem = "is missing" if name in expected else "belongs to nothing"
+        raise ValueError(f"the weight {name!r} {problem}")
+    for name, tensor in expected.items():
+        if weights[name].shape != tensor.shape:
+            shapes = f"the shape {weights[name].shape}, not {tuple(tensor.shape)}"
+            raise ValueError(f"the weight {name!r} has {shapes}")
+    network.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
+    return network.eval()
+
+
+def _check_sizes(steps, kinds, architecture, weights):
+    """Refuse what would take much more memory to build than the file is large."""
+    found = sum(w.size for w in weights.values())
+    if architecture.num_hidden_layers > len(weights):
+        raise ValueError(f"num_hidden_layers={architecture.num_hidden_layers} needs more weights")
+    width, n_pseudo_species = architecture.num_neurons_per_layer, architecture.n_pseudo_species
+    n_per_l = count_radial_channels(steps.parameters)
+    if n_pseudo_species is None:
+        n_networks = len(steps.elements)
+        n_features = sum(count_features(n_per_l, n_networks))
+    else:
+        n_networks, n_features = 1, sum((n_pseudo_species * n) ** 2 for n in n_per_l)
+    n_mlp = sum(architecture.has_mlp(name) for name in kinds)
+    # layers between features and neurons, and from neurons to neurons
+    n_first = width if architecture.num_hidden_layers else n_mlp * width
+    n_square = architecture.num_hidden_layers - 1 + n_mlp if architecture.num_hidden_layers else 0
+    n_square = n_square * n_networks + (3 if architecture.long_range else 0)
+    needed = n_networks * n_first * n_features + n_square * width**2
+    if max(needed, n_features) > found:
+        raise ValueError(f"the network has {needed} weights, but the file only {found}")
+    # some kilobytes of Python, matrices of size x size, and Clebsch-Gordan coefficients
+    memory = sum(
+        2**13
+        + 8 * math.prod(kind.shape) ** 2
+        + sum(2 * (2 * b.o3_lambda + 1) ** 4 for b in kind.blocks)
+        for kind in kinds.values()
+    )
+    if memory > HEAD_MEMORY:
+        raise ValueError(f"{len(kinds)} targets would take {memory} bytes")

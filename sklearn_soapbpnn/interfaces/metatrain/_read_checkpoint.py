@@ -1,0 +1,237 @@
+"""Reading of metatrain checkpoints; this needs metatrain itself, nothing else here does."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from ...data import TargetKind
+from ...model import FittedModel, OwnSteps, Steps
+from ...nn import SoapBPNN
+from ...preprocessing import CompositionBaseline, TargetScaler
+from ...training import check_degrees
+from ._copy_weights import copy_weights
+from ._option_targets import list_lost
+from ._options import read_hypers
+
+
+def load_checkpoint(path):
+    """Return metatrain's model, and the checkpoint that it was read from.
+
+    Raises
+    ------
+    ImportError
+        If metatrain is not installed.
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file holds another architecture, no trained model, or is not a checkpoint at all.
+    """
+    try:
+        from metatrain.utils.io import is_exported_file, model_from_checkpoint
+    except ImportError as err:
+        raise ImportError(
+            "Reading a metatrain checkpoint needs metatrain. Install it with "
+            "`pip install sklearn_soapbpnn[bench]`."
+        ) from err
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"path={str(path)!r} does not exist.")
+    try:
+        exported = is_exported_file(path)
+        checkpoint = None if exported else torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as err:  # whatever unpickling may raise
+        raise ValueError(
+            f"path={str(path)!r} cannot be read. Pass a checkpoint (.ckpt) of metatrain."
+        ) from err
+    if exported:
+        raise ValueError(
+            f"path={str(path)!r} holds an exported model. Pass the checkpoint (.ckpt) that "
+            "metatrain writes next to it."
+        )
+    name = checkpoint.get("architecture_name") if isinstance(checkpoint, dict) else None
+    if name != "soap_bpnn":
+        raise ValueError(
+            f"path={str(path)!r} holds the architecture {name!r}; only checkpoints (.ckpt) of "
+            "metatrain's 'soap_bpnn' can be read."
+        )
+    if checkpoint.get("best_model_state_dict") is None:
+        raise ValueError(
+            f"path={str(path)!r} holds no best epoch: it was written before the first was over. "
+            "Pass a later checkpoint of the training."
+        )
+    # metatrain's upgrades want a mapping
+    if not isinstance(checkpoint.get("train_hypers"), Mapping):
+        checkpoint["train_hypers"] = {}
+    return model_from_checkpoint(checkpoint, context="export"), checkpoint
+
+
+def upgrade_training(checkpoint):
+    """Return the training options of a checkpoint, upgraded in place as far as metatrain can."""
+    from metatrain.soap_bpnn import __trainer__ as trainer
+
+    if not checkpoint["train_hypers"]:
+        return {}
+    if checkpoint.get("trainer_ckpt_version") is None:
+        checkpoint["trainer_ckpt_version"] = 1  # as metatrain has it
+    while checkpoint["trainer_ckpt_version"] < trainer.__checkpoint_version__:
+        try:
+            trainer.upgrade_checkpoint(checkpoint)
+        except Exception:  # whatever upgrades of odd options raise
+            # metatrain refuses to go on training after some changes, that of the schedule of the
+            # learning rate for one; the options can be upgraded further all the same
+            checkpoint["trainer_ckpt_version"] += 1
+    return checkpoint["train_hypers"]
+
+
+def read_checkpoint(path):
+    """Read a checkpoint of metatrain.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    parameters : dict
+        Arguments of a regressor with metatrain's hyperparameters.
+    make_fitted : callable
+        Gives the :class:`FittedModel` for the :class:`FitParameters` of that regressor.
+
+    Raises
+    ------
+    ImportError, FileNotFoundError, ValueError
+        See :func:`load_checkpoint`, and if the model has an option without a counterpart.
+
+    Warns
+    -----
+    UserWarning
+        If training options have no counterpart and are left out.
+    """
+    model, checkpoint = load_checkpoint(path)
+    kinds = read_kinds(model)
+    lost = list_lost(checkpoint["train_hypers"].get("loss"), kinds)
+    parameters, left_out = read_hypers(model.hypers, upgrade_training(checkpoint), kinds)
+    if left_out := dict.fromkeys([*lost, *left_out]):
+        warnings.warn(
+            "The checkpoint was trained with options that SoapBPNNRegressor has no counterpart of, "
+            f"and they are left out: {'; '.join(map(_shorten, left_out))}. Predictions do not "
+            "depend on them; a fit that continues from here may.",
+            UserWarning,
+            stacklevel=3,
+        )
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return {**parameters, "dtype": dtype}, partial(_make_fitted, model, kinds)
+
+
+def _make_fitted(model, kinds, parameters):
+    """Return what a fit would have resulted in."""
+    steps = _make_steps(model, kinds, parameters)
+    ours = {strip_prefix(name): kind for name, kind in kinds.items()}
+    check_degrees(ours, steps.parameters.max_angular)
+    network = SoapBPNN(steps.elements, steps.parameters, ours, parameters.architecture, seed=0)
+    copy_weights(model, network, kinds)
+    network = network.to(parameters.torch_device).eval()
+    targets = (*ours, *read_derivatives(model))
+    return FittedModel(steps, ours, targets, network, parameters.hyperparameters(ours))
+
+
+def _make_steps(model, kinds, parameters):
+    """Return what comes before the network, fitted as metatrain's counterparts are."""
+    elements = np.sort(model.atomic_types)
+    baseline = read_baseline(model, elements, kinds)
+    scaler = read_scaler(model, elements, kinds)
+    # metatrain's models always have both; one that does nothing would be fitted to later targets
+    if not parameters.remove_composition_contribution and not _differ(baseline.coef_, 0.0):
+        baseline = None
+    if not parameters.scale_targets and not _differ(scaler.scale_, 1.0):
+        scaler = None
+    own, atoms = parameters.make_steps(), [Atoms(elements)]
+    own = OwnSteps(own.zbl and own.zbl.fit(atoms), baseline, scaler, own.featurizer.fit(atoms))
+    return Steps(elements, parameters.soap, own)
+
+
+def _shorten(text, width=100):
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _differ(arrays, value):
+    return any(np.any(array != value) for array in arrays.values())
+
+
+def strip_prefix(name):
+    """Return the name of a metatrain target without the prefix of what is not standard."""
+    return name.removeprefix("mtt::")
+
+
+def read_kinds(model) -> dict[str, TargetKind]:
+    """Return the kind of each target, by metatrain's names."""
+    return {name: _read_kind(name, info) for name, info in model.dataset_info.targets.items()}
+
+
+def read_derivatives(model) -> list[str]:
+    """Return which derivatives of the energy were learnt."""
+    energy = model.dataset_info.targets.get("energy")
+    gradients = () if energy is None else energy.gradients
+    names = {"positions": "forces", "strain": "stress"}
+    return [ours for theirs, ours in names.items() if theirs in gradients]
+
+
+def read_baseline(model, elements, kinds) -> CompositionBaseline:
+    """Return a fitted baseline with metatrain's composition weights."""
+    composition = model.additive_models[0].model
+    order = np.argsort(model.atomic_types)
+    baseline = CompositionBaseline()
+    baseline.elements_, baseline.kinds_, baseline.coef_ = elements, {}, {}
+    for name, weights in composition.weights.items():
+        kind = kinds[name]
+        blocks = [block.values.numpy().reshape(len(order), -1) for block in weights.blocks()]
+        values = np.hstack(blocks)[order] @ kind.invariants.T
+        ours = strip_prefix(name)
+        baseline.kinds_[ours] = kind
+        baseline.coef_[ours] = values.reshape(len(order), *kind.shape)
+    return baseline
+
+
+def read_scaler(model, elements, kinds) -> TargetScaler:
+    """Return a fitted scaler with metatrain's scales."""
+    order = np.argsort(model.atomic_types)
+    scaler = TargetScaler()
+    scaler.scale_ = {}
+    for name, kind in kinds.items():
+        blocks = model.scaler.model.scales[name].blocks()
+        scales = np.hstack([block.values.double().numpy() for block in blocks])
+        if kind.per_atom:
+            table = np.ones((119, kind.n_scales))
+            table[elements] = scales[order]
+            scales = table
+        else:
+            scales = float(scales[0, 0]) if kind.n_scales == 1 else scales[0]
+        scaler.scale_[strip_prefix(name)] = scales
+    return scaler
+
+
+def _read_kind(name, info):
+    options = {"per_atom": info.sample_kind == "atom", "unit": info.unit}
+    blocks = list(info.layout.items())
+    n = [len(block.properties) for _, block in blocks]
+    single = None if n[0] == 1 else n[0]
+    if info.is_scalar:
+        total = sum(n)
+        return TargetKind.scalar(None if total == 1 else total, **options)
+    if info.is_cartesian:
+        if len(blocks[0][1].components) == 1:
+            return TargetKind.vector(single, **options)
+        stress = "non_conservative_stress" in name
+        return TargetKind.tensor(single, symmetric=stress, per_volume=stress, **options)
+    orders = [(int(key["o3_lambda"]), int(key["o3_sigma"])) for key, _ in blocks]
+    if len(blocks) == 1:
+        return TargetKind.spherical(orders[0], single, **options)
+    return TargetKind.spherical([(*o, k) for o, k in zip(orders, n)], **options)

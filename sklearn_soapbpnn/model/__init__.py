@@ -1,0 +1,40 @@
+"""Fitted models: steps, network, and the predictions that they make together."""
+
+from ._carried import check_carried, check_features, list_attached, name_attached
+from ._evaluate import evaluate
+from ._fitted import FittedModel
+from ._memory import check_sums, is_large, measure_weights
+from ._outputs import (
+    FEATURES,
+    LAST_LAYER,
+    check_names,
+    check_volumes,
+    find_main,
+    find_output_kind,
+    list_outputs,
+    warn_of_constant,
+)
+from ._steps import OwnSteps, Steps, fit_steps
+
+__all__ = [
+    "FEATURES",
+    "LAST_LAYER",
+    "FittedModel",
+    "OwnSteps",
+    "Steps",
+    "check_carried",
+    "check_features",
+    "check_names",
+    "check_sums",
+    "check_volumes",
+    "evaluate",
+    "find_main",
+    "find_output_kind",
+    "fit_steps",
+    "is_large",
+    "list_attached",
+    "list_outputs",
+    "measure_weights",
+    "name_attached",
+    "warn_of_constant",
+]

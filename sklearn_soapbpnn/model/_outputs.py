@@ -1,0 +1,76 @@
+"""What can be asked of a model by name: targets, derivatives of the energy, features."""
+
+import warnings
+
+import numpy as np
+
+from ..data import DERIVED_TARGETS, KNOWN_KINDS, TargetKind, find_volumes
+
+# what the hidden layers give
+FEATURES = "features"
+# what the name of a target ends in where the input of its last layer is asked for
+LAST_LAYER = "_last_layer_features"
+
+
+def list_outputs(kinds):
+    """Return the names of all that a model of these targets predicts."""
+    derived = DERIVED_TARGETS if "energy" in kinds else ()
+    return [*kinds, *derived, FEATURES, *(name + LAST_LAYER for name in kinds)]
+
+
+def check_names(names, kinds):
+    """Return names as a list; raise if a model of these targets does not predict one of them."""
+    names = [names] if isinstance(names, str) else list(np.ravel(names).tolist())
+    available = list_outputs(kinds)
+    unknown = [name for name in names if name not in available]
+    if unknown or not names:
+        what = repr(unknown[0]) if unknown else "nothing"
+        raise ValueError(f"targets names {what}; available are {available}.")
+    return names
+
+
+def is_features(name):
+    """Whether a name stands for features rather than for a prediction."""
+    return name == FEATURES or name.endswith(LAST_LAYER)
+
+
+def find_output_kind(name, kinds, values):
+    """Return the kind of an output, given its values."""
+    if name in kinds:
+        return kinds[name]
+    if name in KNOWN_KINDS:
+        return KNOWN_KINDS[name]
+    return TargetKind.scalar(values[0].shape[1], per_atom=True)
+
+
+def find_main(kinds):
+    """Return the name of the target that is predicted and scored unless others are asked for.
+
+    It is the one that ``np.asarray`` of Targets with these kinds gives, if it gives one.
+    """
+    per_structure = [name for name, kind in kinds.items() if not kind.per_atom]
+    scalars = [name for name in per_structure if kinds[name].shape == ()]
+    return "energy" if "energy" in kinds else [*scalars, *per_structure, *kinds][0]
+
+
+def check_volumes(structures, names, kinds):
+    """Raise if something per volume is wanted, but no structure has a cell."""
+    known = {**KNOWN_KINDS, **kinds}
+    wanted = [n for n in names if n == "virial" or (n in known and known[n].per_volume)]
+    if wanted and np.isnan(find_volumes(structures)).all():
+        raise ValueError(
+            f"X holds no cell of finite volume, so there is no {' or '.join(sorted(wanted))}. "
+            "Leave these targets out, or set cells."
+        )
+
+
+def warn_of_constant(names, kinds, targets, stacklevel):
+    """Warn if energies are to be predicted that were learnt from their derivatives alone."""
+    if {"energy", "energies"} & {*names} and "energy" in kinds and "energy" not in targets:
+        warnings.warn(
+            f"The model learnt {list(targets)} without energies, so its energies are known up to a "
+            "constant for each composition: compare them at one composition only, or fit with "
+            "energies of some structures.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )

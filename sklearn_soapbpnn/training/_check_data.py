@@ -1,0 +1,226 @@
+"""Checks of what a fit is given, before any work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.utils.validation import _check_sample_weight
+
+from ..data import (
+    LEARNT_DERIVATIVES,
+    Structures,
+    TargetKind,
+    Targets,
+    as_structures,
+    as_targets,
+    check_elements,
+    find_volumes,
+)
+from ..metrics import PER_ATOM
+from ..model import (
+    FEATURES,
+    LAST_LAYER,
+    FittedModel,
+    check_carried,
+    check_features,
+    list_attached,
+    name_attached,
+)
+from ._check_parameters import check_contradictions, check_degrees, check_memory, check_parameters
+from ._losses import TargetLoss
+
+
+@dataclass(frozen=True)
+class FitData:
+    """What a regressor is fitted on, after all checks.
+
+    Parameters
+    ----------
+    X, y, sample_weight, groups
+        See :meth:`SoapBPNNRegressor.fit`.
+    validation : tuple of Structures and Targets, or None
+        ``X_val`` and ``y_val``.
+    before : FittedModel or None
+        What the fit continues from.
+    losses : dict of str to TargetLoss
+        Loss of each target.
+    """
+
+    X: Structures
+    y: Targets
+    sample_weight: np.ndarray | None
+    groups: np.ndarray | None
+    validation: tuple[Structures, Targets] | None
+    before: FittedModel | None
+    losses: dict[str, TargetLoss]
+
+    @property
+    def known(self) -> dict[str, TargetKind]:
+        """Targets of the model that the fit continues from."""
+        return {} if self.before is None else self.before.kinds
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor] | None:
+        """Weights to start from."""
+        return None if self.before is None else self.before.network.state_dict()
+
+    @property
+    def kinds(self) -> dict[str, TargetKind]:
+        """All targets that are predicted."""
+        return {**self.known, **{name: self.y.kinds[name] for name in list_learnt(self.y)}}
+
+
+def check_data(parameters, before, X, y, X_val, y_val, sample_weight, groups):
+    """Check everything that a fit is given; ``before`` is the model that it continues from."""
+    X = as_structures(X)
+    y = check_learnt(as_targets(y, X), X)
+    known = {} if before is None else before.kinds
+    has_validation = X_val is not None
+    losses = check_parameters(parameters, y, known, has_validation)
+    groups = _check_groups(groups, X, has_validation)
+    if sample_weight is not None:
+        sample_weight = _check_sample_weight(
+            sample_weight, np.zeros(len(X)), dtype=np.float64, ensure_non_negative=True
+        )
+    validation = _check_validation(parameters, before, X, y, X_val, y_val)
+    check_contradictions(parameters, X)
+    if before is not None:
+        _check_continues(before, parameters, X, y)
+    if parameters.early_stopping and validation is None and len(X) == 1:
+        raise ValueError(
+            "early_stopping=True needs validation structures, but X holds a single structure. "
+            "Pass X_val and y_val."
+        )
+    data = FitData(X, y, sample_weight, groups, validation, before, losses)
+    check_degrees(data.kinds, parameters.find_soap(X).max_angular)
+    check_memory(parameters, X)
+    return data
+
+
+def list_learnt(targets):
+    """Names of the targets that have an output of their own: all but derivatives."""
+    return [name for name in targets.names if name not in LEARNT_DERIVATIVES]
+
+
+def check_learnt(targets, structures, name="y"):
+    """Return targets that can be learnt from; ``name`` is what messages call them."""
+    columns = list(targets.names)
+    if "energies" in columns:
+        raise ValueError(
+            f"{name} has a column 'energies', which is what the model says of atoms, not a target. "
+            "Give labels of atoms another name, e.g. Targets(kinds={'atomic_energy': "
+            "TargetKind.scalar(per_atom=True)}, atomic_energy=...)."
+        )
+    # outputs of predict, errors in tables, what evaluation holds, errors of blocks in history_
+    taken = {FEATURES, PER_ATOM, "strain_gradient"}
+    for column, kind in targets.kinds.items():
+        taken |= {f"{column}[{block}]" for block in kind.scale_names}
+    clashing = [column for column in columns if column in taken or column.endswith(LAST_LAYER)]
+    if clashing:
+        raise ValueError(
+            f"{name} has the columns {clashing}, but these names stand for something else in "
+            "predict, in the metrics or in history_. Give the columns other names."
+        )
+    if {"stress", "virial"} <= set(columns):
+        raise ValueError(f"{name} has both 'stress' and 'virial', which are one. Leave one out.")
+    for column in columns:
+        if not targets.kinds[column].per_volume and column != "virial":
+            continue
+        known = np.isfinite(targets[column]).reshape(len(structures), -1).any(1)
+        if not np.isfinite(find_volumes(structures)[known]).any():
+            raise ValueError(
+                f"Target {column!r} of {name}: no structure with a label has a cell of finite "
+                "volume. Set the cells, or leave the target out."
+            )
+    return targets
+
+
+def _check_continues(before, parameters, X, y):
+    """Raise if a fit cannot continue from a model with other data or parameters."""
+    steps = before.steps
+    check_elements(X, steps.elements, what="the fit before", remedy="Fit with warm_start=False")
+    now = parameters.hyperparameters(before.kinds)
+    for name, value in before.hyperparameters.items():
+        # values may be arrays, which do not compare as one
+        if repr(now[name]) != repr(value):
+            raise ValueError(
+                f"{name}={now[name]!r}, but the fit that this continues had {value!r}. Set it "
+                "back, or start afresh: fit with warm_start=False."
+            )
+    for name in list_learnt(y):
+        known = before.kinds.get(name, y.kinds[name])
+        if known != y.kinds[name]:
+            raise ValueError(
+                f"Target {name!r} is {y.kinds[name]!r}, but the fit that this continues had "
+                f"{known!r}. Declare it as before (kinds=model.kinds_), or under another name."
+            )
+    new = [name for name in list_learnt(y) if name not in before.kinds]
+    if new and parameters.num_hidden_layers == 0:
+        raise ValueError(
+            f"y has the new targets {new}, but without hidden layers (num_hidden_layers=0) there "
+            f"is nothing that they share with {list(before.kinds)}. Fit a model of their own."
+        )
+    attached = list_attached(X)
+    if attached != steps.carried.keys():
+        raise ValueError(
+            f"The fit that this continues had structures that carry {sorted(steps.carried)}, but "
+            f"X carries {sorted(attached)}. Use the same Pipeline steps."
+        )
+    remedy = "Set warm_start=True on every step of the Pipeline, so that they keep what they know"
+    check_carried(X, steps.carried, steps.scales, remedy)
+
+
+def _check_validation(parameters, before, X, y, X_val, y_val):
+    """Return validation structures and labels that fit the training data, or None."""
+    if (X_val is None) != (y_val is None):
+        raise ValueError("X_val and y_val must be given together.")
+    if X_val is None:
+        return None
+    X_val = as_structures(X_val, "X_val")
+    y_val = check_learnt(as_targets(y_val, X_val, "y_val", "X_val"), X_val, "y_val")
+    missing, more = list_attached(X) - list_attached(X_val), list_attached(X_val) - list_attached(X)
+    if missing:
+        raise ValueError(
+            f"X_val lacks the {' and '.join(sorted(missing))} that X carries. Inside a Pipeline, "
+            "set transform_input=['X_val'] so that X_val goes through its steps."
+        )
+    remedy = "Pass both through the same steps"
+    if more:
+        raise ValueError(
+            f"X_val carries the {' and '.join(sorted(more))}, which X lacks. {remedy}."
+        )
+    check_carried(X_val, name_attached(X), X.scale, remedy, "X_val", "X carries")
+    if y_val.kinds != y.kinds:
+        raise ValueError(f"y_val has the columns {y_val.kinds}, but y has {y.kinds}.")
+    elements, what = (X.elements, "X")
+    if before is not None:
+        elements, what = before.steps.elements, "the fit before"
+    check_elements(X_val, elements, "X_val", what)
+    check_memory(parameters, X_val, "X_val")
+    if X.features is not None:
+        check_features(X_val, X.features.parameters, X.features.elements, "X_val")
+    return X_val, y_val
+
+
+def _check_groups(groups, X, has_validation):
+    """Return the group of each structure as an array, or None."""
+    if groups is None:
+        return None
+    groups = np.asarray(groups)
+    if groups.shape != (len(X),):
+        raise ValueError(
+            f"groups must name the group of each of the {len(X)} structures, got an array of shape "
+            f"{groups.shape}."
+        )
+    if any(group != group for group in groups.tolist()):
+        raise ValueError("groups contains NaN. Give every structure a group.")
+    # of mixed types, which cannot be sorted
+    labels = [repr(group) for group in groups] if groups.dtype == object else groups
+    if not has_validation and len(np.unique(labels)) < 2:
+        raise ValueError(
+            f"groups names {groups.tolist()[0]!r} for every structure, so none can be held out. "
+            "Leave it out, or pass X_val and y_val."
+        )
+    return np.asarray(labels)
