@@ -643,7 +643,7 @@ def test_fit_that_is_refused_leaves_the_model_as_it_was(frames, parameters, X, y
 
 def test_early_stopping_needs_validation_structures(frames):
     model = small_model(early_stopping=True, validation_fraction=0)
-    message = "early_stopping=True needs validation.*raise validation_fraction=0, or pass X_val"
+    message = "early_stopping=True needs validation.*validation_fraction=0. Raise it, or pass X_val"
     assert_refused(ValueError, message, frames, ENERGY, estimator=model)
     model.fit(frames, ENERGY, X_val=frames, y_val=ENERGY)
 

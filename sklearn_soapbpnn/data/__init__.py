@@ -24,7 +24,7 @@ from ._kinds import (
 from ._sequences import LazyFrames, open_frames
 from ._settings import usual_settings
 from ._structures import Structures, as_structures, expand_scale, flatten_offset
-from ._targets import Targets, as_targets
+from ._targets import Targets, as_targets, check_kind
 from ._threads import use_threads
 from ._units import (
     find_volumes,
@@ -57,6 +57,7 @@ __all__ = [
     "build_graph",
     "channel_rows",
     "check_elements",
+    "check_kind",
     "expand_scale",
     "find_elements",
     "flatten_offset",

@@ -333,6 +333,11 @@ def _find_kind(name, declared):
         raise TypeError(
             f"kinds[{name!r}] must be a TargetKind, e.g. TargetKind.scalar(), got {kind!r}."
         )
+    return check_kind(name, kind)
+
+
+def check_kind(name, kind):
+    """Return the kind of a target; raise if its name stands for another one."""
     if name not in ENERGY_KINDS:
         return kind
     own = ENERGY_KINDS[name]

@@ -48,8 +48,8 @@ def check_parameters(parameters, targets, known=(), has_validation=False):
             )
     if parameters.early_stopping and parameters.validation_fraction == 0 and not has_validation:
         raise ValueError(
-            "early_stopping=True needs validation structures, but validation_fraction=0. Set it to "
-            "0.1, say, or pass X_val and y_val."
+            "early_stopping=True needs validation structures, but validation_fraction=0. Raise it, "
+            "or pass X_val and y_val."
         )
     check_callbacks(parameters.callbacks)
     check_workers(parameters.num_workers)

@@ -105,16 +105,16 @@ def make_targets(model, kinds, frames):
 
 def test_learning_goes_on(model, frames):
     y = make_targets(model, model.kinds_, frames)
-    before, steps = model.predict(frames), model._steps
+    before, steps = model.predict(frames), model.fitted_.steps
     model.set_params(warm_start=True, num_epochs=1, learning_rate=1e-12)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.fit(frames, y)
     np.testing.assert_allclose(model.predict(frames), before, rtol=1e-8, atol=1e-9)
     # scale, baseline and ZBL are those of the checkpoint
-    assert model._steps is steps
+    assert model.fitted_.steps is steps
     model.set_params(learning_rate=1e-3).partial_fit(frames, y)
-    assert model._steps is steps
+    assert model.fitted_.steps is steps
     assert not np.allclose(model.predict(frames), before, rtol=1e-8)
 
 
@@ -131,7 +131,7 @@ def test_energies_of_another_reference(model, frames):
 def test_targets_that_are_added(model, frames):
     before = model.predict(frames)
     kinds = {**model.kinds_, "extra": TargetKind.scalar()}
-    steps = model._steps
+    steps = model.fitted_.steps
     model.set_params(learning_rate=1e-12).partial_fit(frames, make_targets(model, kinds, frames))
     np.testing.assert_allclose(model.predict(frames), before, rtol=1e-8, atol=1e-9)
     if model.scale_targets:

@@ -9,8 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sklearn_soapbpnn import SoapBPNNRegressor
-from sklearn_soapbpnn.interfaces._option_targets import STANDARD_TARGETS
-from sklearn_soapbpnn.interfaces._options import IDLE, N_PSEUDO_SPECIES, SAME, read_options
+from sklearn_soapbpnn.interfaces.metatrain._option_targets import STANDARD_TARGETS
+from sklearn_soapbpnn.interfaces.metatrain._options import (
+    IDLE,
+    N_PSEUDO_SPECIES,
+    SAME,
+    read_options,
+)
 from sklearn_soapbpnn.training import parse_loss
 
 with warnings.catch_warnings():

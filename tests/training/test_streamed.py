@@ -26,11 +26,10 @@ from sklearn_soapbpnn import (
     TargetKind,
     Targets,
     TargetScaler,
-    _steps,
 )
 from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.descriptors import SoapParameters, estimate_memory, estimate_weights
-from sklearn_soapbpnn.nn import Environments
+from sklearn_soapbpnn.model import _memory
 from sklearn_soapbpnn.training import (
     StreamedData,
     Workers,
@@ -129,7 +128,7 @@ class Watch(Callback):
 
 
 def make_parameters():
-    return SoapFeaturizer(**SOAP)._soap_parameters()
+    return SoapParameters(**SOAP)
 
 
 def count_streams(monkeypatch):
@@ -226,7 +225,7 @@ def test_structures_that_carry_features_are_not_looked_at(data, monkeypatch):
     X, y = data
     pipe = make_pipeline().fit(X, y)
     looked = []
-    monkeypatch.setattr(_steps, "exceeds_memory", lambda *args: looked.append(args))
+    monkeypatch.setattr(_memory, "exceeds_memory", lambda *args: looked.append(args))
     pipe.predict(X)
     assert not looked
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from ...data import LEARNT_DERIVATIVES, usual_settings
+from ...data import LEARNT_DERIVATIVES, check_kind, usual_settings
 from ...descriptors import (
     SOAP_TYPES,
     SoapParameters,
@@ -152,6 +152,17 @@ def _check_targets(targets, kinds, steps):
     """Raise if columns that were learnt from cannot be those of a model of these targets."""
     learnt = [name for name in targets if name not in LEARNT_DERIVATIVES]
     # energies may be known by their derivatives alone
+    # some kilobytes of Python, matrices of size x size, and Clebsch-Gordan coefficients
+    memory = sum(
+        2**13
+        + 8 * math.prod(kind.shape) ** 2
+        + sum(2 * (2 * b.o3_lambda + 1) ** 4 for b in kind.blocks)
+        for kind in kinds.values()
+    )
+    if memory > HEAD_MEMORY:
+        raise ValueError(f"{len(kinds)} targets would take {memory} bytes")
+    for name, kind in kinds.items():
+        check_kind(name, kind)
     outputs = {*learnt} if len(learnt) == len(targets) else {*learnt, "energy"}
     if outputs != {*kinds} or "energies" in learnt:
         raise ValueError(f"targets {targets} cannot be of {list(kinds)}")
@@ -181,8 +192,9 @@ def _load_network(steps, kinds, architecture, weights):
 def _check_sizes(steps, kinds, architecture, weights):
     """Refuse what would take much more memory to build than the file is large."""
     found = sum(w.size for w in weights.values())
-    if architecture.num_hidden_layers > len(weights):
-        raise ValueError(f"num_hidden_layers={architecture.num_hidden_layers} needs more weights")
+    n_layers = architecture.num_hidden_layers
+    if n_layers > len(weights):
+        raise ValueError(f"{n_layers} hidden layers need more weights, but the file holds {found}")
     width, n_pseudo_species = architecture.num_neurons_per_layer, architecture.n_pseudo_species
     n_per_l = count_radial_channels(steps.parameters)
     if n_pseudo_species is None:
@@ -192,18 +204,11 @@ def _check_sizes(steps, kinds, architecture, weights):
         n_networks, n_features = 1, sum((n_pseudo_species * n) ** 2 for n in n_per_l)
     n_mlp = sum(architecture.has_mlp(name) for name in kinds)
     # layers between features and neurons, and from neurons to neurons
-    n_first = width if architecture.num_hidden_layers else n_mlp * width
-    n_square = architecture.num_hidden_layers - 1 + n_mlp if architecture.num_hidden_layers else 0
+    n_first = width if n_layers else n_mlp * width
+    n_square = n_layers - 1 + n_mlp if n_layers else 0
     n_square = n_square * n_networks + (3 if architecture.long_range else 0)
     needed = n_networks * n_first * n_features + n_square * width**2
     if max(needed, n_features) > found:
-        raise ValueError(f"the network has {needed} weights, but the file only {found}")
-    # some kilobytes of Python, matrices of size x size, and Clebsch-Gordan coefficients
-    memory = sum(
-        2**13
-        + 8 * math.prod(kind.shape) ** 2
-        + sum(2 * (2 * b.o3_lambda + 1) ** 4 for b in kind.blocks)
-        for kind in kinds.values()
-    )
-    if memory > HEAD_MEMORY:
-        raise ValueError(f"{len(kinds)} targets would take {memory} bytes")
+        raise ValueError(
+            f"{steps.parameters}, {architecture}: {needed} weights, but the file holds {found}"
+        )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from sklearn.utils._param_validation import validate_parameter_constraints
 
 from ...descriptors import SOAP_PARAMETERS
 from ._option_targets import (
@@ -194,13 +195,15 @@ def write_options(model, path=None):
     ValueError
         If an argument is invalid or has no counterpart; the message names them all.
     """
-    model._validate_params()
     parameters, problems = model.get_params(deep=False), _list_foreign(model)
-    kinds = getattr(model, "kinds_", {})
+    constraints = model._parameter_constraints
+    validate_parameter_constraints(constraints, parameters, type(model).__name__)
+    fitted = getattr(model, "fitted_", None)
+    kinds, targets = (fitted.kinds, fitted.targets) if fitted is not None else ({}, ())
     problems += list_intensive(kinds)
-    if kinds:
+    if fitted is not None:
         # with features of another step, the model's own arguments are not the ones
-        parameters |= {name: getattr(model._steps.parameters, name) for name in SOAP_PARAMETERS}
+        parameters |= {name: getattr(fitted.steps.parameters, name) for name in SOAP_PARAMETERS}
     names = list_named(parameters, list(kinds) or ["energy"])
     encoding = {ours: legacy for legacy, ours in SPECIES_ENCODINGS.items()}
     training = {
@@ -208,7 +211,7 @@ def write_options(model, path=None):
         "atomic_baseline": write_baseline(parameters, names),
         "fixed_scaling_weights": write_scales(parameters["fixed_scaling_weights"], problems),
         "per_structure_targets": write_per_structure(
-            parameters["per_structure_targets"], getattr(model, "targets_", ()), problems
+            parameters["per_structure_targets"], targets, problems
         ),
         # metatrain finds out by itself, and warns if it is told
         **({"distributed": True} if parameters["distributed"] else {}),
