@@ -33,7 +33,7 @@ from ._reference import follow_reference
 from ._resume import check_folder, describe_fit, find_state, name_checkpoint
 from ._steps import featurize, find_parameters, fit_steps, is_large
 from .data import Structures, TargetKind, Targets, as_structures, as_targets, use_threads
-from .nn import SoapBPNN
+from .nn import Architecture, SoapBPNN
 from .preprocessing import check_fixed_weights
 from .training import (
     Checkpoints,
@@ -144,21 +144,24 @@ def fit_model(model, data, resume, processes):
 def make_net(model, losses, seed, order_seed):
     """Return the net that a regressor's parameters describe, to be initialised."""
     is_alchemical = model.species_encoding == "alchemical"
+    architecture = Architecture(
+        num_hidden_layers=int(model.num_hidden_layers),
+        num_neurons_per_layer=int(model.num_neurons_per_layer),
+        layernorm=bool(model.layernorm),
+        heads=model.heads or {},
+        add_lambda_basis=bool(model.add_lambda_basis),
+        n_pseudo_species=int(model.n_pseudo_species) if is_alchemical else None,
+        long_range=find_long_range(model) if model.long_range else None,
+        dtype=getattr(torch, model.dtype),
+    )
     return SoapBPNNNet(
         SoapBPNN,
         TotalLoss(losses),
         module__elements=model.elements_,
         module__parameters=model._steps.parameters,
         module__kinds=model.kinds_,
-        module__num_hidden_layers=int(model.num_hidden_layers),
-        module__num_neurons_per_layer=int(model.num_neurons_per_layer),
-        module__layernorm=bool(model.layernorm),
-        module__heads=model.heads or {},
-        module__add_lambda_basis=bool(model.add_lambda_basis),
-        module__n_pseudo_species=int(model.n_pseudo_species) if is_alchemical else None,
-        module__long_range=find_long_range(model) if model.long_range else None,
+        module__architecture=architecture,
         module__seed=seed,
-        module__dtype=getattr(torch, model.dtype),
         lr=model.learning_rate,
         max_epochs=int(model.num_epochs),
         batch_size=int(model.batch_size),

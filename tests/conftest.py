@@ -16,7 +16,7 @@ from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind
 from sklearn_soapbpnn.data import as_structures, plan_batches
 from sklearn_soapbpnn.datasets import load_cuau, load_malonaldehyde
 from sklearn_soapbpnn.descriptors import SoapParameters
-from sklearn_soapbpnn.nn import Environments, SoapBPNN
+from sklearn_soapbpnn.nn import Architecture, Environments, SoapBPNN
 
 ELEMENTS = (1, 6, 8)
 
@@ -110,12 +110,8 @@ def network(request):
         ELEMENTS,
         SoapParameters(max_radial=4, max_angular=3),
         {"energy": TargetKind.scalar()},
-        num_hidden_layers=2,
-        num_neurons_per_layer=8,
-        layernorm=request.param,
-        heads={},
+        Architecture(2, 8, layernorm=request.param, heads={}, dtype=torch.float64),
         seed=0,
-        dtype=torch.float64,
     )
     if network.first.bias is not None:
         with torch.no_grad():

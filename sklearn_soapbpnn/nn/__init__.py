@@ -1,10 +1,12 @@
 """The network, the environments it runs on, and the linear maps that give forces."""
 
+from ._architecture import Architecture
 from ._environments import EnvironmentBatch, Environments
 from ._evaluate import check_volumes, evaluate, evaluate_features
 from ._soap_bpnn import Outputs, SoapBPNN
 
 __all__ = [
+    "Architecture",
     "EnvironmentBatch",
     "Environments",
     "Outputs",

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from ..data import TargetKind
 from ..descriptors import PairBasis, SoapParameters
-from ..potentials import LongRange, LongRangeParameters
+from ..potentials import LongRange
 from ._alchemical import AlchemicalLayer
+from ._architecture import Architecture
 from ._contractions import ElementContraction, PseudoSpeciesContraction
 from ._environments import EnvironmentBatch
 from ._orthogonal import OrthogonalLayer
@@ -73,24 +74,10 @@ class SoapBPNN(nn.Module):
         Descriptor.
     kinds : dict of str to TargetKind
         Targets; ``"energy"`` is the one that has forces.
-    num_hidden_layers : int
-        Hidden layers before the heads.
-    num_neurons_per_layer : int
-        Width of the hidden layers and of MLP heads.
-    layernorm : bool
-        Whether to normalise the features.
-    heads : dict of str to {"mlp", "linear"}
-        An MLP head is one more hidden layer; what is not named gets one.
-    add_lambda_basis : bool
-        Whether tensors are built from the expansion of their own degree, too.
-    n_pseudo_species : int or None
-        Number of pseudo-species that elements are embedded in; None keeps elements apart.
-    long_range : LongRangeParameters or None
-        Long-range features.
+    architecture : Architecture
+        Layers and precision.
     seed : int
         Seed of the initial weights.
-    dtype : torch.dtype, default=torch.float32
-        Precision.
 
     References
     ----------
@@ -104,53 +91,49 @@ class SoapBPNN(nn.Module):
         elements,
         parameters: SoapParameters,
         kinds: dict[str, TargetKind],
-        *,
-        num_hidden_layers: int,
-        num_neurons_per_layer: int,
-        layernorm: bool,
-        heads: dict[str, str],
+        architecture: Architecture,
         seed: int,
-        add_lambda_basis: bool = True,
-        n_pseudo_species: int | None = None,
-        long_range: LongRangeParameters | None = None,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.elements = tuple(int(number) for number in elements)
         self.kinds = dict(kinds)
         self.basis = PairBasis(parameters)
-        make_contraction = self._choose_contraction(n_pseudo_species, generator)
+        make_contraction = self._choose_contraction(architecture.n_pseudo_species, generator)
         bases = {
             name: [
                 None
                 if (block.o3_lambda, block.o3_sigma) == (0, 1)
                 else TensorBasis(
-                    block.o3_lambda, block.o3_sigma, make_contraction, add_lambda_basis
+                    block.o3_lambda,
+                    block.o3_sigma,
+                    make_contraction,
+                    architecture.add_lambda_basis,
                 )
                 for block in kind.blocks
             ]
             for name, kind in kinds.items()
         }
-        width = num_neurons_per_layer
-        is_mlp = {name: heads.get(name, "mlp") == "mlp" for name in kinds}
+        width = architecture.num_neurons_per_layer
+        is_mlp = {name: architecture.has_mlp(name) for name in kinds}
         self.columns, n_first = dict.fromkeys(kinds, slice(None)), width
-        if num_hidden_layers == 0:
+        if architecture.num_hidden_layers == 0:
             # every head has its own part of the first layer
             sizes = [width if is_mlp[n] else count_outputs(kinds[n], bases[n]) for n in kinds]
             ends = list(accumulate(sizes))
             starts = [0, *ends]
             self.columns = {n: slice(a, b) for n, a, b in zip(kinds, starts, ends)}
             n_first = ends[-1]
-        first = (len(self.elements), self.basis.n_per_l, n_first, layernorm, generator)
-        if n_pseudo_species is None:
-            self.first = OrthogonalLayer(*first)
+        first = (self.basis.n_per_l, n_first, architecture.layernorm, generator)
+        if architecture.n_pseudo_species is None:
+            self.first = OrthogonalLayer(len(self.elements), *first)
         else:
-            self.first = AlchemicalLayer(first[0], n_pseudo_species, *first[1:])
+            self.first = AlchemicalLayer(len(self.elements), architecture.n_pseudo_species, *first)
         n_networks = self.first.n_networks
         self.trunk = None
-        if num_hidden_layers:
-            self.trunk = Trunk(num_hidden_layers - 1, width, n_networks, generator)
+        if architecture.num_hidden_layers:
+            n_layers = architecture.num_hidden_layers - 1
+            self.trunk = Trunk(n_layers, width, n_networks, generator)
         self.heads = nn.ModuleList()
         for name, kind in kinds.items():
             widths = [width] * (1 + (is_mlp[name] and self.trunk is not None))
@@ -158,13 +141,13 @@ class SoapBPNN(nn.Module):
             self.heads.append(Head(kind, widths, n_networks, bases[name], generator, has_output))
         self.is_mlp = is_mlp
         self.long_range = None
-        if long_range is not None:
+        if architecture.long_range is not None:
             radius = parameters.cutoff_radius
-            self.long_range = LongRange(long_range, radius, width, generator)
+            self.long_range = LongRange(architecture.long_range, radius, width, generator)
         self.degrees = sorted(
             {l for parts in bases.values() for b in parts if b is not None for l in b.degrees}
         )
-        self.to(dtype)
+        self.to(architecture.dtype)
 
     def head(self, name: str) -> Head:
         """Return the head of a target."""

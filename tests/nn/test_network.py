@@ -7,7 +7,7 @@ from torch import nn
 from sklearn_soapbpnn import TargetKind
 from sklearn_soapbpnn.data import as_structures, build_graph
 from sklearn_soapbpnn.descriptors import PairBasis, PowerSpectrum, SoapParameters
-from sklearn_soapbpnn.nn import SoapBPNN
+from sklearn_soapbpnn.nn import Architecture, SoapBPNN
 from sklearn_soapbpnn.nn._layers import PackedLayerNorm
 
 
@@ -108,8 +108,8 @@ KINDS = {
 
 def make_network(kinds=KINDS, **options):
     shared = {"num_hidden_layers": 1, "num_neurons_per_layer": 4, "layernorm": True, "heads": {}}
-    shared |= {"seed": 0, "dtype": torch.float64, **options}
-    return SoapBPNN((1, 6, 8), PARAMETERS, kinds, **shared)
+    architecture = Architecture(**{**shared, "dtype": torch.float64, **options})
+    return SoapBPNN((1, 6, 8), PARAMETERS, kinds, architecture, seed=0)
 
 
 @pytest.mark.parametrize("layernorm", [True, False])

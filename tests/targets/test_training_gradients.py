@@ -7,7 +7,7 @@ import torch
 from sklearn_soapbpnn import CompositionBaseline, TargetKind, Targets, TargetScaler
 from sklearn_soapbpnn.data import KNOWN_KINDS
 from sklearn_soapbpnn.descriptors import SoapParameters
-from sklearn_soapbpnn.nn import SoapBPNN
+from sklearn_soapbpnn.nn import Architecture, SoapBPNN
 from sklearn_soapbpnn.potentials import LongRangeParameters
 from sklearn_soapbpnn.training import TotalLoss, TrainingData, parse_loss
 
@@ -68,16 +68,11 @@ def test_gradient_of_the_total_loss(name, memory, mixture, draw, monkeypatch):
     X = CompositionBaseline().fit_transform(mixture, y)
     X = TargetScaler().fit(X, y).transform(X)
     options = {"num_hidden_layers": 2, "heads": {"dipole": "linear"}, **NETWORKS[name]}
-    network = SoapBPNN(
-        (1, 6, 8),
-        SoapParameters(max_radial=3, max_angular=3),
-        KINDS,
-        num_neurons_per_layer=6,
-        layernorm=True,
-        seed=0,
-        dtype=torch.float64,
-        **options,
-    ).train()
+    architecture = Architecture(
+        num_neurons_per_layer=6, layernorm=True, dtype=torch.float64, **options
+    )
+    parameters = SoapParameters(max_radial=3, max_angular=3)
+    network = SoapBPNN((1, 6, 8), parameters, KINDS, architecture, seed=0).train()
     weight = np.random.default_rng(0).uniform(0.5, 2.0, len(X))
     data = TrainingData(X, y, network, sample_weight=weight, per_structure=["energy"])
     assert set(data.names) == {*KINDS, *DERIVED}
