@@ -1,5 +1,6 @@
 """SOAP: pair basis, density expansion, power spectrum, and the store that shares them."""
 
+from ._channels import count_channels, count_features, take_degree
 from ._expansion import compute_expansions, expand_density
 from ._features import SoapFeatures, load_power_spectrum, name_features
 from ._pair_basis import (
@@ -21,6 +22,8 @@ __all__ = [
     "SoapFeatures",
     "SoapParameters",
     "compute_expansions",
+    "count_channels",
+    "count_features",
     "count_radial_channels",
     "expand_density",
     "hash_structures",
@@ -28,4 +31,5 @@ __all__ = [
     "name_features",
     "open_store",
     "pairs_per_chunk",
+    "take_degree",
 ]

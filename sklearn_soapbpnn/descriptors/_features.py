@@ -10,6 +10,7 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from ..data import iterate_chunks, usual_settings
+from ._channels import count_channels, count_features
 from ._pair_basis import SoapParameters, count_radial_channels
 from ._power_spectrum import PowerSpectrum
 
@@ -51,7 +52,8 @@ class SoapFeatures:
     @property
     def n_features(self):
         """Size of the power spectrum of an atom."""
-        return self._spectrum().n_features
+        n_per_l = count_radial_channels(self.parameters)
+        return sum(count_features(n_per_l, len(self.elements)))
 
     def __len__(self):
         return len(self.expansions)
@@ -69,7 +71,7 @@ class SoapFeatures:
     def expansion(self) -> Tensor:
         """Expansions of all atoms over all elements: (n_atoms, n_elements, n_channels)."""
         n_atoms = sum(len(numbers) for numbers in self.numbers)
-        n_channels = sum(self._spectrum().channels_per_l)
+        n_channels = sum(count_channels(count_radial_channels(self.parameters)))
         dense = np.zeros((n_atoms, len(self.elements), n_channels), dtype=self.dtype)
         start = 0
         for numbers, block in zip(self.numbers, self._load()):

@@ -14,6 +14,7 @@ from spex.radial import LaplacianEigenstates
 from torch import Tensor, nn
 
 from ..data import usual_settings
+from ._channels import count_channels
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class PairBasis(nn.Module):
         self.cutoff_radius = parameters.cutoff_radius
         self.cutoff_width = parameters.cutoff_width
         self.angular = SphericalHarmonics(parameters.max_angular)
-        degrees = [l for l, n in enumerate(self.n_per_l) for _ in range(n * (2 * l + 1))]
+        sizes = count_channels(self.n_per_l)
+        degrees = [l for l, size in enumerate(sizes) for _ in range(size)]
         radial, angular = _channel_factors(self.n_per_l)
         self.n_channels = len(degrees)
         for name, buffer in {
@@ -157,7 +159,7 @@ class PairBasis(nn.Module):
 
         The sum over n comes first, so that the gradient is never formed: (n_pairs, 3).
         """
-        n_pairs, sizes = len(channels), [n * (2 * l + 1) for l, n in enumerate(self.n_per_l)]
+        n_pairs, sizes = len(channels), count_channels(self.n_per_l)
         blocks = zip(factors.radial.split(self.n_per_l, dim=2), channels.split(sizes, dim=1))
         summed = torch.cat([torch.bmm(r, d.reshape(n_pairs, r.shape[2], -1)) for r, d in blocks], 2)
         value, slope = summed.unbind(1)  # (n_pairs, n_angular)

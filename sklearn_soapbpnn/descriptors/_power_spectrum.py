@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ._channels import count_channels
+
 
 class PowerSpectrum(nn.Module):
     r"""Invariants :math:`p_{pq}^l = \sum_m c_p^{lm} c_q^{lm}`, packed to :math:`p \le q`.
@@ -39,10 +41,10 @@ class PowerSpectrum(nn.Module):
     def __init__(self, n_per_l, n_elements: int) -> None:
         super().__init__()
         self.n_per_l, self.n_elements = tuple(n_per_l), n_elements
-        self.channels_per_l = [n * (2 * l + 1) for l, n in enumerate(self.n_per_l)]
-        sizes = [n_elements * n for n in self.n_per_l]
+        self.channels_per_l = count_channels(self.n_per_l)
+        self.rows_per_l = [n_elements * n for n in self.n_per_l]
         upper, lower, packed, first_full, first_packed = [], [], [], 0, 0
-        for size in sizes:
+        for size in self.rows_per_l:
             p, q = torch.triu_indices(size, size)
             place = torch.empty(size, size, dtype=torch.long)
             place[p, q] = place[q, p] = torch.arange(len(p)) + first_packed
@@ -94,9 +96,8 @@ class PowerSpectrum(nn.Module):
         """Symmetric matrices G_l with p . g = sum_l tr(c_l' G_l c_l), for packed vectors g."""
         full = (gradient * self.inverse_weight).index_select(1, self.packed)
         # g weighs a pair by sqrt 2, which its two entries share: 1 / sqrt 2 each
-        sizes = [self.n_elements * n for n in self.n_per_l]
-        blocks = full.split([size**2 for size in sizes], dim=1)
-        return [b.view(len(full), size, size) for b, size in zip(blocks, sizes)]
+        blocks = full.split([size**2 for size in self.rows_per_l], dim=1)
+        return [b.view(len(full), size, size) for b, size in zip(blocks, self.rows_per_l)]
 
     def pack(self, matrices: list[Tensor]) -> Tensor:
         """Transpose of :meth:`unpack`, for matrices that need not be symmetric."""

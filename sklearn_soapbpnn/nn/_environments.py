@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import BatchIndex, build_graph, number_own_elements
-from ..descriptors import PairBasis, PairFactors, expand_density, pairs_per_chunk
+from ..descriptors import PairBasis, PairFactors, expand_density, pairs_per_chunk, take_degree
 from ..potentials import Geometry
 
 # atoms whose full power spectrum is held at once
@@ -172,7 +172,7 @@ class Environments:
             expansion = features.own_expansion() if own else features.expansion()
             expansion = expansion.to(like.device, like.dtype)
         self.constants = _compute_constants(expansion, network.first, derivatives)
-        self.tensors = {l: _take_degree(expansion, l, self.basis.n_per_l) for l in network.degrees}
+        self.tensors = {l: take_degree(expansion, l, self.basis.n_per_l) for l in network.degrees}
         self.pair_gradients = self._keep_gradients(factors, memory) if derivatives else None
         self.places = Places(structures, like) if network.long_range is not None else None
 
@@ -259,10 +259,3 @@ def _compute_constants(expansion, layer, derivatives):
     """Return the constants of the first layer, without holding all full spectra at once."""
     chunks = [layer.constants(chunk, derivatives) for chunk in expansion.split(ATOMS_PER_CHUNK)]
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def _take_degree(expansion, l, n_per_l):
-    """Cut one degree out of an expansion: (n_atoms, n_blocks, n_radial, 2l + 1)."""
-    sizes = [n * (2 * degree + 1) for degree, n in enumerate(n_per_l)]
-    part = expansion.split(sizes, dim=2)[l]
-    return part.unflatten(2, (n_per_l[l], 2 * l + 1)).contiguous()
