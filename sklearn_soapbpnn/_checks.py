@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .data import LEARNT_DERIVATIVES, as_structures, as_targets, check_elements, symbols
+from .descriptors import estimate_weights, find_memory
 from .metrics import PER_ATOM
 from .potentials import LongRangeParameters, check_long_range, import_torchpme
 from .preprocessing import check_fixed_weights, check_scales
@@ -15,8 +16,6 @@ from .training import (
     check_callbacks,
     check_net_params,
     check_workers,
-    estimate_weights,
-    find_memory,
     parse_loss,
 )
 

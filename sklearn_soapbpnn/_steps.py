@@ -17,9 +17,8 @@ from ._checks import (
 )
 from ._featurizer import SoapFeaturizer
 from .data import LEARNT_DERIVATIVES, check_elements
-from .descriptors import SoapParameters
+from .descriptors import SoapParameters, exceeds_memory, find_memory
 from .preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
-from .training import exceeds_memory, find_memory
 
 
 @dataclass(frozen=True)
@@ -149,4 +148,4 @@ def is_large(model, X, names, device):
     steps = model._steps
     limit = model.memory_limit or find_memory(device)
     limit -= measure_network(model, len(steps.elements), steps.parameters)
-    return exceeds_memory(X, steps.parameters, derivatives, itemsize, limit)
+    return exceeds_memory([X], steps.parameters, derivatives, itemsize, limit)

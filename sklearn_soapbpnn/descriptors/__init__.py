@@ -3,6 +3,7 @@
 from ._channels import count_channels, count_features, take_degree
 from ._expansion import compute_expansions, expand_density
 from ._features import SoapFeatures, load_power_spectrum, name_features
+from ._memory import estimate_memory, estimate_weights, exceeds_memory, find_memory
 from ._pair_basis import (
     PairBasis,
     PairFactors,
@@ -25,7 +26,11 @@ __all__ = [
     "count_channels",
     "count_features",
     "count_radial_channels",
+    "estimate_memory",
+    "estimate_weights",
+    "exceeds_memory",
     "expand_density",
+    "find_memory",
     "hash_structures",
     "load_power_spectrum",
     "name_features",

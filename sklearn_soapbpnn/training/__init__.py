@@ -11,10 +11,6 @@ from ._streamed import (
     Workers,
     check_workers,
     count_workers,
-    estimate_memory,
-    estimate_weights,
-    exceeds_memory,
-    find_memory,
 )
 
 __all__ = [
@@ -30,10 +26,6 @@ __all__ = [
     "check_workers",
     "choose_optimizer",
     "count_workers",
-    "estimate_memory",
-    "estimate_weights",
-    "exceeds_memory",
-    "find_memory",
     "load_checkpoint",
     "open_processes",
     "parse_loss",

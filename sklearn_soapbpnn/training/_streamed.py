@@ -12,27 +12,16 @@ from threading import Event, Thread
 from types import SimpleNamespace
 
 import joblib
-import numpy as np
-import psutil
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
 from torch import Tensor
 
 from ..data import build_graph, iterate_chunks, plan_batches
-from ..descriptors import count_radial_channels
 from ..nn import Environments
 from ._dataset import Batch, TrainingData
 
-# structures whose pairs are counted to estimate those of all
-SAMPLE = 64
 # atoms whose neighbours are looked for at once
 ATOMS_PER_CHECK = 2048
-# pairs of an atom that few structures exceed, even at a large cutoff
-MANY_PAIRS = 500
-# share of the machine's memory that descriptors may take where no limit is set
-SHARE = 0.5
-# numbers that training holds for each weight: itself, its gradient, two moments, and the best one
-NUMBERS_PER_WEIGHT = 5
 
 
 class StreamedData(TrainingData):
@@ -148,80 +137,6 @@ class Workers:
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def exceeds_memory(structures, parameters, derivatives, itemsize, limit) -> bool:
-    """Whether the environments of all structures take more bytes than ``limit``.
-
-    See :func:`estimate_memory`, which is not asked where it is clear that they do not.
-    """
-    per_atom, per_pair = _count_numbers(parameters, len(structures.elements), derivatives)
-    most = structures.n_atoms.sum() * (per_atom + MANY_PAIRS * per_pair) * itemsize
-    if most <= limit:
-        return False
-    return estimate_memory(structures, parameters, derivatives, itemsize) > limit
-
-
-def estimate_memory(structures, parameters, derivatives, itemsize) -> int:
-    """Estimate the bytes that the environments of all structures take.
-
-    Parameters
-    ----------
-    structures : Structures
-        Structures.
-    parameters : SoapParameters
-        Descriptor.
-    derivatives : bool
-        Whether forces or stresses are learnt.
-    itemsize : int
-        Bytes of a number.
-    """
-    chosen = np.unique(np.linspace(0, len(structures) - 1, SAMPLE).astype(int))
-    elements = structures.elements
-    graph = build_graph(structures[chosen], parameters.cutoff_radius, elements)
-    n_pairs = len(graph.centers) / graph.n_atoms  # for an atom
-    per_atom, per_pair = _count_numbers(parameters, len(elements), derivatives)
-    return int(structures.n_atoms.sum() * (per_atom + n_pairs * per_pair) * itemsize)
-
-
-def estimate_weights(parameters, n_elements, n_outputs, itemsize) -> int:
-    """Estimate the bytes that training takes for the first layer with orthogonal species.
-
-    They grow with the cube of the number of elements.
-
-    Parameters
-    ----------
-    parameters : SoapParameters
-        Descriptor.
-    n_elements : int
-        Number of elements.
-    n_outputs : int
-        Width of the layer.
-    itemsize : int
-        Bytes of a number.
-    """
-    sizes = [n_elements * n for n in count_radial_channels(parameters)]
-    n_features = sum(n * (n + 1) // 2 for n in sizes)
-    return NUMBERS_PER_WEIGHT * itemsize * n_elements * n_features * n_outputs
-
-
-def _count_numbers(parameters, n_elements, derivatives):
-    """Count the numbers that the environment of an atom takes, and those of a pair."""
-    n_per_l = count_radial_channels(parameters)
-    n_channels = n_elements * sum(n * (2 * l + 1) for l, n in enumerate(n_per_l))
-    n_features = sum(n * (n + 1) // 2 for n in (n_elements * n for n in n_per_l))
-    per_atom, per_pair = n_features + n_channels, 3
-    if derivatives:
-        per_atom += 2 * n_channels
-        per_pair += 2 * sum(n_per_l) + 4 * (parameters.max_angular + 1) ** 2 + 3
-    return per_atom, per_pair
-
-
-def find_memory(device) -> int:
-    """Return the bytes that descriptors may take on a device."""
-    if device.type == "cuda":
-        return int(SHARE * torch.cuda.mem_get_info(device)[0])
-    return int(SHARE * psutil.virtual_memory().total)
 
 
 def count_workers(num_workers) -> int:

@@ -29,15 +29,12 @@ from sklearn_soapbpnn import (
     _steps,
 )
 from sklearn_soapbpnn.data import as_structures
-from sklearn_soapbpnn.descriptors import SoapParameters
-from sklearn_soapbpnn.nn import Environments
+from sklearn_soapbpnn.descriptors import SoapParameters, estimate_memory, estimate_weights
 from sklearn_soapbpnn.training import (
     StreamedData,
     Workers,
     _streamed,
     count_workers,
-    estimate_memory,
-    estimate_weights,
 )
 
 SOAP = {"cutoff_radius": 4.0, "max_radial": 2, "max_angular": 2}
@@ -153,7 +150,7 @@ def test_validation_structures_count(data, monkeypatch):
     """They may be more than there is memory for, even if those that are trained on are few."""
     X, y = data
     y = y.select(["energy", "forces"])
-    needed = estimate_memory(as_structures(X[:2]), make_parameters(), True, 4)
+    needed = estimate_memory([as_structures(X[:2])], make_parameters(), True, 4)
     limited = make_model(memory_limit=2 * needed, num_workers=0)
     expected = make_model().fit(X[:2], y[:2], X_val=X, y_val=y)
     made = count_streams(monkeypatch)
@@ -284,28 +281,13 @@ def test_limit_decides(data, monkeypatch):
     X, y = data
     made = count_streams(monkeypatch)
     parameters = SoapParameters(4.0, 0.5, 2, 2)
-    needed = estimate_memory(as_structures(X), parameters, True, 4)
+    needed = estimate_memory([as_structures(X)], parameters, True, 4)
     width, n_elements = make_model().num_neurons_per_layer, len(as_structures(X).elements)
     needed += estimate_weights(parameters, n_elements, width, 4)
     make_model(memory_limit=1.01 * needed).fit(X, y)
     assert made == []
     make_model(memory_limit=0.5 * needed, num_workers=0).fit(X, y)
     assert made == [9, 1]
-
-
-def test_estimate_is_near(data):
-    """What descriptors and the factors of the pair basis take, within a factor of two."""
-    X, _ = data
-    structures = as_structures(X)
-    parameters = SoapParameters(5.0, 0.5, 4, 4)
-    model = make_model(cutoff_radius=5.0, max_radial=4, max_angular=4).fit(X, np.arange(10.0))
-    for derivatives in (False, True):
-        environments = Environments(structures, model.module_, derivatives=derivatives)
-        tensors = [*environments.constants.values(), environments.graph.pair_vectors]
-        if derivatives:
-            tensors += vars(environments.pair_gradients.factors).values()
-        taken = sum(t.numel() * t.element_size() for t in tensors)
-        assert 0.5 < estimate_memory(structures, parameters, derivatives, 4) / taken < 2.0
 
 
 def test_weights_that_do_not_fit_are_refused_before_work_starts():
@@ -316,15 +298,6 @@ def test_weights_that_do_not_fit_are_refused_before_work_starts():
         SoapBPNNRegressor(num_neurons_per_layer=256).fit(X, np.arange(3.0))
     embedded = {"species_encoding": "alchemical", "max_radial": 1, "max_angular": 1}
     SoapBPNNRegressor(**embedded, num_epochs=1).fit(X, np.arange(3.0))
-
-
-def test_estimated_weights_are_those_of_the_network(data):
-    X, _ = data
-    model = make_model(num_epochs=1).fit(X, np.arange(10.0))
-    parameters = SoapParameters(4.0, 0.5, 2, 2)
-    width, n_elements = model.num_neurons_per_layer, len(model.elements_)
-    first = model.module_.first.linear.weight.numel()
-    assert estimate_weights(parameters, n_elements, width, 4) == 5 * 4 * first
 
 
 @pytest.mark.parametrize("option", ["plain", "alchemical", "long range"])

@@ -1,0 +1,119 @@
+"""Estimates of the memory that descriptors take, and the weights of a network's first layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import psutil
+import torch
+
+from ..data import Structures, build_graph
+from ._channels import count_channels, count_features
+from ._pair_basis import SoapParameters, count_radial_channels
+
+# structures whose pairs are counted to estimate those of all
+SAMPLE = 64
+# pairs of an atom that few structures exceed, even at a large cutoff
+MANY_PAIRS = 500
+# share of the machine's memory that descriptors may take where no limit is set
+SHARE = 0.5
+# numbers that training holds for each weight: itself, its gradient, two moments, and the best one
+NUMBERS_PER_WEIGHT = 5
+
+
+def exceeds_memory(
+    data_sets: Sequence[Structures],
+    parameters: SoapParameters,
+    derivatives: bool,
+    itemsize: int,
+    limit: float,
+) -> bool:
+    """Whether the environments of all structures take more bytes than ``limit``.
+
+    See :func:`estimate_memory`, which is only called where a generous bound does not decide.
+    """
+    n_elements = len(_find_elements(data_sets))
+    per_atom, per_pair = _count_numbers(parameters, n_elements, derivatives)
+    n_atoms = sum(structures.n_atoms.sum() for structures in data_sets)
+    if n_atoms * (per_atom + MANY_PAIRS * per_pair) * itemsize <= limit:
+        return False
+    return estimate_memory(data_sets, parameters, derivatives, itemsize) > limit
+
+
+def estimate_memory(
+    data_sets: Sequence[Structures], parameters: SoapParameters, derivatives: bool, itemsize: int
+) -> int:
+    """Estimate the bytes that the environments of all structures take.
+
+    Parameters
+    ----------
+    data_sets : sequence of Structures
+        What is held at the same time, such as the structures to train and those to validate on.
+    parameters : SoapParameters
+        Descriptor.
+    derivatives : bool
+        Whether forces or stresses are learnt.
+    itemsize : int
+        Bytes of a number.
+    """
+    elements = _find_elements(data_sets)
+    per_atom, per_pair = _count_numbers(parameters, len(elements), derivatives)
+    n_numbers = 0
+    for structures in data_sets:
+        pairs_per_atom = _count_pairs(structures, parameters.cutoff_radius, elements)
+        n_numbers += structures.n_atoms.sum() * (per_atom + pairs_per_atom * per_pair)
+    return int(n_numbers * itemsize)
+
+
+def estimate_weights(
+    parameters: SoapParameters, n_elements: int, n_outputs: int, itemsize: int
+) -> int:
+    """Estimate the bytes that training takes for the first layer with orthogonal species.
+
+    They grow with the cube of the number of elements.
+
+    Parameters
+    ----------
+    parameters : SoapParameters
+        Descriptor.
+    n_elements : int
+        Number of elements.
+    n_outputs : int
+        Width of the layer.
+    itemsize : int
+        Bytes of a number.
+    """
+    n_features = sum(count_features(count_radial_channels(parameters), n_elements))
+    return NUMBERS_PER_WEIGHT * itemsize * n_elements * n_features * n_outputs
+
+
+def find_memory(device: torch.device) -> int:
+    """Return the bytes that descriptors may take on a device."""
+    if device.type == "cuda":
+        return int(SHARE * torch.cuda.mem_get_info(device)[0])
+    return int(SHARE * psutil.virtual_memory().total)
+
+
+def _find_elements(data_sets):
+    return np.unique(np.concatenate([structures.elements for structures in data_sets]))
+
+
+def _count_pairs(structures, cutoff_radius, elements):
+    """Return the mean number of pairs for an atom, of a sample of the structures."""
+    chosen = np.unique(np.linspace(0, len(structures) - 1, SAMPLE).astype(int))
+    graph = build_graph(structures[chosen], cutoff_radius, elements)
+    return len(graph.centers) / graph.n_atoms
+
+
+def _count_numbers(parameters, n_elements, derivatives):
+    """Count the numbers that the environment of an atom takes, and those of a pair."""
+    n_per_l = count_radial_channels(parameters)
+    n_channels = n_elements * sum(count_channels(n_per_l))
+    per_atom = sum(count_features(n_per_l, n_elements)) + n_channels
+    per_pair = 3  # its vector
+    if derivatives:
+        per_atom += 2 * n_channels
+        n_radial, n_angular = sum(n_per_l), (parameters.max_angular + 1) ** 2
+        per_pair += 2 * n_radial + 4 * n_angular + 3  # the factors of the pair basis
+    return per_atom, per_pair
