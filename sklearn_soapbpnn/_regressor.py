@@ -646,7 +646,7 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
 
     def _transform(self, X, names=()):
         """Bring structures to the state that X had in fit."""
-        device = self.module_.basis.parity.device
+        device = self.module_.device
         check_sums(self, X, device)
         return featurize(self, self._steps.prepare(X), names, device)
 

@@ -104,7 +104,7 @@ class SoapBPNNCalculator(Calculator):
         derivatives = bool({"forces", "stress"} & set(properties))
         for step in self._steps:
             structures = step.transform(structures)
-        check_sums(self.regressor, structures, self.regressor.module_.basis.parity.device)
+        check_sums(self.regressor, structures, self.regressor.module_.device)
         structures = self.regressor._steps.prepare(structures, featurized=False)
         values = evaluate(self.regressor.module_, structures, derivatives)
         self.results = {

@@ -153,7 +153,7 @@ class Environments:
 
     def __init__(self, structures, network, *, derivatives, memory=0):
         self.basis = network.basis
-        like = self.basis.parity
+        device, dtype = self.basis.device, self.basis.dtype
         needs_pairs = derivatives or network.long_range is not None or structures.features is None
         cutoff_radius = self.basis.cutoff_radius if needs_pairs else None
         graph = build_graph(structures, cutoff_radius, network.elements)
@@ -161,8 +161,8 @@ class Environments:
         if network.first.own_elements:
             graph.block, block_elements = number_own_elements(structures, network.elements)
             graph.n_blocks = block_elements.shape[1]
-            self.block_elements = block_elements.to(like.device)
-        self.graph = graph.to(like.device, like.dtype)
+            self.block_elements = block_elements.to(device)
+        self.graph = graph.to(device, dtype)
         factors = self.basis.factors(self.graph.pair_vectors) if derivatives else None
         if structures.features is None:
             expansion = expand_density(self.basis, self.graph, factors)
@@ -170,11 +170,11 @@ class Environments:
             features = structures.features
             own = network.first.own_elements
             expansion = features.own_expansion() if own else features.expansion()
-            expansion = expansion.to(like.device, like.dtype)
+            expansion = expansion.to(device, dtype)
         self.constants = _compute_constants(expansion, network.first, derivatives)
         self.tensors = {l: take_degree(expansion, l, self.basis.n_per_l) for l in network.degrees}
         self.pair_gradients = self._keep_gradients(factors, memory) if derivatives else None
-        self.places = Places(structures, like) if network.long_range is not None else None
+        self.places = Places(structures, device, dtype) if network.long_range is not None else None
 
     @property
     def device(self):
@@ -200,7 +200,7 @@ class Environments:
     def to(self, device, basis):
         """Move everything to a device, where ``basis`` is, in place."""
         self.basis = basis
-        self.graph = self.graph.to(device, basis.parity.dtype)
+        self.graph = self.graph.to(device, basis.dtype)
         self.constants = {name: t.to(device) for name, t in self.constants.items()}
         self.tensors = {l: t.to(device) for l, t in self.tensors.items()}
         if self.block_elements is not None:
@@ -226,13 +226,15 @@ class Places:
     ----------
     structures : Structures
         Structures.
-    like : Tensor
-        Of the wanted device and dtype.
+    device : torch.device
+        Where they are wanted.
+    dtype : torch.dtype
+        Their precision.
     """
 
-    def __init__(self, structures, like):
+    def __init__(self, structures, device, dtype):
         def to_tensor(arrays):
-            return torch.from_numpy(arrays).to(like.device, like.dtype)
+            return torch.from_numpy(arrays).to(device, dtype)
 
         self.positions = to_tensor(np.concatenate(structures.positions))
         self.cells = to_tensor(np.stack(structures.cells))

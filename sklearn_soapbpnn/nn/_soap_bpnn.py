@@ -149,6 +149,16 @@ class SoapBPNN(nn.Module):
         )
         self.to(architecture.dtype)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.basis.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network."""
+        return self.basis.dtype
+
     def head(self, name: str) -> Head:
         """Return the head of a target."""
         return self.heads[list(self.kinds).index(name)]
