@@ -1,13 +1,14 @@
 """The network, the environments it runs on, and the linear maps that give forces."""
 
 from ._architecture import Architecture
-from ._environments import EnvironmentBatch, Environments
+from ._environments import EnvironmentBatch, EnvironmentRecipe, Environments
 from ._evaluate import check_volumes, evaluate, evaluate_features
 from ._soap_bpnn import Outputs, SoapBPNN
 
 __all__ = [
     "Architecture",
     "EnvironmentBatch",
+    "EnvironmentRecipe",
     "Environments",
     "Outputs",
     "SoapBPNN",

@@ -75,7 +75,7 @@ def check_volumes(structures, names):
 
 
 def _make_batch(network, structures, derivatives):
-    environments = Environments(structures, network, derivatives=derivatives)
+    environments = Environments(structures, network.recipe(), derivatives=derivatives)
     order = torch.arange(len(structures), device=environments.device)
     (index,) = plan_batches(environments.graph, order, [len(order)], len(network.elements))
     return environments.select(index)

@@ -178,7 +178,7 @@ class TrainingData(Dataset):
     def _prepare(self, structures, network, derivatives):
         """Put the environments on the device."""
         self.environments = Environments(
-            structures, network, derivatives=derivatives, memory=PAIR_GRADIENT_MEMORY
+            structures, network.recipe(), derivatives=derivatives, memory=PAIR_GRADIENT_MEMORY
         )
         self.atom_counts = self.environments.graph.atom_counts
 
