@@ -125,7 +125,8 @@ def select_batch():
 
     def select(network, frames, memory=0, derivatives=True):
         structures = as_structures(frames)
-        environments = Environments(structures, network, derivatives=derivatives, memory=memory)
+        options = {"derivatives": derivatives, "memory": memory}
+        environments = Environments(structures, network.recipe(), **options)
         order = torch.arange(len(structures))
         (index,) = plan_batches(environments.graph, order, [len(order)], len(network.elements))
         return environments.select(index)

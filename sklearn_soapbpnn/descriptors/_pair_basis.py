@@ -148,6 +148,16 @@ class PairBasis(nn.Module):
         }.items():
             self.register_buffer(name, buffer, persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the basis is."""
+        return self.table.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision that the basis is evaluated in."""
+        return self.table.dtype
+
     def forward(self, pair_vectors: Tensor) -> Tensor:
         """Evaluate the basis at vectors of shape (n_pairs, 3): (n_pairs, n_channels)."""
         radial, _ = self._radial(pair_vectors.norm(dim=1))

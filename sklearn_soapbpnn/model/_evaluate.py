@@ -73,7 +73,7 @@ def _evaluate_chunk(network, structures, predicts, derivatives, features):
 
 def _make_batch(network, structures, derivatives):
     """Describe structures, as one batch."""
-    environments = Environments(structures, network, derivatives=derivatives)
+    environments = Environments(structures, network.recipe(), derivatives=derivatives)
     order = torch.arange(len(structures), device=environments.device)
     (index,) = plan_batches(environments.graph, order, [len(order)], len(network.elements))
     return environments.select(index)

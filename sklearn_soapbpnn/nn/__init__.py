@@ -1,12 +1,13 @@
 """The network, the environments it runs on, and the linear maps that give forces."""
 
 from ._architecture import Architecture
-from ._environments import EnvironmentBatch, Environments
+from ._environments import EnvironmentBatch, EnvironmentRecipe, Environments
 from ._soap_bpnn import Outputs, SoapBPNN
 
 __all__ = [
     "Architecture",
     "EnvironmentBatch",
+    "EnvironmentRecipe",
     "Environments",
     "Outputs",
     "SoapBPNN",

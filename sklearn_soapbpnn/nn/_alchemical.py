@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import final
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..descriptors import PowerSpectrum
+from ._environments import EnvironmentBatch
+from ._first_layer import FirstLayer
 from ._layers import ElementLinear
 from ._pair_map import map_pairs
 
 
-class AlchemicalLayer(nn.Module):
+@final
+class AlchemicalLayer(FirstLayer):
     r"""From the environments to the first preactivations, with learned pseudo-species.
 
     .. math::
@@ -40,40 +46,32 @@ class AlchemicalLayer(nn.Module):
        29661 (2018), doi:10.1039/C8CP05921G.
     """
 
-    own_elements = True  # blocks of the expansion are the elements of an atom's own structure
+    own_elements = True
     n_networks = 1
 
     def __init__(
-        self, n_elements, n_pseudo_species, n_per_l, n_outputs, layernorm, generator
+        self,
+        n_elements: int,
+        n_pseudo_species: int,
+        n_per_l: Sequence[int],
+        n_outputs: int,
+        layernorm: bool,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
+        self.constants = WholeExpansion()
         self.spectrum = PowerSpectrum(n_per_l, n_pseudo_species)
-        n_features = self.spectrum.n_full
-        self.n_features = n_features
-
-        def draw(*shape):
-            return nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float64))
-
-        self.embedding = draw(n_elements, n_pseudo_species)
-        self.encoding = draw(n_elements, n_features)
+        self.n_features = n_features = self.spectrum.n_full
+        self.embedding = _draw_normal((n_elements, n_pseudo_species), generator)
+        self.encoding = _draw_normal((n_elements, n_features), generator)
         self.norm = nn.LayerNorm(n_features, dtype=torch.float64) if layernorm else nn.Identity()
         self.linear = ElementLinear(1, n_features, n_outputs, generator)
 
-    def constants(self, expansion: Tensor, derivatives: bool) -> dict[str, Tensor]:
-        """Return what the layer needs of an expansion: itself."""
-        return {"expansion": expansion}
-
-    def features(self, batch) -> Tensor:
+    def features(self, batch: EnvironmentBatch) -> Tensor:
         """Return the normalised features, of shape (n_atoms, n_features)."""
         return self._features(batch.constants["expansion"], batch)
 
-    def _features(self, expansion: Tensor, batch) -> Tensor:
-        embedding = F.embedding(batch.block_elements, self.embedding)
-        mixed = self.spectrum.by_degree(torch.bmm(embedding.mT, expansion))
-        gram = [torch.bmm(c, c.mT).flatten(1) for c in self.spectrum.blocks(mixed)]
-        return self.norm(torch.cat(gram, dim=1) * F.embedding(batch.index.element, self.encoding))
-
-    def forward(self, batch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, batch: EnvironmentBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return a, of shape (1, n_atoms, n_outputs), and what the forces need of it."""
         expansion = batch.constants["expansion"]
         derivatives = batch.pair_gradients is not None
@@ -83,15 +81,13 @@ class AlchemicalLayer(nn.Module):
             hidden = (self._features(expansion, batch) @ self.linear.weight[0].T)[None]
         return hidden, (hidden, expansion)
 
-    def gather(self, table: Tensor, batch) -> Tensor:
-        """Take the rows of the atoms from a table: (n_atoms, n)."""
-        return table[0]
-
-    def scatter(self, atoms: Tensor, batch) -> Tensor:
-        """Put rows of the atoms into a table."""
-        return atoms[None]
-
-    def differentiate(self, gradient: Tensor, context, columns: slice, batch) -> Tensor:
+    def differentiate(
+        self,
+        gradient: Tensor,
+        context: tuple[Tensor, Tensor],
+        columns: slice,
+        batch: EnvironmentBatch,
+    ) -> Tensor:
         """Return dE/dr_ij, given dE/da of some columns as a table."""
         hidden, expansion = context
         create_graph = torch.is_grad_enabled()
@@ -99,3 +95,30 @@ class AlchemicalLayer(nn.Module):
             part = hidden[:, :, columns]
         (slope,) = torch.autograd.grad(part, expansion, gradient, create_graph=create_graph)
         return map_pairs(slope, batch)
+
+    def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:
+        """Take the rows of the atoms from a table: (n_atoms, n)."""
+        return table[0]
+
+    def scatter(self, atoms: Tensor, batch: EnvironmentBatch) -> Tensor:
+        """Put rows of the atoms into a table."""
+        return atoms[None]
+
+    def _features(self, expansion: Tensor, batch: EnvironmentBatch) -> Tensor:
+        embedding = F.embedding(batch.block_elements, self.embedding)
+        mixed = self.spectrum.by_degree(torch.bmm(embedding.mT, expansion))
+        gram = [torch.bmm(c, c.mT).flatten(1) for c in self.spectrum.blocks(mixed)]
+        return self.norm(torch.cat(gram, dim=1) * F.embedding(batch.index.element, self.encoding))
+
+
+class WholeExpansion(nn.Module):
+    """Constants of :class:`AlchemicalLayer`, whose weights act on the expansion: itself."""
+
+    def forward(self, expansion: Tensor, derivatives: bool) -> dict[str, Tensor]:
+        """Return the expansion (n_atoms, n_blocks, n_channels) as it is."""
+        return {"expansion": expansion}
+
+
+def _draw_normal(shape, generator) -> nn.Parameter:
+    """Draw weights in float64, so that they do not depend on the precision of the network."""
+    return nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64))

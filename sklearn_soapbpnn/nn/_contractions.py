@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._environments import EnvironmentBatch
 from ._layers import ElementLinear
 
 
@@ -34,7 +35,7 @@ class ElementContraction(ElementLinear):
     def __init__(self, n_elements, n_radial, n_outputs, generator) -> None:
         super().__init__(n_elements, n_elements * n_radial, n_outputs, generator)
 
-    def forward(self, c: Tensor, batch) -> Tensor:
+    def forward(self, c: Tensor, batch: EnvironmentBatch) -> Tensor:
         """Contract c, (n_atoms, n_elements, n_radial, 2l+1), to (n_atoms, 2l+1, n_outputs).
 
         Only ``batch.index.element_counts`` is used: atoms are sorted by element.
@@ -95,7 +96,7 @@ class PseudoSpeciesContraction(nn.Module):
         bound = n_channels**-0.5
         nn.init.uniform_(self.weight, -bound, bound, generator=generator)
 
-    def forward(self, c: Tensor, batch) -> Tensor:
+    def forward(self, c: Tensor, batch: EnvironmentBatch) -> Tensor:
         """Contract c, (n_atoms, n_blocks, n_radial, 2l+1), to (n_atoms, 2l+1, n_outputs).
 
         The element of each block is ``batch.block_elements``, (n_atoms, n_blocks), that of each

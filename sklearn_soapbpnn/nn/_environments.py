@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..data import BatchIndex, build_graph, number_own_elements
+from ..data import BatchIndex, Structures, build_graph, number_own_elements
 from ..descriptors import PairBasis, PairFactors, expand_density, pairs_per_chunk, take_degree
 from ..potentials import Geometry
 
@@ -83,9 +84,9 @@ class StoredPairGradients:
         """Return pieces that are worked on at once."""
         return [self]
 
-    def to(self, device, basis: PairBasis) -> StoredPairGradients:
-        """Return a copy on a device."""
-        return StoredPairGradients(self.gradients.to(device))
+    def to(self, basis: PairBasis) -> StoredPairGradients:
+        """Return a copy on the device of ``basis``."""
+        return StoredPairGradients(self.gradients.to(basis.device))
 
     def contract(self, channels: Tensor) -> Tensor:
         """Sum over the channels: (n_pairs, n_channels) to (n_pairs, 3)."""
@@ -122,9 +123,9 @@ class FactoredPairGradients:
         pieces = self.factors.split(pairs_per_chunk(self.factors.angular.device))
         return [FactoredPairGradients(self.basis, piece) for piece in pieces]
 
-    def to(self, device, basis: PairBasis) -> FactoredPairGradients:
-        """Return a copy on a device, where ``basis`` is."""
-        factors = PairFactors(*(factor.to(device) for factor in vars(self.factors).values()))
+    def to(self, basis: PairBasis) -> FactoredPairGradients:
+        """Return a copy on the device of ``basis``, which is its basis."""
+        factors = PairFactors(*(factor.to(basis.device) for factor in vars(self.factors).values()))
         return FactoredPairGradients(basis, factors)
 
     def contract(self, channels: Tensor) -> Tensor:
@@ -136,48 +137,75 @@ class FactoredPairGradients:
         return self.basis.spread(self.factors, vectors)
 
 
+@dataclass(frozen=True)
+class EnvironmentRecipe:
+    """What a network wants environments to hold: all that it takes to make them.
+
+    It has none of the network's weights, so that it is cheap to send to other processes.
+
+    Parameters
+    ----------
+    elements : tuple of int
+        Atomic numbers that the network knows, ascending.
+    basis : PairBasis
+        Pair basis of the expansions.
+    constants : Module
+        What the first layer needs of an expansion, see :class:`FirstLayer`.
+    own_elements : bool
+        Whether expansions range over the elements of each structure, see :class:`FirstLayer`.
+    degrees : tuple of int
+        Degrees of the expansions that tensors are built from.
+    needs_places : bool
+        Whether positions and cells are needed, for what lies beyond the cutoff.
+    """
+
+    elements: tuple[int, ...]
+    basis: PairBasis
+    constants: nn.Module
+    own_elements: bool
+    degrees: tuple[int, ...]
+    needs_places: bool
+
+    def cpu(self) -> EnvironmentRecipe:
+        """Return a copy on the processor."""
+        basis, constants = (deepcopy(module).cpu() for module in (self.basis, self.constants))
+        return replace(self, basis=basis, constants=constants)
+
+
 class Environments:
-    """Environments of all atoms of some structures, on the device.
+    """Environments of all atoms of some structures, on the device of the recipe.
 
     Parameters
     ----------
     structures : Structures
         Structures, with or without features.
-    network : SoapBPNN
-        Says what is needed.
+    recipe : EnvironmentRecipe
+        What is needed, see :meth:`SoapBPNN.recipe`.
     derivatives : bool
         Whether forces or stresses are wanted.
     memory : int, default=0
         Bytes that the pair gradients may take to be stored as they are, not as factors.
     """
 
-    def __init__(self, structures, network, *, derivatives, memory=0):
-        self.basis = network.basis
-        like = self.basis.parity
-        needs_pairs = derivatives or network.long_range is not None or structures.features is None
-        cutoff_radius = self.basis.cutoff_radius if needs_pairs else None
-        graph = build_graph(structures, cutoff_radius, network.elements)
-        self.block_elements = None
-        if network.first.own_elements:
-            graph.block, block_elements = number_own_elements(structures, network.elements)
-            graph.n_blocks = block_elements.shape[1]
-            self.block_elements = block_elements.to(like.device)
-        self.graph = graph.to(like.device, like.dtype)
+    def __init__(
+        self,
+        structures: Structures,
+        recipe: EnvironmentRecipe,
+        *,
+        derivatives: bool,
+        memory: int = 0,
+    ) -> None:
+        self.basis = recipe.basis
+        self.graph, self.block_elements = _build_graph(structures, recipe, derivatives)
         factors = self.basis.factors(self.graph.pair_vectors) if derivatives else None
-        if structures.features is None:
-            expansion = expand_density(self.basis, self.graph, factors)
-        else:
-            features = structures.features
-            own = network.first.own_elements
-            expansion = features.own_expansion() if own else features.expansion()
-            expansion = expansion.to(like.device, like.dtype)
-        self.constants = _compute_constants(expansion, network.first, derivatives)
-        self.tensors = {l: take_degree(expansion, l, self.basis.n_per_l) for l in network.degrees}
+        expansion = _expand(structures, recipe, self.graph, factors)
+        self.constants = _compute_constants(expansion, recipe.constants, derivatives)
+        self.tensors = {l: take_degree(expansion, l, self.basis.n_per_l) for l in recipe.degrees}
         self.pair_gradients = self._keep_gradients(factors, memory) if derivatives else None
-        self.places = Places(structures, like) if network.long_range is not None else None
+        self.places = Places(structures, self.basis) if recipe.needs_places else None
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         """Where the environments are."""
         return self.graph.element.device
 
@@ -197,18 +225,18 @@ class Environments:
             None if self.places is None else self.places.select(index, vectors),
         )
 
-    def to(self, device, basis):
-        """Move everything to a device, where ``basis`` is, in place."""
-        self.basis = basis
-        self.graph = self.graph.to(device, basis.parity.dtype)
+    def move_to(self, basis: PairBasis) -> None:
+        """Move everything to where ``basis`` is, in place; it takes the place of their own."""
+        self.basis, device = basis, basis.device
+        self.graph = self.graph.to(device, basis.dtype)
         self.constants = {name: t.to(device) for name, t in self.constants.items()}
         self.tensors = {l: t.to(device) for l, t in self.tensors.items()}
         if self.block_elements is not None:
             self.block_elements = self.block_elements.to(device)
         if self.pair_gradients is not None:
-            self.pair_gradients = self.pair_gradients.to(device, basis)
+            self.pair_gradients = self.pair_gradients.to(basis)
         if self.places is not None:
-            self.places.to(device)
+            self.places.move_to(device)
 
     def _keep_gradients(self, factors, memory):
         size = 3 * self.basis.n_channels * len(factors) * factors.angular.element_size()
@@ -226,11 +254,11 @@ class Places:
     ----------
     structures : Structures
         Structures.
-    like : Tensor
-        Of the wanted device and dtype.
+    like : PairBasis
+        Sets the device and the precision.
     """
 
-    def __init__(self, structures, like):
+    def __init__(self, structures: Structures, like: PairBasis) -> None:
         def to_tensor(arrays):
             return torch.from_numpy(arrays).to(like.device, like.dtype)
 
@@ -238,7 +266,7 @@ class Places:
         self.cells = to_tensor(np.stack(structures.cells))
         self.pbc = [tuple(bool(periodic) for periodic in pbc) for pbc in structures.pbc]
 
-    def to(self, device):
+    def move_to(self, device: torch.device) -> None:
         """Move to a device, in place."""
         self.positions, self.cells = self.positions.to(device), self.cells.to(device)
 
@@ -255,7 +283,29 @@ class Places:
         )
 
 
-def _compute_constants(expansion, layer, derivatives):
+def _build_graph(structures, recipe, derivatives):
+    """Return the graph, and the element of each block where these are the structures' own."""
+    basis = recipe.basis
+    needs_pairs = derivatives or recipe.needs_places or structures.features is None
+    graph = build_graph(structures, basis.cutoff_radius if needs_pairs else None, recipe.elements)
+    block_elements = None
+    if recipe.own_elements:
+        graph.block, block_elements = number_own_elements(structures, recipe.elements)
+        graph.n_blocks = block_elements.shape[1]
+        block_elements = block_elements.to(basis.device)
+    return graph.to(basis.device, basis.dtype), block_elements
+
+
+def _expand(structures, recipe, graph, factors):
+    """Return the expansions of all atoms: those that the structures carry, or new ones."""
+    features = structures.features
+    if features is None:
+        return expand_density(recipe.basis, graph, factors)
+    expansion = features.own_expansion() if recipe.own_elements else features.expansion()
+    return expansion.to(recipe.basis.device, recipe.basis.dtype)
+
+
+def _compute_constants(expansion, compute, derivatives):
     """Return the constants of the first layer, without holding all full spectra at once."""
-    chunks = [layer.constants(chunk, derivatives) for chunk in expansion.split(ATOMS_PER_CHUNK)]
+    chunks = [compute(chunk, derivatives) for chunk in expansion.split(ATOMS_PER_CHUNK)]
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}

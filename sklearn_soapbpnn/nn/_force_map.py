@@ -2,7 +2,7 @@ r"""The linear map from the network's gradient to the forces of pairs, and its t
 
 With orthogonal species the descriptor has no weights. The energy is :math:`\sum_i \epsilon(y_i)`
 with :math:`y_i = A x_i` and x the standardised packed spectrum, so that with :math:`v_i =
-\partial \epsilon / \partial y_i` everything behind v is linear:
+\partial \epsilon / \partial y_i` the way from v to the forces is linear:
 
 .. math::
 
@@ -15,10 +15,16 @@ away. The pairs follow as in :func:`map_pairs`; one operator does both, and save
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+from ._environments import EnvironmentBatch
 from ._pair_map import contract_pairs, spread_pairs
+
+if TYPE_CHECKING:
+    from ._orthogonal import OrthogonalLayer
 
 
 class _ForceMap(torch.autograd.Function):
@@ -62,13 +68,19 @@ class _ForceMap(torch.autograd.Function):
         )
 
 
-def map_forces(weight: Tensor, gradient: Tensor, overlap: Tensor, layer, batch) -> Tensor:
+def map_forces(
+    weight: Tensor,
+    gradient: Tensor,
+    overlap: Tensor,
+    layer: OrthogonalLayer,
+    batch: EnvironmentBatch,
+) -> Tensor:
     r"""Return :math:`\partial E / \partial r_{ij}` for every pair.
 
     Parameters
     ----------
     weight : Tensor of shape (n_elements, n_outputs, n_features)
-        A, the first layer behind the standardised features.
+        A, the first layer's weights for the standardised features.
     gradient : Tensor of shape (n_atoms, n_outputs)
         v, the gradient of the energy with respect to y = A x.
     overlap : Tensor of shape (n_atoms,)

@@ -80,7 +80,7 @@ class PackedLayerNorm(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """Normalisation that leaves the features as they are, behind the same interface."""
+    """Normalisation that leaves the features as they are, with the same interface."""
 
     def standardize(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features and a scale of 1."""

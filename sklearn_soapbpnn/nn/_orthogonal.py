@@ -1,16 +1,22 @@
-"""First layer with orthogonal species: its features are constants of the data."""
+"""First layer with orthogonal species: every element has its own channels and its own weights."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from ..descriptors import PowerSpectrum
+from ._environments import EnvironmentBatch
+from ._first_layer import FirstLayer
 from ._force_map import map_forces
 from ._layers import ElementLinear, NoNorm, PackedLayerNorm, map_features
 
 
-class OrthogonalLayer(nn.Module):
+@final
+class OrthogonalLayer(FirstLayer):
     r"""From the environments to the first preactivations, one set of weights for each element.
 
     .. math:: a_i = A_{Z_i} x_i + b_{Z_i}
@@ -32,30 +38,98 @@ class OrthogonalLayer(nn.Module):
         Source of the initial weights.
     """
 
-    own_elements = False  # blocks of the expansion are all elements
+    own_elements = False
 
-    def __init__(self, n_elements, n_per_l, n_outputs, layernorm, generator) -> None:
+    def __init__(
+        self,
+        n_elements: int,
+        n_per_l: Sequence[int],
+        n_outputs: int,
+        layernorm: bool,
+        generator: torch.Generator,
+    ) -> None:
         super().__init__()
-        self.n_networks = n_elements
-        self.spectrum = PowerSpectrum(n_per_l, n_elements)
-        n_features, n_full = self.spectrum.n_features, self.spectrum.n_full
-        self.norm = PackedLayerNorm(self.spectrum.weight, n_full) if layernorm else NoNorm()
-        # starts as if it saw the full spectrum
-        self.linear = ElementLinear(n_elements, n_features, n_outputs, generator, n_full)
-        # what the shift of LayerNorm's affine part becomes behind this layer
+        self.constants = StandardizedSpectrum(n_per_l, n_elements, layernorm)
+        self.n_networks, self.n_features = n_elements, self.spectrum.n_features
+        # its initial weights are scaled as for the full spectrum
+        self.linear = ElementLinear(
+            n_elements, self.n_features, n_outputs, generator, self.spectrum.n_full
+        )
+        # of the affine part of LayerNorm, the shift times the weights of this layer
         bias = torch.zeros(n_elements, n_outputs, dtype=torch.float64)
         self.bias = nn.Parameter(bias) if layernorm else None
 
     @property
-    def n_features(self) -> int:
-        """Size of the features."""
-        return self.spectrum.n_features
+    def spectrum(self) -> PowerSpectrum:
+        """Layout of the features."""
+        return self.constants.spectrum
 
-    def constants(self, expansion: Tensor, derivatives: bool) -> dict[str, Tensor]:
-        """Return what the layer needs of an expansion (n_atoms, n_elements, n_channels).
+    @property
+    def norm(self) -> PackedLayerNorm | NoNorm:
+        """Normalisation of the features."""
+        return self.constants.norm
 
-        ``features`` x; with derivatives also ``slope``, 2 c / sigma by degree, and, if it
-        normalises, ``curvature``, 2 unpack(x) c / (n sigma).
+    def features(self, batch: EnvironmentBatch) -> Tensor:
+        """Return the normalised features, of shape (n_atoms, n_features)."""
+        return batch.constants["features"]
+
+    def forward(self, batch: EnvironmentBatch) -> tuple[Tensor, Tensor]:
+        """Return a, of shape (n_elements, n_rows, n_outputs), and A x, which the forces need."""
+        index = batch.index
+        projected = map_features(
+            self.linear.weight, batch.constants["features"], index.element_counts, index.n_rows
+        )
+        hidden = projected if self.bias is None else projected + self.bias[:, None]
+        return hidden, projected
+
+    def differentiate(
+        self, gradient: Tensor, projected: Tensor, columns: slice, batch: EnvironmentBatch
+    ) -> Tensor:
+        """Return dE/dr_ij, given dE/da of some columns as a table."""
+        overlap = (gradient * projected[:, :, columns]).sum(2)
+        return map_forces(
+            self.linear.weight[:, columns],
+            self.gather(gradient, batch),
+            self.gather(overlap[:, :, None], batch)[:, 0],
+            self,
+            batch,
+        )
+
+    def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:
+        """Take the rows of the atoms from a table: (n_atoms, n)."""
+        return table.flatten(0, 1).index_select(0, batch.index.rows)
+
+    def scatter(self, atoms: Tensor, batch: EnvironmentBatch) -> Tensor:
+        """Put rows of the atoms into a table, zero where an element has fewer."""
+        index = batch.index
+        table = atoms.new_zeros(self.n_networks * index.n_rows, atoms.shape[1])
+        return table.index_copy(0, index.rows, atoms).unflatten(0, (self.n_networks, -1))
+
+
+class StandardizedSpectrum(nn.Module):
+    """Constants of :class:`OrthogonalLayer`: power spectra, and what their derivatives need.
+
+    Parameters
+    ----------
+    n_per_l : sequence of int
+        Radial channels for each degree.
+    n_elements : int
+        Number of neighbour elements.
+    layernorm : bool
+        Whether the spectra are standardised.
+    """
+
+    def __init__(self, n_per_l: Sequence[int], n_elements: int, layernorm: bool) -> None:
+        super().__init__()
+        self.spectrum = PowerSpectrum(n_per_l, n_elements)
+        ones, n_full = self.spectrum.weight, self.spectrum.n_full
+        self.norm = PackedLayerNorm(ones, n_full) if layernorm else NoNorm()
+
+    def forward(self, expansion: Tensor, derivatives: bool) -> dict[str, Tensor]:
+        """Return the constants that follow from an expansion (n_atoms, n_elements, n_channels).
+
+        ``features`` x; with derivatives also ``slope``, 2 c / sigma by degree, and, where the
+        spectra are standardised, ``curvature``, 2 unpack(x) c / (n sigma).
         """
         by_degree = self.spectrum.by_degree(expansion)
         features, sigma = self.norm.standardize(self.spectrum(by_degree))
@@ -66,37 +140,3 @@ class OrthogonalLayer(nn.Module):
             if curvature is not None:
                 constants["curvature"] = curvature
         return constants
-
-    def forward(self, batch) -> tuple[Tensor, Tensor]:
-        """Return a, of shape (n_elements, n_rows, n_outputs), and A x, which the forces need."""
-        index = batch.index
-        projected = map_features(
-            self.linear.weight, batch.constants["features"], index.element_counts, index.n_rows
-        )
-        hidden = projected if self.bias is None else projected + self.bias[:, None]
-        return hidden, projected
-
-    def gather(self, table: Tensor, batch) -> Tensor:
-        """Take the rows of the atoms from a table: (n_atoms, n)."""
-        return table.flatten(0, 1).index_select(0, batch.index.rows)
-
-    def scatter(self, atoms: Tensor, batch) -> Tensor:
-        """Put rows of the atoms into a table, zero where an element has fewer."""
-        index = batch.index
-        table = atoms.new_zeros(self.n_networks * index.n_rows, atoms.shape[1])
-        return table.index_copy(0, index.rows, atoms).unflatten(0, (self.n_networks, -1))
-
-    def features(self, batch) -> Tensor:
-        """Return the normalised features, of shape (n_atoms, n_features)."""
-        return batch.constants["features"]
-
-    def differentiate(self, gradient: Tensor, projected: Tensor, columns: slice, batch) -> Tensor:
-        """Return dE/dr_ij, given dE/da of some columns as a table."""
-        overlap = (gradient * projected[:, :, columns]).sum(2)
-        return map_forces(
-            self.linear.weight[:, columns],
-            self.gather(gradient, batch),
-            self.gather(overlap[:, :, None], batch)[:, 0],
-            self,
-            batch,
-        )

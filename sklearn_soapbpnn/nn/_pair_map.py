@@ -16,6 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._environments import EnvironmentBatch
+
 
 class _PairMap(torch.autograd.Function):
     @staticmethod
@@ -29,7 +31,7 @@ class _PairMap(torch.autograd.Function):
         return spread_pairs(pair_forces, ctx.n_blocks, ctx.batch), None
 
 
-def map_pairs(gradient: Tensor, batch) -> Tensor:
+def map_pairs(gradient: Tensor, batch: EnvironmentBatch) -> Tensor:
     """Return dE/dr_ij, of shape (n_pairs, 3), for dE/dc of shape (n_atoms, n_blocks, n_channels).
 
     Parameters
@@ -42,7 +44,7 @@ def map_pairs(gradient: Tensor, batch) -> Tensor:
     return _PairMap.apply(gradient, batch)
 
 
-def contract_pairs(gradient: Tensor, batch) -> Tensor:
+def contract_pairs(gradient: Tensor, batch: EnvironmentBatch) -> Tensor:
     """Evaluate :func:`map_pairs`, without a graph for autograd."""
     rows = gradient.flatten(0, 1)
     return torch.cat(
@@ -53,7 +55,7 @@ def contract_pairs(gradient: Tensor, batch) -> Tensor:
     )
 
 
-def spread_pairs(pair_forces: Tensor, n_blocks: int, batch) -> Tensor:
+def spread_pairs(pair_forces: Tensor, n_blocks: int, batch: EnvironmentBatch) -> Tensor:
     """Evaluate the transpose of :func:`map_pairs`: (n_atoms, n_blocks, n_channels)."""
     n_atoms, n_channels = len(batch.index.atoms), len(batch.parity)
     rows = pair_forces.new_zeros(n_atoms * n_blocks, n_channels)

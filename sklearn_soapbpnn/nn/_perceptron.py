@@ -1,4 +1,4 @@
-r"""Perceptrons behind the first layer, with the gradient of the energy, and second derivatives.
+r"""Perceptrons after the first layer, with the gradient of the energy, and second derivatives.
 
 With preactivations a_0 (what the first layer gives), weights W_k and SiLU f,
 

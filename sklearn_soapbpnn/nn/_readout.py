@@ -1,14 +1,20 @@
-"""Behind the first layer: hidden layers that all targets share, and a head for each of them."""
+"""After the first layer: hidden layers that all targets share, and a head for each of them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data import TargetKind
+from ._environments import EnvironmentBatch
 from ._layers import ElementLinear
 from ._tensor_basis import TensorBasis
+
+# takes the rows of the atoms from a table, see FirstLayer.gather
+Gather = Callable[[Tensor, EnvironmentBatch], Tensor]
 
 
 class Head(nn.Module):
@@ -33,7 +39,7 @@ class Head(nn.Module):
     generator : torch.Generator
         Source of the initial weights.
     has_output : bool
-        Whether the last layer is here; a linear head right behind the first layer is that layer.
+        Whether it has a last layer; a linear head directly after the first layer is that layer.
     """
 
     def __init__(self, kind: TargetKind, widths, n_networks, bases, generator, has_output) -> None:
@@ -60,7 +66,7 @@ class Head(nn.Module):
             features = F.silu(torch.bmm(features, weight.mT))
         return features
 
-    def forward(self, features: Tensor, gather, batch) -> Tensor:
+    def forward(self, features: Tensor, gather: Gather, batch: EnvironmentBatch) -> Tensor:
         """Return the values of the atoms, flat: (n_atoms, size)."""
         table = self.last_features(features)
         if self.weights:
@@ -81,7 +87,7 @@ class Head(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Hidden layers behind the first.
+    """Hidden layers after the first.
 
     Parameters
     ----------
@@ -115,5 +121,5 @@ def count_tensors(basis) -> int:
 
 
 def count_outputs(kind: TargetKind, bases) -> int:
-    """Return the number of invariants behind a target."""
+    """Return the number of invariants that a target is made of."""
     return sum(b.n_properties * count_tensors(basis) for b, basis in zip(kind.blocks, bases))

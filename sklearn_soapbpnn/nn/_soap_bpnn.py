@@ -15,7 +15,7 @@ from ..potentials import LongRange
 from ._alchemical import AlchemicalLayer
 from ._architecture import Architecture
 from ._contractions import ElementContraction, PseudoSpeciesContraction
-from ._environments import EnvironmentBatch
+from ._environments import EnvironmentBatch, EnvironmentRecipe
 from ._orthogonal import OrthogonalLayer
 from ._perceptron import run_perceptron
 from ._readout import Head, Trunk, count_outputs
@@ -144,20 +144,33 @@ class SoapBPNN(nn.Module):
         if architecture.long_range is not None:
             radius = parameters.cutoff_radius
             self.long_range = LongRange(architecture.long_range, radius, width, generator)
-        self.degrees = sorted(
-            {l for parts in bases.values() for b in parts if b is not None for l in b.degrees}
+        self.degrees = tuple(
+            sorted(
+                {l for parts in bases.values() for b in parts if b is not None for l in b.degrees}
+            )
         )
         self.to(architecture.dtype)
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return self.basis.parity.device
+        return self.basis.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the network."""
-        return self.basis.parity.dtype
+        return self.basis.dtype
+
+    def recipe(self) -> EnvironmentRecipe:
+        """Return what environments are made with, for this network."""
+        return EnvironmentRecipe(
+            elements=self.elements,
+            basis=self.basis,
+            constants=self.first.constants,
+            own_elements=self.first.own_elements,
+            degrees=self.degrees,
+            needs_places=self.long_range is not None,
+        )
 
     def head(self, name: str) -> Head:
         """Return the head of a target."""

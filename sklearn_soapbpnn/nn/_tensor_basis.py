@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import real_clebsch_gordan
+from ._environments import EnvironmentBatch
 
 
 class TensorBasis(nn.Module):
@@ -76,7 +77,7 @@ class TensorBasis(nn.Module):
         needs_vectors = self.vectors is not None or self.pseudoscalar is not None
         self.degrees = (1,) * needs_vectors + (o3_lambda,) * add_tensors
 
-    def forward(self, expansion: dict[int, Tensor], batch) -> Tensor:
+    def forward(self, expansion: dict[int, Tensor], batch: EnvironmentBatch) -> Tensor:
         r"""Evaluate the basis of each atom.
 
         Parameters

@@ -148,8 +148,7 @@ class TrainingData(Dataset):
         self.names = list(dict.fromkeys(names))
         # what errors are in, for the reader
         self.units = {name: _name_unit(name, targets.units, per_structure) for name in self.names}
-        like = network.basis.parity
-        self.device = like.device
+        self.device = network.device
         self._prepare(structures, network, has_derivatives(self.names))
         self.labels = {}
         for name in self.names:
@@ -160,7 +159,7 @@ class TrainingData(Dataset):
             weight = _weigh_labels(arrays[0], per_atom, structures, sample_weight)
             # a missing label has weight zero, but zero times NaN would still be NaN
             arrays = (np.nan_to_num(arrays[0]), weight, *arrays[1:])
-            self.labels[name] = Labels(*(_to_tensor(a, like) for a in arrays), per_atom)
+            self.labels[name] = Labels(*(_to_tensor(a, network) for a in arrays), per_atom)
         # names of the targets that have a label at all
         self.labelled = [
             name
@@ -173,7 +172,7 @@ class TrainingData(Dataset):
     def _prepare(self, structures, network, derivatives):
         """Put the environments on the device."""
         self.environments = Environments(
-            structures, network, derivatives=derivatives, memory=PAIR_GRADIENT_MEMORY
+            structures, network.recipe(), derivatives=derivatives, memory=PAIR_GRADIENT_MEMORY
         )
         self.atom_counts = self.environments.graph.atom_counts
 

@@ -6,10 +6,8 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from copy import deepcopy
 from multiprocessing import current_process
 from threading import Event, Thread
-from types import SimpleNamespace
 
 import joblib
 import torch
@@ -44,21 +42,13 @@ class StreamedData(TrainingData):
         super().__init__(structures, targets, network, **options)
 
     def _prepare(self, structures, network, derivatives):
-        """Keep what a batch is made with: no weights, on the processor."""
+        """Keep what a batch is made with, on the processor."""
         if structures.features is None:
-            # what cannot be described is found now, not within an epoch
+            # what cannot be described is to be found now, not within an epoch
             for part in iterate_chunks(structures.n_atoms, ATOMS_PER_CHECK):
                 build_graph(structures[part], network.basis.cutoff_radius, network.elements)
         self.basis, self.derivatives = network.basis, derivatives
-        first = deepcopy(network.first).cpu()
-        first.linear = None
-        self.recipe = SimpleNamespace(
-            basis=deepcopy(network.basis).cpu(),
-            first=first,
-            degrees=network.degrees,
-            elements=network.elements,
-            long_range=None if network.long_range is None else True,
-        )
+        self.recipe = network.recipe().cpu()
         self.atom_counts = torch.from_numpy(structures.n_atoms).to(self.device)
         self.first_atom = self.atom_counts.cumsum(0) - self.atom_counts
 
@@ -70,18 +60,21 @@ class StreamedData(TrainingData):
             (self.structures[part.tolist() or [0]], self.recipe, self.derivatives) for part in parts
         )
         for part, environments in zip(parts, self.workers.map(_make_environments, arguments)):
-            environments.to(self.device, self.basis)
+            environments.move_to(self.basis)
             local = torch.arange(len(part), device=self.device)
             (index,) = plan_batches(environments.graph, local, [len(part)], self.n_elements)
-            counts = self.atom_counts[part]
-            starts = self.first_atom[part] - (counts.cumsum(0) - counts)
-            atoms = index.atoms + starts.repeat_interleave(counts)[index.atoms]
-            labels = {
-                name: one.split(*((atoms, [len(atoms)]) if one.per_atom else (part, [len(part)])))
-                for name, one in self.labels.items()
-            }
-            labels = {name: pieces[0] for name, pieces in labels.items()}
-            yield Batch(environments.select(index), labels, len(part))
+            yield Batch(environments.select(index), self._take_labels(part, index), len(part))
+
+    def _take_labels(self, part, index):
+        """Return the labels of a batch, those of atoms in the order of its atoms."""
+        counts = self.atom_counts[part]
+        starts = self.first_atom[part] - (counts.cumsum(0) - counts)
+        atoms = index.atoms + starts.repeat_interleave(counts)[index.atoms]
+        labels = {}
+        for name, whole in self.labels.items():
+            entries = atoms if whole.per_atom else part
+            (labels[name],) = whole.split(entries, [len(entries)])
+        return labels
 
 
 class Workers:

@@ -31,7 +31,7 @@ def make_network(elements):
 def test_estimate_is_near(crystals, derivatives):
     """What descriptors and the factors of the pair basis take, within a factor of two."""
     network = make_network(crystals.elements)
-    environments = Environments(crystals, network, derivatives=derivatives)
+    environments = Environments(crystals, network.recipe(), derivatives=derivatives)
     tensors = [*environments.constants.values(), environments.graph.pair_vectors]
     if derivatives:
         tensors += vars(environments.pair_gradients.factors).values()
