@@ -213,9 +213,7 @@ def launch(name, job, arguments, folder):
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     done = subprocess.run(command, cwd=folder, env=os.environ | threads, **output)
     if done.returncode:
-        raise SystemExit(
-            f"{done.stdout[-3000:]}\n{name} failed; the end of its output is above"
-        )
+        raise SystemExit(f"{done.stdout[-3000:]}\n{name} failed; the end of its output is above")
     with np.load(folder / "result.npz") as result:
         return dict(result)
 

@@ -30,9 +30,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5000, help="pairs in a batch")
     parser.add_argument("--batches", type=int, default=100)
-    parser.add_argument(
-        "--folder", type=Path, default=None, help="on the disk to measure"
-    )
+    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     basis = PairBasis(SoapParameters()).float()

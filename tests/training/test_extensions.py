@@ -99,7 +99,7 @@ def test_an_optimizer_that_evaluates_the_loss_itself(molecules):
         (LRScheduler, "Set learning_rate and warmup_fraction"),
         (("schedule", LRScheduler()), "Set learning_rate and warmup_fraction"),
         (Checkpoint(load_best=True), "Leave it out: the best epoch is kept by best_model_metric"),
-        (LoadInitState(Checkpoint()), "Set checkpoint_dir and go on with fit.*resume=True"),
+        (LoadInitState(Checkpoint()), "Set checkpoint_dir and continue with fit.*resume=True"),
         (PassthroughScoring("train_loss"), "history_ has the losses of every epoch"),
         (InputShapeSetter(), "Leave it out"),
     ],
