@@ -69,7 +69,7 @@ def main():
 
         torch.testing.assert_close(vars(read(1)), vars(compute(1)), rtol=0, atol=0)
         gigabytes = n_bytes * arguments.pairs * arguments.batches / 1e9
-        print(f"{n_bytes} bytes a pair, {gigabytes:.2f} GB in all; us a pair: mean, median")
+        print(f"{n_bytes} bytes per pair, {gigabytes:.2f} GB in total; us per pair: mean, median")
         for name, times in {
             "computed": measure(compute),
             "read, cached": measure(read),

@@ -168,7 +168,7 @@ def find_elements(estimator, structures):
     if not (estimator.warm_start and hasattr(estimator, "elements_")):
         return structures.elements
     remedy = "Fit with warm_start=False"
-    check_elements(structures, estimator.elements_, what="the fit before", remedy=remedy)
+    check_elements(structures, estimator.elements_, what="the previous fit", remedy=remedy)
     return estimator.elements_
 
 
