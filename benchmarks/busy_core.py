@@ -1,11 +1,11 @@
-"""Time epochs while another program keeps one core busy, against the same epochs without it.
+"""Time epochs while another program keeps one core busy, and compare with an idle machine.
 
     python benchmarks/busy_core.py [FILE.xyz] [--structures 400] [--epochs 5] [--repeats 3]
 
-FILE has energies and forces (default: the shipped malonaldehyde). Each run is a process of its own
-with as many threads as the machine has cores, which is torch's default; the library takes as many
-of them as a batch is worth. Prints the median epoch of each kind of run, and the ratio of the two.
-On a machine that is busy with something else the numbers mean nothing.
+FILE contains energies and forces (default: the malonaldehyde data of the package). Each run is a
+separate process with as many threads as the machine has cores, which is torch's default; of these
+the library uses as many as the size of a batch justifies. Prints the median time of an epoch with
+and without the other program, and their ratio. The machine must be idle otherwise.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main():
         for busy in seconds:
             seconds[busy].append(run(busy))
             name = "one core busy" if busy else "idle"
-            print(f"{name:>14}: {seconds[busy][-1]:.3f} s an epoch", flush=True)
+            print(f"{name:>14}: {seconds[busy][-1]:.3f} s per epoch", flush=True)
     idle, busy = (statistics.median(times) for times in seconds.values())
     print(
         f"{os.cpu_count()} cores, medians: idle {idle:.3f} s, busy {busy:.3f} s, {busy / idle:.2f}x"
@@ -41,7 +41,7 @@ def main():
 
 
 def run(busy):
-    """Return the seconds of an epoch in a process of its own."""
+    """Return the seconds per epoch, measured in a separate process."""
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     neighbor = subprocess.Popen([sys.executable, "-c", LOOP]) if busy else None
     try:
@@ -55,7 +55,7 @@ def run(busy):
 
 
 def time_epoch(arguments):
-    """Return the seconds of the median epoch of a fit."""
+    """Return the median seconds per epoch of a fit."""
     import warnings
 
     import ase.io

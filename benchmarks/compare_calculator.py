@@ -1,8 +1,8 @@
-"""Time energy, forces and stress of silicon through ASE: metatrain's exported model and ours.
+"""Time energy, forces and stress of silicon in ASE, with metatrain's exported model and ours.
 
-Both are trained for a moment on the same file (accuracy does not matter here) with default
-hyperparameters; supercells of diamond are then evaluated in alternation, an atom moving between
-calls, so that neither can reuse a result.
+Both are trained briefly on the same file (accuracy does not matter here) with default
+hyperparameters. Diamond supercells are then evaluated by the two in turn, and one atom is moved
+between calls so that neither can reuse a result.
 """
 
 import argparse
@@ -34,7 +34,7 @@ OPTIONS = {
 
 
 def parse_arguments():
-    """Return the command line."""
+    """Return the command-line arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", help="extended XYZ file of silicon")
     parser.add_argument("--repeats", type=int, nargs="+", default=[2, 4, 9], help="supercells")
@@ -46,9 +46,9 @@ def parse_arguments():
 
 
 def make_calculator(which):
-    """Train for a moment in this folder; return an ASE calculator."""
+    """Train briefly in this folder and return an ASE calculator."""
     if which == "metatrain":
-        import sphericart.torch  # noqa: F401  registers what the exported model calls
+        import sphericart.torch  # noqa: F401  registers the operators of the exported model
         from metatomic_ase import MetatomicCalculator
 
         Path("options.yaml").write_text(json.dumps(OPTIONS))  # JSON is YAML
@@ -63,7 +63,7 @@ def make_calculator(which):
 
 
 def serve(which):
-    """Time one call for each line of input, which holds the size of a supercell."""
+    """Time one call for each line of standard input, which is the size of a supercell."""
     calculator = make_calculator(which)
     cells = {}
     print("ready", flush=True)
@@ -81,7 +81,7 @@ def serve(which):
 
 
 def start(which, arguments, folder):
-    """Start a process that serves calls."""
+    """Start a process that answers calls."""
     python = arguments.metatrain_python if which == "metatrain" else sys.executable
     threads = {name: str(arguments.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     process = subprocess.Popen(
@@ -99,7 +99,7 @@ def start(which, arguments, folder):
 
 
 def call(process, n):
-    """Return the seconds of one call."""
+    """Return the seconds that one call takes."""
     process.stdin.write(f"{n}\n")
     process.stdin.flush()
     while True:
@@ -112,7 +112,7 @@ def call(process, n):
 
 
 def main():
-    """Time both in alternation and print a table."""
+    """Time both in turn and print a table."""
     arguments = parse_arguments()
     if arguments.serve:
         serve(arguments.serve)

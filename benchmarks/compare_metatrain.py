@@ -1,9 +1,9 @@
 """Train metatrain's ``soap_bpnn`` and ``SoapBPNNRegressor`` on the same data, side by side.
 
-Both train in processes of their own, on the same split, with their default hyperparameters, the
-same numbers of epochs, threads and frames a batch. The table gives the seconds an epoch (training
-and validation), their ratio, the seconds of the whole fit and the errors on the test file. See
-README.md in this folder for what exactly is timed.
+Each trains in a separate process, with its default hyperparameters, on the same split and with the
+same number of epochs, threads and frames per batch. The table shows the seconds per epoch (training
+and validation), their ratio, the seconds of the whole fit, and the errors on the test file.
+README.md in this folder describes what exactly is timed.
 """
 
 import argparse
@@ -25,20 +25,20 @@ from ase.calculators.singlepoint import SinglePointCalculator
 PARTS = ("train", "val", "test")
 PACKAGES = {"metatrain": "metatrain", "ours": "sklearn_soapbpnn"}
 JOB = ("epochs", "batch_size", "device", "species")
-WARM_UP = 2  # epochs left out of the median
+WARM_UP = 2  # epochs excluded from the median
 
 
 def parse_arguments():
-    """Return the checked command line."""
+    """Return the checked command-line arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", help="extended XYZ file (.xyz or .xyz.gz) to train on")
     parser.add_argument("test", help="extended XYZ file to compute the errors on")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each, in alternation")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each, in turn")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--validation-fraction", type=float, default=0.1)
-    parser.add_argument("--seed", type=int, default=0, help="of the split and the first run")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split and the first run")
     parser.add_argument("--device", default="cpu")
     encodings = ["orthogonal", "alchemical"]
     parser.add_argument("--species", choices=encodings, default=encodings[0])
@@ -55,7 +55,7 @@ def parse_arguments():
 
 
 def read_labelled(path):
-    """Return the frames of a file with nothing but geometry, energy and forces."""
+    """Return the frames of a file, with geometry, energy and forces only."""
     frames = []
     for atoms in ase.io.read(path, ":"):
         cell = atoms.cell if atoms.pbc.any() else None
@@ -83,7 +83,7 @@ def split_files(arguments, folder):
 
 
 def metatrain_options(job):
-    """Return metatrain's options: its defaults, but for what the command line says."""
+    """Return metatrain's options: its defaults, except for the command-line arguments."""
 
     def dataset(name):
         energy = {"key": "energy", "unit": "eV", "stress": False, "virial": False}
@@ -109,8 +109,8 @@ def metatrain_options(job):
 def train_metatrain(job):
     """Run ``mtt train`` in this process and return the seconds of each epoch and of the fit.
 
-    The log has whole seconds only, and logging each epoch costs metatrain some 5 to 9 % of an
-    epoch. The clock is thus read where its trainer picks the best model, once every epoch.
+    metatrain's log has whole seconds only, and logging every epoch would make its epochs 5 to 9 %
+    longer. So the clock is read where the trainer picks the best model, once per epoch.
     """
     import metatrain.soap_bpnn.trainer as module
     from metatrain.__main__ import main
@@ -131,14 +131,14 @@ def train_metatrain(job):
     Path("options.yaml").write_text(json.dumps(metatrain_options(job)))  # JSON is YAML
     sys.argv = ["mtt", "train", "options.yaml"]
     main()
-    return np.diff(marks, prepend=np.nan), fit[0]  # start-up hides the length of the first
+    return np.diff(marks, prepend=np.nan), fit[0]  # the first is unknown: it includes start-up
 
 
 def predict_metatrain(job):
     """Return energies and forces of metatrain's best model on the test file.
 
-    The checkpoint is evaluated, in float64, and not the exported TorchScript model: the forces of
-    the latter were seen to differ from those of the trained model (2026.4.1 with torch 2.13).
+    The checkpoint is evaluated in float64. The exported TorchScript model is not used, because its
+    forces differed from those of the trained model (metatrain 2026.4.1 with torch 2.13).
     """
     import torch
     from metatrain.utils.data.readers.ase import read_systems
@@ -163,12 +163,12 @@ def predict_metatrain(job):
 
 
 def run_metatrain(job):
-    """Return seconds of the epochs and of the fit, energies and forces from metatrain."""
+    """Return seconds per epoch and of the fit, energies and forces of metatrain."""
     return *train_metatrain(job), *predict_metatrain(job)
 
 
 def run_ours(job):
-    """Return seconds of the epochs and of the fit, energies and forces from our model."""
+    """Return seconds per epoch and of the fit, energies and forces of our model."""
     from sklearn_soapbpnn import SoapBPNNRegressor, Targets
 
     names = ["energy", "forces"] if job["forces"] else ["energy"]
@@ -190,7 +190,7 @@ def run_ours(job):
 
 
 def work(name, path):
-    """Do the job that a file describes and write its results beside it."""
+    """Run the job described in a file and write its results to the same folder."""
     import torch
 
     job = json.loads(Path(path).read_text())
@@ -204,7 +204,7 @@ def work(name, path):
 
 
 def launch(name, job, arguments, folder):
-    """Run one job in a process of its own and return its results."""
+    """Run one job in a separate process and return its results."""
     folder.mkdir()
     (folder / "job.json").write_text(json.dumps(job))
     python = arguments.metatrain_python if name == "metatrain" else sys.executable
@@ -213,13 +213,13 @@ def launch(name, job, arguments, folder):
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     done = subprocess.run(command, cwd=folder, env=os.environ | threads, **output)
     if done.returncode:
-        raise SystemExit(f"{done.stdout[-3000:]}\n{name} failed, the end of its output is above")
+        raise SystemExit(f"{done.stdout[-3000:]}\n{name} failed; the end of its output is above")
     with np.load(folder / "result.npz") as result:
         return dict(result)
 
 
 def summarise(result, frames):
-    """Return what the table shows of one run: seconds, then errors in meV and Angstrom."""
+    """Return the table entries of one run: seconds, then errors in meV and meV/Angstrom."""
     sizes = np.array([len(atoms) for atoms in frames])
     error = result["energy"].ravel() - [atoms.get_potential_energy() for atoms in frames]
     errors = {"E": error, "E/atom": error / sizes}
@@ -234,13 +234,13 @@ def summarise(result, frames):
 
 
 def busy(threads):
-    """Return a warning if other processes compete for the cores, else nothing."""
+    """Return a warning if other processes compete for the cores, otherwise an empty string."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return f"  (load average {load:.1f}: the times are not to be trusted)" * (load > threads + 0.3)
+    return f"  (load average {load:.1f}: the times are not reliable)" * (load > threads + 0.3)
 
 
 def compare(target, arguments, files, frames, folder):
-    """Run both models in alternation and return the summaries and versions of each."""
+    """Run both models in turn and return the summaries and versions of each."""
     names = ["ours"] if arguments.skip_metatrain else ["metatrain", "ours"]
     rows, versions = {name: [] for name in names}, {}
     for repeat in range(arguments.repeats):
@@ -256,7 +256,7 @@ def compare(target, arguments, files, frames, folder):
 
 
 def spread(values, ranged):
-    """Return the median of some numbers, with their range if there are several."""
+    """Return the median of the values, with their range if there are several."""
     median, low, high = (
         f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
         for value in (np.median(values), min(values), max(values))
@@ -265,7 +265,7 @@ def spread(values, ranged):
 
 
 def print_table(target, rows):
-    """Print the summaries of one target set, one line a model and one for the ratios."""
+    """Print the summaries of one target set: one line per model and one for the ratios."""
     if len(rows) == 2:
         pairs = zip(rows["metatrain"], rows["ours"])
         ratios = [{key: theirs[key] / ours[key] for key in ours} for theirs, ours in pairs]
@@ -283,7 +283,7 @@ def print_table(target, rows):
 
 
 def main():
-    """Compare for each set of targets and print one table each."""
+    """Compare the models for each set of targets and print one table for each set."""
     arguments = parse_arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()

@@ -1,8 +1,8 @@
-"""Train in one process and in several that share every batch, and compare the losses.
+"""Train in one process and in several processes that share every batch, and compare the losses.
 
-The processes are started as torchrun does and talk through gloo (nccl on GPUs); the shipped alloys
-with energies, forces and stress, ten epochs. Prints the largest relative difference of any
-training loss, validation loss and error, and the median time of an epoch.
+The processes are started by torchrun and communicate through gloo (nccl on GPUs). The data are the
+Cu-Au alloys of the package with energies, forces and stress; ten epochs. Prints the largest
+relative difference of any training loss, validation loss or error, and the median time per epoch.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from sklearn_soapbpnn.datasets import load_cuau
 
 
 def fit(path, arguments):
-    """Fit in this process, one of several or alone; the first writes the history."""
+    """Fit in this process, alone or as one of several; the first one writes the history."""
     torch.set_num_threads(1)
     X, y = load_cuau(return_X_y=True)
     model = SoapBPNNRegressor(
@@ -40,7 +40,7 @@ def fit(path, arguments):
 
 
 def measure(n_processes, dtype, arguments, folder):
-    """Return the history of a fit in this many processes."""
+    """Return the history of a fit in ``n_processes`` processes."""
     path = Path(folder) / f"{n_processes}.json"
     script = [__file__, "--fit", str(path), "--processes", str(n_processes), "--dtype", dtype]
     script += ["--epochs", str(arguments.epochs), "--batch-size", str(arguments.batch_size)]

@@ -1,8 +1,8 @@
-"""Damage saved models byte by byte at random, and count what becomes of them.
+"""Damage saved models at random places, try to load them, and count the outcomes.
 
-A file counts as *refused* if loading it raises a ValueError, as *same* if it loads and predicts the
-same bits, as *other* if it loads and predicts anything else, and as *crash* if another error is
-raised. Exits with status 1 if there is any of the last two.
+A file counts as *refused* if loading it raises a ValueError, as *same* if it loads and gives
+identical predictions, as *other* if it loads and gives different predictions, and as *crash* if any
+other error is raised. Exits with status 1 if any file counts as *other* or *crash*.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from sklearn_soapbpnn.interfaces import load_model, save_model
 
 
 def damage(content, rng):
-    """Return a damaged copy and what was done to it."""
+    """Return a damaged copy and the name of the damage."""
     start, stop = sorted(rng.integers(len(content), size=2).tolist())
-    # the header, in which a byte says more, is a small part of the file
+    # damage the header, where a byte matters more but which is a small part of the file, more often
     place = int(rng.integers(len(content) if rng.random() < 0.5 else min(4096, len(content))))
     what = rng.choice(["byte", "bit", "cut", "gap", "noise", "swap", "more"])
     flipped = bytearray(content)
@@ -49,7 +49,7 @@ def damage(content, rng):
 
 
 def attempt(path, cls, X, expected):
-    """Load a file and say what became of it."""
+    """Try to load a file and return the outcome."""
     try:
         model = load_model(path)
     except ValueError:

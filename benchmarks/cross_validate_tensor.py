@@ -1,7 +1,8 @@
 """Cross-validate a model of a tensor against the composition baseline.
 
-The baseline knows the elements only, and of a tensor its isotropic part: what it leaves is what
-has to be learnt. The data are extended XYZ with the tensor in ``info`` (or per atom in ``arrays``).
+The baseline depends on the elements only and predicts only the isotropic part of a tensor; the
+model learns the residual. The data are extended XYZ with the tensor in ``info`` (or, per atom, in
+``arrays``).
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Hard input in numbers: the checks of tests/test_fuzz.py on many more examples.
+"""Run the checks of tests/test_fuzz.py on many more random inputs.
 
-Prints how many inputs were tried, how many calls were accepted and refused, and every kind of
-failure with one example of it.
+Prints how many inputs were tried, how many calls were accepted and refused, and one example of
+every kind of failure.
 """
 
 import argparse
@@ -19,14 +19,14 @@ import test_fuzz
 
 
 def run(name, n_examples, random_seed, patience):
-    """Run one check; return the number of inputs, and failures by their kind."""
+    """Run one check; return the number of inputs, and the failures by kind."""
     cases, check = test_fuzz.CHECKS[name]
     failures, n_tried = {}, 0
 
     def try_one(case):
         nonlocal n_tried
         n_tried += 1
-        # ends the process with a traceback: what hangs in compiled code cannot be interrupted
+        # ends the process with a traceback: compiled code that hangs cannot be interrupted
         faulthandler.dump_traceback_later(patience, exit=True)
         try:
             check(case)

@@ -1,9 +1,9 @@
-"""Kill fits at random moments, go on from their checkpoints, and compare the weights bit by bit.
+"""Kill fits at random moments, resume from their checkpoints, and compare the weights bit by bit.
 
-Each fit runs in a process of its own, writes a checkpoint after every epoch, and gets SIGKILL: in
-turn at a random moment and while a checkpoint is being written. Every file that it leaves has to be
-readable, and the fit that goes on has to end with the bits of one that nobody interrupted. Exits
-with status 1 if any does not.
+Each fit runs in a separate process, writes a checkpoint after every epoch, and is killed with
+SIGKILL, alternately at a random moment and while a checkpoint is being written. Every checkpoint
+that it leaves must be readable, and the resumed fit must end with bitwise the same weights as an
+uninterrupted one. Exits with status 1 otherwise.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PATIENCE = 60  # seconds that a fit may take to start
 
 
 class CountEpochs(Callback):
-    """Write a byte to a file after every epoch, so that others see how far a fit is."""
+    """Write a byte to a file after every epoch, so that other processes can follow the fit."""
 
     def __init__(self, path):
         self.path = path
@@ -39,7 +39,7 @@ class CountEpochs(Callback):
 
 
 def fit(folder, arguments, resume=False):
-    """Fit energies and forces; the network is wide, so that writing takes a while."""
+    """Fit energies and forces; the network is wide, so that writing a checkpoint takes a while."""
     torch.set_num_threads(1)
     X, y = load_malonaldehyde(return_X_y=True)
     X, y = X[: arguments.structures], y[: arguments.structures]
@@ -56,7 +56,7 @@ def fit(folder, arguments, resume=False):
 
 
 def kill(folder, arguments, choose):
-    """Start a fit, kill it, and return the moment in words and the epochs that were done."""
+    """Start a fit, kill it, and return a description of the moment and the epochs completed."""
     process = CONTEXT.Process(target=fit, args=(folder, arguments))
     process.start()
     epochs = folder / "epochs"
@@ -65,7 +65,7 @@ def kill(folder, arguments, choose):
     wait_for(process, lambda: epochs.stat().st_size >= after)
     if choose.writing:
         wait_for(process, lambda: any(folder.glob("*.part")), pause=0.0)
-        # anywhere between the first byte and the last
+        # at any point between the first byte and the last
         time.sleep(choose.uniform(0.0, choose.seconds_to_write))
         moment = f"writing {after + 1}"
     else:
@@ -80,7 +80,7 @@ def kill(folder, arguments, choose):
 
 
 def wait_for(process, condition, pause=0.001):
-    """Wait until a condition holds or the process is over."""
+    """Wait until a condition holds or the process has ended."""
     start = time.monotonic()
     while process.is_alive() and not condition():
         if time.monotonic() - start > PATIENCE:
@@ -90,7 +90,7 @@ def wait_for(process, condition, pause=0.001):
 
 
 def read(folder):
-    """Return the epochs in the checkpoint that a killed fit left, or None if it left none.
+    """Return the number of epochs in the checkpoint of a killed fit, or None without a checkpoint.
 
     Raises ValueError if it cannot be read.
     """
@@ -99,7 +99,7 @@ def read(folder):
 
 
 def outcome(model):
-    """Everything that must not depend on whether a fit was killed."""
+    """Return everything that must not depend on whether the fit was killed."""
     weights = {
         name: tensor.numpy().tobytes() for name, tensor in model.module_.state_dict().items()
     }
@@ -108,7 +108,7 @@ def outcome(model):
 
 
 class Chooser(random.Random):
-    """Chooses moments; ``writing`` says whether the next one is while a checkpoint is written."""
+    """Choose a moment; ``writing`` says whether the next one is while a checkpoint is written."""
 
     writing = False
     seconds_to_write = 0.0
@@ -118,9 +118,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--width", type=int, default=256, help="neurons of a layer")
+    parser.add_argument("--width", type=int, default=256, help="neurons per layer")
     parser.add_argument("--structures", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=None, help="seed of the moments")
+    parser.add_argument("--seed", type=int, default=None, help="seed of the random moments")
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     choose = Chooser(seed)
@@ -165,7 +165,7 @@ def main():
     return 0 if all_equal else 1
 
 
-# a server that has imported the library forks the fits, each into a process of its own
+# a server that has already imported the library forks one process for each fit
 CONTEXT = get_context("forkserver")
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Peak resident memory while training on N and on 10 N structures, read from a file.
+"""Measure the peak resident memory of training on N and on 10 N structures read from a file.
 
-Each fit runs in a process of its own, on rattled alloys that the script writes as extended XYZ:
-with all descriptors in memory; with a ``memory_limit``, beyond which they are made for each batch;
-and with one, and a folder in which a featuriser keeps them. The last column is what a structure
-more takes, for each of its atoms.
+Each fit runs in a separate process, on rattled alloys that the script writes as extended XYZ. There
+are three modes: all descriptors in memory; a ``memory_limit``, so that the descriptors are computed
+for each batch; and a ``memory_limit`` together with a folder in which a featuriser stores them. The
+last column is the additional memory for each additional structure, per atom.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def read_peak():
 
 
 def train(path, mode, limit, epochs):
-    """Fit in this process and print what it took."""
+    """Fit in this process and print the memory and time used."""
     import time
 
     from sklearn.pipeline import make_pipeline
@@ -67,7 +67,7 @@ def train(path, mode, limit, epochs):
 
 
 def measure(path, mode, arguments):
-    """Fit in another process; return the peak before it and its own, and the time of an epoch."""
+    """Fit in another process; return the peak before and during the fit, and the time per epoch."""
     command = [sys.executable, __file__, "--train", str(path), mode]
     command += ["--epochs", str(arguments.epochs), "--limit", str(arguments.limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -76,7 +76,9 @@ def measure(path, mode, arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--structures", type=int, default=300, help="N")
+    parser.add_argument(
+        "--structures", type=int, default=300, help="N, the smaller number of structures"
+    )
     parser.add_argument("--limit", type=float, default=64, help="memory_limit in MiB")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--train", nargs=2, metavar=("FILE", "MODE"), help=argparse.SUPPRESS)

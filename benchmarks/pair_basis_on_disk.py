@@ -1,8 +1,8 @@
-"""Pair basis and its gradient: made anew, or read back through a memory map.
+"""Time the pair basis and its gradient: computed, or read through a memory map.
 
-Data larger than memory are described batch by batch in every epoch. This shows why nothing is
-kept on disk instead: reading what a batch needs takes about as long as computing it, unless the
-operating system still holds the file in memory, which then was not too small.
+If the data are larger than memory, the pair basis of each batch is computed in every epoch. This
+script shows why it is not stored on disk instead: reading it takes about as long as computing it,
+unless the file is still in the cache of the operating system, in which case memory was not short.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from sklearn_soapbpnn.descriptors._pair_basis import PairFactors
 
 
 def forget(path):
-    """Drop a file from the cache of the operating system."""
+    """Remove a file from the cache of the operating system."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -28,9 +28,9 @@ def forget(path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5000, help="pairs of a batch")
+    parser.add_argument("--pairs", type=int, default=5000, help="pairs in a batch")
     parser.add_argument("--batches", type=int, default=100)
-    parser.add_argument("--folder", type=Path, default=None, help="on the disk to be measured")
+    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     basis = PairBasis(SoapParameters()).float()
@@ -50,7 +50,7 @@ def main():
                     factor.numpy().tofile(file)
 
         def read(batch):
-            # pages that are mapped cannot be forgotten, so each batch maps its own
+            # mapped pages cannot be dropped from the cache, so each batch has its own map
             start = batch * n_bytes * arguments.pairs
             shape = (arguments.pairs * n_bytes // 4,)
             stored = np.memmap(path, np.float32, mode="r", offset=start, shape=shape)
@@ -69,7 +69,7 @@ def main():
 
         torch.testing.assert_close(vars(read(1)), vars(compute(1)), rtol=0, atol=0)
         gigabytes = n_bytes * arguments.pairs * arguments.batches / 1e9
-        print(f"{n_bytes} bytes a pair, {gigabytes:.2f} GB in all; us a pair: mean, median")
+        print(f"{n_bytes} bytes per pair, {gigabytes:.2f} GB in total; us per pair: mean, median")
         for name, times in {
             "computed": measure(compute),
             "read, cached": measure(read),

@@ -1,8 +1,8 @@
 """Energies, forces and dipoles from one model, and the infrared spectrum that follows.
 
-Malonaldehyde again, whose shipped frames carry GFN2-xTB dipoles. Molecular dynamics with the
-calculator gives the dipole along the way; the spectrum is that of its autocorrelation. Takes
-about a minute on two cores and writes its picture into the folder of this file.
+The data are malonaldehyde with GFN2-xTB energies, forces and dipoles. Molecular dynamics with the
+trained calculator records the dipole at every step, and the spectrum is the Fourier transform of
+its autocorrelation. Takes about a minute on two cores and saves the figure next to this file.
 """
 
 # %%
@@ -55,7 +55,7 @@ dynamics.run(N_STEPS)
 # %%
 # Spectrum
 # --------
-# The power spectrum of the dipole's velocity is the infrared spectrum, up to a prefactor.
+# Up to a prefactor, the infrared spectrum is the power spectrum of the dipole's time derivative.
 velocity = np.gradient(np.array(dipoles), axis=0) * np.hanning(len(dipoles))[:, None]
 intensity = (np.abs(np.fft.rfft(velocity, axis=0)) ** 2).sum(1)
 wavenumber = np.fft.rfftfreq(len(dipoles), TIME_STEP * 1e-15) / 2.99792458e10  # 1/cm

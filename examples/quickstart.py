@@ -1,7 +1,7 @@
-"""Train a potential on shipped data, tune it, look at its errors, and keep it.
+"""Train a potential on data that ship with the package, tune it, check its errors, and save it.
 
-Malonaldehyde in molecular dynamics at 300 K and 600 K, energies and forces from GFN2-xTB. Takes
-about a minute on two cores and writes its pictures and the model into the folder of this file.
+The data are malonaldehyde from molecular dynamics at 300 K and 600 K, with GFN2-xTB energies and
+forces. Takes about a minute on two cores and saves the figure and the model next to this file.
 """
 
 # %%
@@ -27,7 +27,7 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=100, random_
 # %%
 # A pipeline, and a search for the width of the network
 # -----------------------------------------------------
-# Each structure is featurised once, however many candidates and folds there are.
+# Each structure is featurised only once for all candidates and folds.
 pipe = Pipeline(
     [
         ("baseline", CompositionBaseline()),
@@ -64,8 +64,8 @@ for name, errors in summarize_errors(X_test, y_test, prediction).items():
     print(f"  {name:<16}{units[name]:<13}{mae:6.2f}    {rmse:6.2f}")
 
 # %%
-# Look at it
-# ----------
+# Plot the predictions
+# --------------------
 history = pipe["bpnn"].history_
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
 reference = y_test["energy"].mean()
@@ -88,13 +88,13 @@ right.legend()
 figure.savefig(here / "quickstart.png", dpi=120)
 
 # %%
-# Keep it, and use it in ASE
-# --------------------------
+# Save the model, and use it in ASE
+# ---------------------------------
 joblib.dump(pipe, here / "quickstart.joblib")
 loaded = joblib.load(here / "quickstart.joblib")
 same = np.array_equal(loaded.predict(X_test), prediction["energy"])
 atoms = X_test[0].copy()
 atoms.calc = SoapBPNNCalculator(loaded)
-print(f"\nThe loaded model predicts the same bits: {same}")
-print(f"Largest force by its ASE calculator: {np.abs(atoms.get_forces()).max():.3f} eV/Angstrom")
+print(f"\nThe loaded model gives identical predictions: {same}")
+print(f"Largest force from its ASE calculator: {np.abs(atoms.get_forces()).max():.3f} eV/Angstrom")
 print(f"Wrote {here.name}/quickstart.png and {here.name}/quickstart.joblib")

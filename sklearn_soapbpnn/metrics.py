@@ -17,27 +17,37 @@ METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error}
 
 
 def __dir__():
-    # what completion offers: not scikit-learn's functions of similar names
+    # tab completion should not offer scikit-learn's functions that are imported here
     return __all__
 
 
 def summarize_errors(X, y, prediction):
-    """Return the errors of a prediction, over all that is labelled.
+    """Return the errors of a prediction for every target.
 
     Parameters
     ----------
     X : sequence of ase.Atoms, or Structures
         Structures.
     y : array of shape (n_structures,), or Targets
-        Labels; NaN is left out.
+        Labels; an array is taken as energies. NaN in Targets means not labelled and is ignored.
     prediction : array of shape (n_structures, ...), or Targets
-        Predictions; an array is the energy, or what ``np.asarray(y)`` is if y holds no energy.
+        Predictions in the units of y, such as the result of ``predict``. An array is taken as
+        energies, or, if y has no energies, as the target that ``np.asarray(y)`` returns.
 
     Returns
     -------
     dict of str to dict of str to float
-        For each target with a label its ``"mae"`` and ``"rmse"`` over all components, in the unit
-        of the target; ``"energy per atom"`` as well.
+        For each target that is both predicted and labelled, its ``"mae"`` and ``"rmse"`` over all
+        labelled components, in the unit of the target. If there are energies, also the errors of
+        ``"energy per atom"``.
+
+    Raises
+    ------
+    TypeError
+        If ``X`` is not a sequence of :class:`ase.Atoms`.
+    ValueError
+        If labels or predictions do not match the structures, a target has no label at all, or
+        ``prediction`` is an array and it is not clear which target it belongs to.
 
     Examples
     --------
@@ -57,10 +67,10 @@ def summarize_errors(X, y, prediction):
         if known.shape != predicted.shape:
             raise ValueError(
                 f"Target {name!r} has labels of shape {known.shape} over all rows, but predictions "
-                f"of shape {predicted.shape}. Pass the prediction of the same structures."
+                f"of shape {predicted.shape}. Pass the prediction for the same structures."
             )
         if prediction.kinds[name].per_volume:
-            # without a cell there is no stress, whatever the label says
+            # without a cell the stress is not defined, so its label is ignored
             known = np.where(find_volumes(structures)[:, None] > 0, known, np.nan)
         if not np.isfinite(known).any():
             continue
@@ -72,30 +82,34 @@ def summarize_errors(X, y, prediction):
 
 
 def make_target_scorer(target, metric="rmse", *, kinds=None):
-    """Return a scorer of one target, negative so that greater is better.
+    """Return a scorer for one target: its negative error, so that greater is better.
 
     Parameters
     ----------
     target : str
         ``"energy"``, ``"energy per atom"``, or the name of any other column of y.
     metric : {"rmse", "mae"}, default="rmse"
-        Error over all labelled components.
+        Root mean square or mean absolute error over all labelled components, in the unit of the
+        target.
     kinds : mapping of str to TargetKind, default=None
-        The targets that y has, e.g. ``y.kinds``, among which ``target`` must be. None takes any
-        name but one that looks like a misspelling of a known target.
+        The targets of y, e.g. ``y.kinds``; ``target`` must be one of them. With None any name is
+        accepted unless it looks like a misspelling of a predefined target.
 
     Returns
     -------
     callable
-        ``scorer(estimator, X, y)``, for the ``scoring`` of cross-validation, searches and learning
-        curves; y is Targets. The estimator is a regressor, a Pipeline, or a search over them; for
-        energies also any other that predicts them.
+        ``scorer(estimator, X, y)``, for the argument ``scoring`` of cross-validation, searches and
+        learning curves, with y as Targets. The estimator is a regressor of this library, a Pipeline
+        that ends in one, or a search over either; for energies, it may be any estimator that
+        predicts them.
 
     Raises
     ------
-    TypeError, ValueError
-        If there is no such target or metric. Searches turn an error while they score into NaN, so
-        this is checked here.
+    TypeError
+        If ``target`` is not a string, or ``kinds`` is not a mapping.
+    ValueError
+        If ``metric`` is unknown, ``target`` looks misspelt, or it is not in ``kinds``. This is
+        checked here because searches turn errors that occur during scoring into NaN.
 
     Examples
     --------
@@ -116,12 +130,12 @@ def make_target_scorer(target, metric="rmse", *, kinds=None):
 
 
 class _TargetScorer:
-    """Scorer that asks for one target; a class, so that worker processes can be sent it."""
+    """Scorer for one target; a class, so that it can be pickled for worker processes."""
 
     def __init__(self, target, metric):
         self.target = target
         self.metric = metric
-        # from which scikit-learn's displays make the label of an axis
+        # scikit-learn's displays make the axis label from this name
         self.__name__ = f"neg_{target}_{metric}"
 
     def __call__(self, estimator, X, y):
@@ -129,8 +143,8 @@ class _TargetScorer:
         errors = summarize_errors(X, y, prediction)
         if self.target not in errors:
             raise ValueError(
-                f"y has no labels of the target {self.target!r} that is to be scored; pass Targets "
-                "with that column."
+                f"y has no labels of the target {self.target!r}. To score it, pass Targets with "
+                "this column."
             )
         return -errors[self.target][self.metric]
 
@@ -139,7 +153,7 @@ class _TargetScorer:
 
 
 def _check_target(target, kinds):
-    """Raise if a scorer's target is not a column that y can have."""
+    """Raise if the target of a scorer cannot be a column of y."""
     if not isinstance(target, str):
         raise TypeError(f"target must be the name of one target, got {target!r}.")
     if kinds is None:
@@ -162,25 +176,25 @@ def _check_target(target, kinds):
 
 
 def _name_column(target):
-    """Return the name of the column that a score is computed from."""
+    """Return the name of the column from which the score is computed."""
     return "energy" if target == PER_ATOM else target
 
 
 def _predict(estimator, X, name):
-    """Return one target as a model predicts it; the predict of a search does not ask which."""
+    """Return the prediction of one target; ``predict`` of a search has no argument for it."""
     if hasattr(estimator, "best_estimator_"):
         return _predict(estimator.best_estimator_, X, name)
     if isinstance(estimator, Pipeline):
         front, last = estimator[:-1], estimator[-1]
         return _predict(last, front.transform(X) if len(front) else X, name)
     if name == "energy" and "targets" not in signature(estimator.predict).parameters:
-        # an ensemble, or a regressor of arrays, which knows the energy only
+        # an ensemble, or a regressor of arrays, which predicts energies only
         return estimator.predict(X)
     return estimator.predict(X, targets=[name])
 
 
 def _name_array(prediction, y):
-    """Return predictions as Targets: an array is what ``predict`` gives by default."""
+    """Return predictions as Targets; an array is what ``predict`` returns by default."""
     if isinstance(prediction, Targets):
         return prediction
     name = "energy" if "energy" in y else y.array_name

@@ -1,4 +1,4 @@
-"""What flows through a Pipeline: structures, targets, neighbour pairs, batches."""
+"""Data containers: structures, targets, neighbour pairs, batches."""
 
 from ._checks import N_NUMBERS, as_position, check_elements, find_elements, symbols
 from ._clebsch_gordan import real_clebsch_gordan

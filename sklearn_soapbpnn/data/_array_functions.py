@@ -1,4 +1,4 @@
-"""What functions of NumPy do to Targets, where they must not lose columns in silence."""
+"""NumPy functions applied to Targets, which must not drop columns without notice."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ def _one_after_the_other(arrays, axis=0):
     return arrays
 
 
-# what a call joins
+# functions that join Targets, and how to get the parts from their arguments
 JOINING = {
     np.concatenate: _one_after_the_other,
     np.append: lambda arr, values, axis=None: _one_after_the_other([arr, values], axis),
     np.hstack: _one_after_the_other,
 }
-# what they do to the places of structures they do to every column
+# functions that select or reorder structures; the same selection is applied to every column
 REARRANGING = {
     *(np.array_split, np.compress, np.delete, np.extract, np.flip, np.flipud),
     *(np.repeat, np.resize, np.roll, np.split, np.take, np.tile),
 }
-# their result would have another axis, or values that no structure has
+# functions whose result would have a new axis, or values that belong to no structure
 REFUSED = {np.block, np.column_stack, np.dstack, np.insert, np.stack, np.vstack}
 
 
 def apply_function(function, targets, args, kwargs):
-    """Return what a function of NumPy gives for arguments among which are ``targets``.
+    """Apply a NumPy function to arguments that contain Targets.
 
-    Whatever does not join or rearrange structures is given the array of numbers that
-    ``np.asarray`` makes of Targets, as the metrics of scikit-learn need.
+    Functions that join or rearrange structures act on every column. All others act on
+    ``np.asarray(targets)``, as scikit-learn's metrics expect.
     """
     kind = type(targets)
     if function in JOINING:
@@ -52,7 +52,7 @@ def apply_function(function, targets, args, kwargs):
 
 
 def check_alike(parts, cls):
-    """Return a list of Targets (``cls``) that have the same columns, kinds and units."""
+    """Return ``parts`` as a list of Targets (``cls``), if columns, kinds and units agree."""
     parts = list(parts)
     if not parts:
         raise ValueError("There are no Targets to join. Pass at least one.")
@@ -66,9 +66,9 @@ def check_alike(parts, cls):
         if set(part.names) != set(first.names):
             raise ValueError(
                 f"Targets that are joined must have the same columns, but number 0 has "
-                f"{list(first.names)} and number {index} has {list(part.names)}. Keep those that "
-                "all have with select(names), or fill the others with NaN, which means not "
-                "labelled."
+                f"{list(first.names)} and number {index} has {list(part.names)}. Keep only the "
+                "common columns with select(names), or fill missing columns with NaN, which means "
+                "not labelled."
             )
         for name, kind in first.kinds.items():
             other = part.kinds[name]
@@ -76,6 +76,6 @@ def check_alike(parts, cls):
                 raise ValueError(
                     f"Targets that are joined must have the same kinds and units, but {name!r} is "
                     f"{kind!r} in number 0 and {other!r} in number {index}. Convert the values, "
-                    f"and declare the same, e.g. kinds={{{name!r}: {kind!r}}}."
+                    f"and declare the same kind for both, e.g. kinds={{{name!r}: {kind!r}}}."
                 )
     return parts

@@ -1,4 +1,4 @@
-"""Checks of what users pass in: they name the structure, the value and the way out."""
+"""Checks of user input, whose errors name the structure, the value and the remedy."""
 
 from mmap import mmap
 
@@ -7,33 +7,44 @@ from ase import Atom, Atoms
 from ase.data import chemical_symbols
 from ase.db.core import Database
 
-# arrays that mean what their numbers say
+# array types that can be used as they are; others may be masked or have units
 PLAIN = (np.ndarray, np.memmap)
-# rows of a table that atomic numbers index
+# number of rows of a table that is indexed by atomic number
 N_NUMBERS = len(chemical_symbols)
-# coordinates that are not meant: float64 does not resolve chemistry there
+# larger coordinates are mistakes: float64 would not resolve interatomic distances there
 LARGEST = 1e9
 
 
 def symbols(numbers):
-    """Chemical symbols of atomic numbers, for messages."""
+    """Return the chemical symbols of atomic numbers, for error messages."""
     return [chemical_symbols[int(number)] for number in numbers]
 
 
 def iterate_atoms(X, name="X"):
-    """Yield the :class:`ase.Atoms` of ``X`` one by one, if their geometry can be used.
+    """Yield the :class:`ase.Atoms` of ``X`` one by one, after checking their geometry.
 
-    ``name`` is what messages call it. Only one of them is held at a time, so that X may be a
-    sequence that reads them from a file.
+    Only one structure is held at a time, so that X may be a sequence that reads them from a file.
+
+    Parameters
+    ----------
+    X : sequence of ase.Atoms
+        The structures.
+    name : str, default="X"
+        Name of X in error messages.
+
+    Yields
+    ------
+    ase.Atoms
 
     Raises
     ------
     TypeError
-        If ``X`` is not a sequence of :class:`ase.Atoms`, or a data frame or database of them.
+        If ``X`` is not a sequence of :class:`ase.Atoms`, for example a single Atoms, a data frame
+        or an ASE database.
     ValueError
         If ``X`` is empty, or a structure has no atoms, atomic numbers outside the periodic table,
-        NaN, infinite or huge positions or cell, or periodic directions that span no volume, or was
-        pickled by a version of ASE whose Atoms were different.
+        NaN, infinite or huge positions or cell vectors, or periodic directions that span no volume,
+        or was pickled by an incompatible version of ASE.
     """
     if isinstance(X, Atoms):
         raise TypeError(
@@ -68,12 +79,12 @@ def iterate_atoms(X, name="X"):
 
 
 def _describe_other(entry, name, value):
-    """Say what stands where Atoms should."""
+    """Return the error message for an entry that is not Atoms."""
     first = value.flat[0] if isinstance(value, np.ndarray) and value.size else value
     if isinstance(first, Atom):
         return (
             f"{entry} holds single atoms (ase.Atom), not a structure. NumPy and BaggingRegressor "
-            "unpack structures of the same size into a table of their atoms: pass a list of "
+            "convert structures of the same size to an array of their atoms: pass a list of "
             "ase.Atoms, not an array, and use VotingRegressor for a committee."
         )
     return (
@@ -84,7 +95,7 @@ def _describe_other(entry, name, value):
 
 def _iterate(X, name):
     if not hasattr(X, "__iter__") and hasattr(X, "__getitem__") and hasattr(X, "__len__"):
-        # a torch Dataset may have no other end than its length
+        # a torch Dataset may not raise IndexError at its end
         return (X[index] for index in range(len(X)))
     try:
         return iter(X)
@@ -123,20 +134,20 @@ def _check_geometry(name, atoms):
 
 
 def check_numbers(name, numbers):
-    """Raise if atomic numbers are not in the periodic table; 0 is the dummy atom X of ASE."""
+    """Raise if atomic numbers are outside the periodic table; 0 is the dummy atom X of ASE."""
     outside = (numbers < 0) | (numbers >= N_NUMBERS)
     if outside.any():
         raise ValueError(
-            f"{name} contains the atomic numbers {np.unique(numbers[outside]).tolist()}, but these "
-            f"go from 0 to {N_NUMBERS - 1}. Give such atoms, for instance beads, the number of an "
-            "element that does not occur, or repair the structure."
+            f"{name} contains the atomic numbers {np.unique(numbers[outside]).tolist()}, but the "
+            f"allowed range is 0 to {N_NUMBERS - 1}. Give artificial atoms, such as beads, the "
+            "number of an element that does not occur, or repair the structure."
         )
 
 
 def check_elements(
     structures, elements, name="X", what="fit", remedy="Refit with structures that contain them"
 ):
-    """Raise if structures contain an element that ``elements`` lacks."""
+    """Raise if structures contain an element that is not among ``elements``."""
     unseen = np.setdiff1d(structures.elements, elements)
     if len(unseen) == 0:
         return
@@ -147,21 +158,22 @@ def check_elements(
     )
     raise ValueError(
         f"{name} contains elements {symbols(unseen)} absent from {what}, which saw "
-        f"{symbols(elements)}. {remedy}, or leave out {name}[{first}] and others like it."
+        f"{symbols(elements)}. {remedy}, or remove all structures with these elements, such as "
+        f"{name}[{first}]."
     )
 
 
 def find_elements(estimator, structures):
-    """Return the elements of a fit: with ``warm_start`` those of the fit before."""
+    """Return the elements of a fit: with ``warm_start`` those of the previous fit."""
     if not (estimator.warm_start and hasattr(estimator, "elements_")):
         return structures.elements
     remedy = "Fit with warm_start=False"
-    check_elements(structures, estimator.elements_, what="the fit before", remedy=remedy)
+    check_elements(structures, estimator.elements_, what="the previous fit", remedy=remedy)
     return estimator.elements_
 
 
 def freeze(values, dtype):
-    """Return an array that cannot be written to; one that is frozen already is not copied.
+    """Return a read-only array; an array that is read-only already is not copied.
 
     Raises
     ------
@@ -175,10 +187,10 @@ def freeze(values, dtype):
 
 
 def as_real(values):
-    """Return numbers as an array; imaginary parts are refused, and what is masked is NaN."""
+    """Return numbers as an array; masked entries become NaN, and complex numbers are refused."""
     if isinstance(values, np.ma.MaskedArray):
         values = values.astype(np.float64).filled(np.nan)
-    # not np.array(values, dtype), which asks tensors for a copy that they do not know how to make
+    # np.array(values, dtype) would request a copy, which torch tensors do not support
     values = np.asarray(values)
     if values.dtype.kind == "c":
         raise TypeError(f"it is complex, e.g. {values.flat[0]}, where real numbers are expected")
@@ -186,7 +198,7 @@ def as_real(values):
 
 
 def _is_frozen(values):
-    """Whether neither an array nor what it is a view of can be written to."""
+    """Return whether an array and all arrays that it is a view of are read-only."""
     while isinstance(values, np.ndarray):
         if values.flags.writeable:
             return False
@@ -195,9 +207,10 @@ def _is_frozen(values):
 
 
 def as_position(key, length):
-    """Return an index into a sequence of ``length`` as an int or an array of positions.
+    """Return an index into a sequence of the given length as an int or an array of positions.
 
-    scikit-learn asks for ``x[indices, ...]`` of everything that has a shape.
+    ``(index, Ellipsis)`` is accepted too, because scikit-learn uses ``x[indices, ...]`` for every
+    object that has a shape.
     """
     if isinstance(key, tuple):
         if len(key) != 2 or key[1] is not Ellipsis:

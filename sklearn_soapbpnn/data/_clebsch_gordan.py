@@ -10,17 +10,24 @@ import wigners
 
 @lru_cache(maxsize=256)
 def real_clebsch_gordan(l1: int, l2: int, l: int) -> np.ndarray:
-    r"""Coefficients that couple two real spherical tensors to a third, components m ascending.
+    r"""Return the coefficients that couple two real spherical tensors to a third.
 
     .. math:: T^{l m} = \sum_{m_1 m_2} C_{m_1 m_2 m} A^{l_1 m_1} B^{l_2 m_2}
 
-    With U_l from complex to real spherical harmonics, :math:`C = U_{l_1}^* U_{l_2}^* U_l`
-    applied to the coefficients of the complex ones. The result is real if :math:`l_1 + l_2 + l` is
-    even and imaginary if it is odd; the factor i is dropped.
+    They are obtained from the coefficients for complex spherical harmonics by applying
+    :math:`U_{l_1}^* U_{l_2}^* U_l`, where :math:`U_l` turns complex into real spherical harmonics.
+    The result is real if :math:`l_1 + l_2 + l` is even and imaginary if it is odd; the factor i is
+    dropped.
+
+    Parameters
+    ----------
+    l1, l2, l : int
+        Orders of the two tensors and of their product.
 
     Returns
     -------
     array of shape (2 l1 + 1, 2 l2 + 1, 2 l + 1)
+        Read-only; components in ascending m.
     """
     coefficients = np.einsum(
         "am,bn,cp,mnp->abc",
@@ -35,7 +42,7 @@ def real_clebsch_gordan(l1: int, l2: int, l: int) -> np.ndarray:
 
 
 def _complex_to_real(l):
-    """Unitary matrix from complex (Condon-Shortley phase) to real spherical harmonics."""
+    """Return the unitary matrix from complex (Condon-Shortley) to real spherical harmonics."""
     matrix = np.zeros((2 * l + 1, 2 * l + 1), dtype=complex)
     matrix[l, l] = 1.0
     for m in range(1, l + 1):

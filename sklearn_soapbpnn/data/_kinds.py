@@ -1,4 +1,4 @@
-"""Kinds of targets: what one value looks like, and how it transforms."""
+"""Kinds of targets: the shape of a value, and how it transforms under rotations."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ._clebsch_gordan import real_clebsch_gordan
 class Block:
     r"""Spherical tensors of one order and parity.
 
-    Under inversion they take the sign :math:`\sigma (-1)^\lambda`.
+    Under inversion they are multiplied by :math:`\sigma (-1)^\lambda`.
 
     Parameters
     ----------
     o3_lambda : int, default=0
-        Order :math:`\lambda`; a tensor has :math:`2 \lambda + 1` components, m ascending.
+        Order :math:`\lambda`; a tensor has :math:`2 \lambda + 1` components, in ascending m.
     o3_sigma : {1, -1}, default=1
         1 for proper tensors, -1 for pseudotensors.
     n_properties : int, default=1
@@ -33,33 +33,39 @@ class Block:
 
     @property
     def size(self):
-        """Number of components of all properties."""
+        """Total number of components of all tensors of the block."""
         return (2 * self.o3_lambda + 1) * self.n_properties
 
 
 @dataclass(frozen=True)
 class TargetKind:
-    """What one value of a target looks like, and how it transforms under rotations.
+    """The shape of a value of a target, and how it transforms under rotations.
 
-    Made by :meth:`scalar`, :meth:`vector`, :meth:`tensor` and :meth:`spherical`.
+    Use :meth:`scalar`, :meth:`vector`, :meth:`tensor` or :meth:`spherical` to make one.
 
     Parameters
     ----------
     shape : tuple of int
         Shape of the value of one structure, or of one atom.
     per_atom : bool
-        Whether there is one value for each atom.
+        Whether there is one value per atom, rather than per structure.
     blocks : tuple of Block
-        Spherical tensors that the value consists of.
-    cartesian_rank : int or None
-        Rank of a Cartesian tensor; None for scalars and spherical tensors.
-    per_volume : bool
-        Whether the value times the volume of the cell is what atoms contribute to, as for a stress.
-    intensive : bool
-        Whether the value of a structure is the mean over its atoms, as for a gap, not their sum:
-        two copies of a structure have the same value. Not for values of atoms or per volume.
-    unit : str
-        Unit, for the reader.
+        Spherical tensors that make up the value.
+    cartesian_rank : int or None, default=None
+        Rank of a Cartesian vector (1) or tensor (2); None for scalars and spherical tensors.
+    per_volume : bool, default=False
+        Whether the value is a sum over atoms divided by the volume of the cell, as for a stress.
+    intensive : bool, default=False
+        Whether the value of a structure is the mean over its atoms, as for a gap, rather than the
+        sum. Then two copies of a structure have the same value. Cannot be combined with
+        ``per_atom`` or ``per_volume``.
+    unit : str, default=""
+        Unit of the values, for information only; nothing is converted.
+
+    Raises
+    ------
+    ValueError
+        If ``intensive`` is combined with ``per_atom`` or ``per_volume``.
 
     Examples
     --------
@@ -85,32 +91,48 @@ class TargetKind:
     def __post_init__(self):
         if self.intensive and self.per_atom:
             raise ValueError(
-                "intensive=True is for one value of a structure, but per_atom=True is one for each "
-                "atom, of which no mean is taken. Leave out one of the two."
+                "intensive=True is for per-structure targets, which are means over atoms, but "
+                "per_atom=True declares a per-atom target. Leave out one of the two."
             )
         if self.intensive and self.per_volume:
             raise ValueError(
-                "intensive=True takes the mean over atoms, but per_volume=True divides their sum "
-                "by the volume, which does not grow with the structure either. Leave out one of "
-                "the two."
+                "intensive=True is for means over atoms, but per_volume=True is for sums over "
+                "atoms divided by the volume. Leave out one of the two."
             )
 
     @classmethod
     def scalar(cls, n_properties=None, *, per_atom=False, intensive=False, unit=""):
-        """Return the kind of an invariant, or of ``n_properties`` of them in one array.
+        """Return the kind of a scalar, i.e. a rotationally invariant value, or of several.
 
         Parameters
         ----------
         n_properties : int, default=None
-            None is a single number without an axis: shape ().
+            Number of scalars: values have the shape (n_properties,). None means a single number, of
+            shape ().
         per_atom : bool, default=False
-            Whether there is one value for each atom.
+            Whether there is one value per atom.
         intensive : bool, default=False
-            Whether the value of a structure is the mean over its atoms: it does not change when the
-            structure is repeated, as that of a gap, a bulk modulus, a melting point. Else it is
-            their sum.
+            Whether the value of a structure is the mean over its atoms, which does not change when
+            the structure is repeated, as for a gap, a bulk modulus or a melting point. By default
+            it is the sum.
         unit : str, default=""
-            Unit.
+            Unit of the values, for information only.
+
+        Returns
+        -------
+        TargetKind
+
+        Raises
+        ------
+        ValueError
+            If ``n_properties`` is not a positive integer or None, or ``intensive`` is combined with
+            ``per_atom``.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import TargetKind
+        >>> TargetKind.scalar(20, unit="1/eV").shape
+        (20,)
         """
         n = _check_properties(n_properties)
         shape = () if n_properties is None else (n,)
@@ -118,7 +140,36 @@ class TargetKind:
 
     @classmethod
     def vector(cls, n_properties=None, *, per_atom=False, intensive=False, unit=""):
-        """Return the kind of a Cartesian vector, shape (3,) or (3, n_properties)."""
+        """Return the kind of a Cartesian vector, or of several.
+
+        Parameters
+        ----------
+        n_properties : int, default=None
+            Number of vectors: values have the shape (3, n_properties). None means a single vector,
+            of shape (3,).
+        per_atom : bool, default=False
+            Whether there is one value per atom.
+        intensive : bool, default=False
+            Whether the value of a structure is the mean over its atoms; see :meth:`scalar`.
+        unit : str, default=""
+            Unit of the values, for information only.
+
+        Returns
+        -------
+        TargetKind
+
+        Raises
+        ------
+        ValueError
+            If ``n_properties`` is not a positive integer or None, or ``intensive`` is combined with
+            ``per_atom``.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import TargetKind
+        >>> TargetKind.vector(per_atom=True, unit="eV/Angstrom").shape
+        (3,)
+        """
         n = _check_properties(n_properties)
         shape = (3,) if n_properties is None else (3, n)
         blocks = (Block(1, 1, n),)
@@ -135,18 +186,40 @@ class TargetKind:
         intensive=False,
         unit="",
     ):
-        """Return the kind of a Cartesian 3x3 tensor, shape (3, 3) or (3, 3, n_properties).
+        """Return the kind of a Cartesian 3x3 tensor, or of several.
 
         Parameters
         ----------
         n_properties : int, default=None
-            None is a single tensor without a further axis.
+            Number of tensors: values have the shape (3, 3, n_properties). None means a single
+            tensor, of shape (3, 3).
         symmetric : bool, default=False
-            Whether the antisymmetric part is zero by construction.
-        per_atom, intensive, unit
-            See :meth:`scalar`.
+            Whether the tensor is symmetric. Labels must then be symmetric up to noise, and
+            predictions are exactly so.
+        per_atom : bool, default=False
+            Whether there is one value per atom.
         per_volume : bool, default=False
-            Whether the value times the volume of the cell is what atoms contribute to.
+            Whether the value is a sum over atoms divided by the cell volume, as for a stress.
+        intensive : bool, default=False
+            Whether the value of a structure is the mean over its atoms; see :meth:`scalar`.
+        unit : str, default=""
+            Unit of the values, for information only.
+
+        Returns
+        -------
+        TargetKind
+
+        Raises
+        ------
+        ValueError
+            If ``n_properties`` is not a positive integer or None, or ``intensive`` is combined with
+            ``per_atom`` or ``per_volume``.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import TargetKind
+        >>> TargetKind.tensor(symmetric=True).size
+        9
         """
         n = _check_properties(n_properties)
         shape = (3, 3) if n_properties is None else (3, 3, n)
@@ -162,14 +235,37 @@ class TargetKind:
         Parameters
         ----------
         blocks : (o3_lambda, o3_sigma) or list of (o3_lambda, o3_sigma[, n_properties])
-            Order and parity; see :class:`Block`. A single pair gives the shape
-            (:math:`2 \lambda + 1`,), or with ``n_properties`` (:math:`2 \lambda + 1`,
-            n_properties). A list gives one flat axis: the blocks one after the other, each ordered
-            by m, then by property.
+            Order and parity; see :class:`Block`. For a single pair, values have the shape
+            (:math:`2 \lambda + 1`,), or (:math:`2 \lambda + 1`, n_properties) if ``n_properties``
+            is given. For a list, values have one flat axis with the blocks one after the other,
+            each ordered by m, then by property.
         n_properties : int, default=None
             Number of tensors; for a single pair only.
-        per_atom, intensive, unit
-            See :meth:`scalar`.
+        per_atom : bool, default=False
+            Whether there is one value per atom.
+        intensive : bool, default=False
+            Whether the value of a structure is the mean over its atoms; see :meth:`scalar`.
+        unit : str, default=""
+            Unit of the values, for information only.
+
+        Returns
+        -------
+        TargetKind
+
+        Raises
+        ------
+        ValueError
+            If ``blocks`` is empty, is not of one of these forms, or names a pair twice; if
+            ``n_properties`` is given with a list of blocks or is not a positive integer; or if
+            ``intensive`` is combined with ``per_atom``.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import TargetKind
+        >>> TargetKind.spherical((2, 1)).shape
+        (5,)
+        >>> TargetKind.spherical([(0, 1), (2, 1)]).shape
+        (6,)
         """
         if not np.iterable(blocks) or len(blocks) == 0:
             raise ValueError(
@@ -198,28 +294,45 @@ class TargetKind:
 
     @property
     def size(self):
-        """Number of components of a value."""
+        """Number of components of one value."""
         return int(np.prod(self.shape, dtype=int))
 
     @property
     def is_scalar(self):
-        """Whether all components are invariants that the network gives directly."""
+        """Whether all components are scalars, which the network predicts directly."""
         return all(block.o3_lambda == 0 and block.o3_sigma == 1 for block in self.blocks)
 
     @property
     def is_symmetric(self):
-        """Whether it is a Cartesian tensor whose antisymmetric part is zero by construction."""
+        """Whether it is a symmetric Cartesian tensor."""
         return self.cartesian_rank == 2 and len(self.blocks) == 2
 
     def with_unit(self, unit):
-        """Return the same kind with another unit."""
+        """Return the same kind with another unit.
+
+        Parameters
+        ----------
+        unit : str
+            Unit of the values, for information only.
+
+        Returns
+        -------
+        TargetKind
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import TargetKind
+        >>> TargetKind.scalar(unit="eV").with_unit("kJ/mol")
+        TargetKind.scalar(unit='kJ/mol')
+        """
         return replace(self, unit=unit)
 
     @cached_property
     def transform(self):
-        """Matrix (size, n_spherical) from the components of the blocks to the flat value.
+        """Matrix (size, n_spherical) that turns spherical components into the flattened value.
 
-        The blocks stand one after the other, each ordered by m, then by property.
+        The spherical components are those of the blocks, one block after the other, each ordered by
+        m, then by property.
         """
         if self.cartesian_rank is None:
             return _read_only(np.eye(self.size))
@@ -229,7 +342,7 @@ class TargetKind:
 
     @cached_property
     def invariants(self):
-        """Matrix (size, n_invariants) whose columns are the values that no rotation changes."""
+        """Matrix (size, n_invariants) whose columns span the rotationally invariant values."""
         invariant = [
             np.full(block.size, block.o3_lambda == 0 and block.o3_sigma == 1)
             for block in self.blocks
@@ -238,9 +351,10 @@ class TargetKind:
 
     @cached_property
     def scale_index(self):
-        """For each component of the flat value, which scale is its own: array (size,).
+        """Index of the scale of each component of the flattened value: array of shape (size,).
 
-        Spherical tensors have one for each block and property, Cartesian ones for each property.
+        Spherical tensors have one scale for each block and property, Cartesian tensors one for each
+        property.
         """
         if self.cartesian_rank is not None:
             n = self.blocks[0].n_properties
@@ -258,7 +372,7 @@ class TargetKind:
 
     @property
     def scale_names(self):
-        """What tells the scales apart in tables: ``"l2+"``, ``"0"``, ``"l1-,3"``."""
+        """Labels of the scales in tables, such as ``"l2+"``, ``"0"``, ``"l1-,3"``."""
         names = []
         for block in self.blocks if self.cartesian_rank is None else self.blocks[:1]:
             order = f"l{block.o3_lambda}{'+' if block.o3_sigma == 1 else '-'}"
@@ -289,7 +403,7 @@ class TargetKind:
         return f"TargetKind.{name}({', '.join(first + options)})"
 
     def __reduce__(self):
-        # without what is cached: equal kinds have equal pickles, by which joblib caches
+        # without cached properties, so that equal kinds have equal pickles, which joblib hashes
         return TargetKind, tuple(getattr(self, field.name) for field in fields(self))
 
 
@@ -322,7 +436,7 @@ def _read_only(values):
 
 
 def _cartesian_basis(o3_lambda, rank):
-    """Matrix (3 ** rank, 2 lambda + 1): the components m = -1, 0, 1 of a vector are y, z, x."""
+    """Matrix (3 ** rank, 2 lambda + 1); components m = -1, 0, 1 of a vector are y, z, x."""
     axes = np.eye(3)[:, [1, 2, 0]]
     if rank == 1:
         return axes
@@ -345,11 +459,11 @@ KNOWN_KINDS = {
     ),
 }
 
-# their kinds are fixed but for the unit: energies and what follows from them by derivatives
+# the energy, its parts and its derivatives: only the unit of these kinds may be changed
 ENERGY_KINDS = {
     name: KNOWN_KINDS[name] for name in ("energy", "forces", "stress", "virial", "energies")
 }
-# derivatives of the energy, and what it gives: such columns have no baseline, scale or head
+# derivatives of the energy, and atomic energies: such targets have no baseline, scale or head
 LEARNT_DERIVATIVES = ("forces", "stress", "virial")
 DERIVED_TARGETS = (*LEARNT_DERIVATIVES, "energies")
 

@@ -1,4 +1,4 @@
-"""Labels that files and calculators put on Atoms."""
+"""Labels that files and calculators attach to Atoms."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ._checks import as_real
 
 
 def read_label(index, atoms, name, key, kind, missing):
-    """Return the label of a structure, NaN where it has none and ``missing`` is "nan"."""
+    """Return the label of a structure, or NaN if it has none and ``missing`` is "nan"."""
     results = {} if atoms.calc is None else getattr(atoms.calc, "results", {})
     if key in results and _is_stale(atoms):
         raise ValueError(
             f"The calculator of structure {index} holds the results of another geometry. Give each "
-            "structure a SinglePointCalculator of its own, or keep labels in info and arrays."
+            "structure its own SinglePointCalculator, or store labels in info and arrays."
         )
     for source in (results, atoms.info, *_list_row_values(atoms.info), atoms.arrays):
         if source.get(key) is not None:
@@ -33,13 +33,13 @@ def read_label(index, atoms, name, key, kind, missing):
 
 
 def _list_row_values(info):
-    """What ASE puts into info of rows that are asked for with add_additional_information=True."""
+    """Return the mappings that ASE stores in info with add_additional_information=True."""
     found = [info.get(name) for name in ("data", "key_value_pairs")]
     return [values for values in found if isinstance(values, Mapping)]
 
 
 def _is_stale(atoms):
-    """Whether the calculator was last used on other atoms, as one that is shared was."""
+    """Return whether the calculator was last used for another geometry, e.g. if it is shared."""
     if not hasattr(atoms.calc, "check_state"):
         return False
     changes = atoms.calc.check_state(atoms)
@@ -47,19 +47,19 @@ def _is_stale(atoms):
 
 
 def _reshape_label(index, values, n_atoms, name, key, kind):
-    """Undo what file formats do to labels: Voigt vectors, flattened values."""
+    """Convert labels that a file format has flattened or stored in Voigt order."""
     try:
         values = as_real(values).astype(np.float64)
     except (TypeError, ValueError, RuntimeError) as err:
         raise ValueError(
-            f"{key!r} of structure {index} is not an array of numbers, as target {name!r} needs: "
-            f"{err}."
+            f"{key!r} of structure {index} is not an array of numbers, as needed for target "
+            f"{name!r}: {err}."
         ) from err
     rows = (n_atoms,) * kind.per_atom
     if kind.is_symmetric and kind.shape == (3, 3) and values.shape == (*rows, 6):
         values = voigt_6_to_full_3x3_stress(values)
     shape = rows + kind.shape
-    # other shapes of the same size may be transposed
+    # any other shape of the same size is refused, since it may be transposed
     flat = [(n_atoms * kind.size,), (*rows, kind.size)] if kind.per_atom else [(kind.size,)]
     squeezed = [n for n in values.shape if n > 1] == [n for n in shape if n > 1]
     if values.shape in flat or (squeezed and values.size == np.prod(shape, dtype=int)):
@@ -75,5 +75,5 @@ def _reshape_label(index, values, n_atoms, name, key, kind):
 
 
 def format_shape(shape):
-    """Return a shape as it is written in messages, in which entries may be names."""
+    """Format a shape for error messages; its entries may be names."""
     return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"

@@ -7,45 +7,51 @@ import vesin
 from ase.geometry import complete_cell, wrap_positions
 from scipy.spatial import KDTree
 
-# closer than this (in the unit of the positions), two atoms are at the same place
+# atoms closer than this (in the unit of the positions) are at the same place
 COINCIDENT = 1e-6
-# images of an atom within reach; no cell of real matter comes near
+# largest number of periodic images of an atom to be searched, far more than in any real material
 MOST_IMAGES = 10**6
-# In boxes of more than 1e5 bins, vesin 0.6 merges them keeping the shape of the box. Where it is
-# some 150 times longer than wide, none is left along the short side, and it divides by zero.
+# If a box has more than 1e5 bins, vesin 0.6 merges them in proportion to the shape of the box. If
+# that is some 150 times longer than wide, no bin is left along the short side, and vesin divides by
+# zero.
 MANY_BINS, LONG = 5 * 10**4, 50
 
 
 def find_pairs(index, positions, cell, pbc, cutoff_radius):
-    """Find the pairs of one structure within the cutoff, each once.
+    """Find all pairs of one structure within the cutoff, listing each pair only once.
 
     Parameters
     ----------
     index : int
-        What messages call the structure.
-    positions, cell, pbc : array
-        See :class:`Structures`.
+        Number of the structure in error messages.
+    positions : array of shape (n_atoms, 3)
+        Positions.
+    cell : array of shape (3, 3)
+        Cell vectors as rows, in the unit of the positions.
+    pbc : array of shape (3,)
+        Whether each direction is periodic.
     cutoff_radius : float
-        Neighbours farther than this are not seen.
+        Largest distance of a neighbour, in the unit of the positions.
 
     Returns
     -------
     centers, neighbors : array of shape (n_pairs,)
         Atoms i and j of each pair.
     vectors : array of shape (n_pairs, 3)
-        From i to the image of j.
+        Vectors from i to the periodic image of j.
 
     Raises
     ------
     ValueError
-        If two atoms are at the same place, or the cell is so thin that it cannot be searched.
+        If two atoms are at the same place, or the cell is so thin that there are too many periodic
+        images to search.
     """
     heights, extents = _measure_box(positions, cell, pbc)
     n_images = np.prod(2 * np.ceil(cutoff_radius / heights[pbc]) + 1)
     if n_images > MOST_IMAGES:
         raise ValueError(
-            f"The cell of structure {index} is only {heights[pbc].min():.1e} high, so that "
-            f"{n_images:.0e} images of an atom are closer than {cutoff_radius:.3g}: "
+            f"The cell of structure {index} is only {heights[pbc].min():.1e} high, so "
+            f"{n_images:.0e} periodic images of an atom are within {cutoff_radius:.3g}: "
             f"{cell.tolist()}. Repair the structure, or reduce its cell with "
             "ase.build.niggli_reduce."
         )
@@ -67,9 +73,9 @@ def find_pairs(index, positions, cell, pbc, cutoff_radius):
 
 
 def _measure_box(positions, cell, pbc):
-    """Distances between the faces of the cell, and how far the positions reach between them.
+    """Return the distances between opposite faces of the cell, and the extent of the positions.
 
-    Directions that are not periodic are perpendicular to the others.
+    Non-periodic directions are taken as perpendicular to the others.
     """
     completed = complete_cell(cell * pbc[:, None])
     normals = np.linalg.inv(completed).T
@@ -84,7 +90,7 @@ def _search(positions, cell, pbc, cutoff_radius):
 
 
 def _search_long(positions, cell, pbc, cutoff_radius, reach):
-    """Do the same in a box for which vesin is not made; ``reach`` cells away to either side."""
+    """Find the pairs in a long box, which vesin cannot handle, in ``reach`` cells on each side."""
     shifts = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach)), axis=-1).reshape(-1, 3)
     inside = wrap_positions(positions, cell * pbc[:, None], pbc, eps=0)
     images = inside + (shifts @ cell)[:, None]
@@ -92,7 +98,7 @@ def _search_long(positions, cell, pbc, cutoff_radius, reach):
         KDTree(images.reshape(-1, 3)), cutoff_radius, output_type="ndarray"
     )
     i, (shift, j) = found["i"], divmod(found["j"], len(positions))
-    # of i, j, shift and j, i, -shift the first in this order is kept
+    # (i, j, shift) and (j, i, -shift) are the same pair: keep the first in this order
     ends = np.column_stack([j - i, shifts[shift]])
     first = ends[np.arange(len(ends)), (ends != 0).argmax(1)] > 0
     i, j, shift = i[first], j[first], shift[first]

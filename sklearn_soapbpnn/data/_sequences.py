@@ -1,4 +1,4 @@
-"""Structures that stay in their file until they are looked at."""
+"""Sequences of structures that are read from a file when they are accessed."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from ._checks import as_position
 
 TEXTS = (".xyz", ".extxyz")
 SUFFIXES = (*TEXTS, ".traj", ".db", ".json", ".aselmdb")
-# what stands between the keys and the values of JSON
+# the separators before a key and before a value of a JSON object
 BEFORE_KEY, BEFORE_VALUE = re.compile(r"\s*[{,]\s*"), re.compile(r"\s*:\s*")
 
 
 class LazyFrames:
-    """Immutable sequence of :class:`ase.Atoms` that reads a structure when it is asked for it.
+    """Immutable sequence of :class:`ase.Atoms` that reads each structure when it is accessed.
 
-    Slices, index arrays and masks give a sequence that is as lazy, so that
-    :func:`~sklearn.model_selection.train_test_split` and cross-validation read nothing. Made by
-    :func:`open_frames`.
+    A slice, an array of indices or a mask returns LazyFrames again, so that
+    :func:`~sklearn.model_selection.train_test_split` and cross-validation read no structures. Use
+    :func:`open_frames` to make one.
 
     Parameters
     ----------
     reader : object
-        ``reader.read(place)`` returns one :class:`ase.Atoms`; it can be pickled.
+        Must be picklable; ``reader.read(place)`` returns one :class:`ase.Atoms`.
     places : array
-        Where the structures are, as the reader understands it.
+        Position of each structure in the file, in the form that the reader uses.
     """
 
     def __init__(self, reader, places):
@@ -47,7 +47,7 @@ class LazyFrames:
 
     @property
     def shape(self):
-        """(n_structures,)."""
+        """Shape along the structures: (n_structures,)."""
         return (len(self),)
 
     def __len__(self):
@@ -73,27 +73,30 @@ class LazyFrames:
 
 
 def open_frames(path):
-    """Open a file of structures without reading them.
+    """Open a file as a sequence that reads each structure when it is accessed.
 
     Parameters
     ----------
     path : str or path
         Extended XYZ (``.xyz``, ``.extxyz``), an ASE trajectory (``.traj``), or a database that
-        :mod:`ase.db` knows (``.db``, ``.json``; ``.aselmdb`` with the package
+        :mod:`ase.db` can read (``.db``, ``.json``; ``.aselmdb`` with the package
         ``ase-db-backends``). Extended XYZ may be compressed (``.xyz.gz``; also bz2, xz): it is
-        unpacked into a temporary file, in the folder that :func:`tempfile.gettempdir` names, which
-        is removed when the frames are no longer used.
+        decompressed into a temporary file in the folder :func:`tempfile.gettempdir`, which is
+        deleted when the sequence is no longer used.
 
     Returns
     -------
     LazyFrames
+        The structures, with their labels as :func:`ase.io.read` would attach them; key-value pairs
+        and data of databases are in ``info``.
 
     Raises
     ------
     OSError
-        If there is no such file, or it cannot be read or unpacked.
+        If the file does not exist, or cannot be read or decompressed.
     ValueError
-        If the format cannot be read piece by piece, or the file is damaged.
+        If the format cannot be read piece by piece, or the file is damaged. A structure that turns
+        out to be damaged when it is accessed raises a ValueError, too.
 
     Examples
     --------
@@ -145,7 +148,7 @@ def _open(path, suffix, compression):
 
 
 class _ExtendedXYZ:
-    """Frames of a text file, by their first and last byte."""
+    """Frames of a text file, located by their first and last byte."""
 
     def __init__(self, path):
         self.path = path
@@ -155,10 +158,10 @@ class _ExtendedXYZ:
 
 
 class _PackedXYZ:
-    """Frames of a compressed text file, which is unpacked into a temporary one.
+    """Frames of a compressed text file, which is decompressed into a temporary file.
 
-    That is removed with the reader that made it. One that was pickled goes on using it, and
-    unpacks for itself where it is gone, or never was: on another machine.
+    The temporary file is deleted along with the reader that made it. An unpickled copy of the
+    reader uses the same file; if that does not exist, e.g. on another machine, it makes its own.
     """
 
     def __init__(self, path):
@@ -185,7 +188,7 @@ class _PackedXYZ:
                 raise
         except OSError as err:
             if err.errno is None:
-                raise  # not the system, but the content
+                raise  # the content is damaged
             raise OSError(
                 err.errno,
                 f"{err.strerror}: path={str(self.path)!r} cannot be unpacked into the folder "
@@ -195,13 +198,13 @@ class _PackedXYZ:
 
 
 def _remove(path, process):
-    # a forked process has copies of the readers, but not of their files
+    # a forked process has copies of the readers but shares their files, and must not delete them
     if os.getpid() == process:
         Path(path).unlink(missing_ok=True)
 
 
 class _Trajectory:
-    """Frames of an ASE trajectory, by their number."""
+    """Frames of an ASE trajectory, located by their number."""
 
     def __init__(self, path):
         self.path = path
@@ -212,7 +215,7 @@ class _Trajectory:
 
 
 class _Database:
-    """Rows of an ASE database, by their id."""
+    """Rows of an ASE database, located by their id."""
 
     def __init__(self, path):
         self.path = path
@@ -223,9 +226,9 @@ class _Database:
 
 
 class _JSONDatabase:
-    """Rows of an ASE database of JSON, by their first and last byte.
+    """Rows of an ASE database in JSON, located by their first and last byte.
 
-    ASE itself parses the whole file for every row.
+    ASE itself would parse the whole file for every row.
     """
 
     def __init__(self, path):
@@ -249,7 +252,7 @@ def _read_text(path, place):
 
 
 def _index_extended_xyz(path):
-    """First and last byte of every frame: array of shape (n_frames, 2)."""
+    """Return the first and last byte of every frame: array of shape (n_frames, 2)."""
     places = []
     with path.open("rb") as file:
         while line := file.readline():
@@ -270,18 +273,18 @@ def _index_extended_xyz(path):
 
 
 def _index_json(path):
-    """First and last byte of every row, in the order of the ids: array of shape (n_rows, 2)."""
-    # one character a byte; others than ASCII occur in texts only
+    """Return the first and last byte of every row, in the order of the ids: (n_rows, 2)."""
+    # one character per byte; non-ASCII characters occur only inside strings
     text = path.read_bytes().decode("latin-1")
     entries = _find_entries(text)
-    # a file of a single row may lack the list of ids
+    # a file with a single row may lack the list of ids
     ids = json.loads(text[slice(*entries["ids"])]) if "ids" in entries else [1]
     places = [entries[str(number)] for number in ids]
     return np.array(places, dtype=np.int64).reshape(-1, 2)
 
 
 def _find_entries(text):
-    """Where the value of each entry of a JSON object starts and ends."""
+    """Return where the value of each entry of a JSON object starts and ends."""
     decoder, entries, end = json.JSONDecoder(), {}, 0
     while start := BEFORE_KEY.match(text, end):
         key, end = decoder.raw_decode(text, start.end())

@@ -1,4 +1,4 @@
-"""What of torch's global settings must not reach into a fit or a prediction."""
+"""Shield fits and predictions from torch's global settings."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ._threads import use_threads
 
 @contextmanager
 def usual_settings():
-    """Switch off inference mode, autocast and another default device, as long as the block lasts.
+    """Switch off inference mode, autocast and a non-CPU default device within the block.
 
-    In them, tensors could not be differentiated, would be rounded, or be on the wrong device. There
-    is one thread, unless :func:`use_threads` in the block says that work is worth more.
+    With these settings tensors could not be differentiated, would be rounded, or would be created
+    on the wrong device. The block uses one thread unless it calls :func:`use_threads`.
     """
     with ExitStack() as stack:
         stack.enter_context(use_threads(0))
@@ -22,7 +22,7 @@ def usual_settings():
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        # this costs time in every call of torch, also where it changes nothing
+        # only if needed, because this makes every call of torch slower
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield

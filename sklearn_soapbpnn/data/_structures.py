@@ -1,4 +1,4 @@
-"""Structures: what flows through a Pipeline."""
+"""Structures: the X that is passed between the steps of a Pipeline."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from ._checks import N_NUMBERS, as_position, check_numbers, freeze, iterate_atom
 
 
 class Structures:
-    """Immutable sequence of atomic structures and what earlier steps attached to them.
+    """Immutable sequence of atomic structures with data attached by earlier pipeline steps.
 
-    A Pipeline hands X from step to step and never touches y. What a step learns about the targets
-    therefore travels on X: :class:`~sklearn_soapbpnn.CompositionBaseline` attaches an offset,
-    :class:`~sklearn_soapbpnn.TargetScaler` a scale, :class:`~sklearn_soapbpnn.SoapFeaturizer` the
-    features, and the regressor at the end learns ``(y - offset) / scale``. Slicing keeps all of it,
-    so that :func:`~sklearn.model_selection.train_test_split` and cross-validation work.
+    A Pipeline passes X from step to step and never transforms y. Each step therefore attaches what
+    it has learnt about the targets to X: :class:`~sklearn_soapbpnn.CompositionBaseline` attaches an
+    offset, :class:`~sklearn_soapbpnn.TargetScaler` a scale, and
+    :class:`~sklearn_soapbpnn.SoapFeaturizer` the features. The regressor at the end learns
+    ``(y - offset) / scale``.
+
+    An integer index returns an :class:`ase.Atoms`. A slice, an array of indices or a mask returns
+    Structures and keeps the attached data, so that
+    :func:`~sklearn.model_selection.train_test_split` and cross-validation work.
+    ``np.asarray(structures)`` is the pooled power spectrum once features are attached.
 
     Parameters
     ----------
@@ -26,25 +31,31 @@ class Structures:
     positions : sequence of arrays of shape (n_atoms, 3)
         Positions, in the unit of the cutoff radius (Angstrom for ASE's data).
     cells : sequence of arrays of shape (3, 3)
-        Cell vectors as rows.
+        Cell vectors as rows, in the unit of the positions.
     pbc : sequence of arrays of shape (3,)
-        Periodic directions.
+        Whether each direction is periodic.
     indices : array of shape (n_structures,), default=None
-        What messages call the structures: their positions in the X that the user passed.
+        Positions of the structures in the X that the user passed, for error messages.
     offset : mapping of str to array or tuple of arrays, default=None
-        Baseline of each target, to be subtracted before learning: one array of shape
-        (n_structures, ...), or, where the target has a value for each atom, a tuple of arrays of
-        shape (n_atoms, ...).
+        Baseline of each target, in the unit of the target, which is subtracted before training: an
+        array of shape (n_structures, ...), or for a per-atom target a tuple of arrays of shape
+        (n_atoms, ...).
     scale : mapping of str to float or array, default=None
-        Scale of each target, to be divided out before learning: one number; an array of shape
-        (n_scales,), see :attr:`TargetKind.scale_index`; or, where the target has a value for each
-        atom, a table of shape (119, n_scales) that atomic numbers index.
+        Scale of each target, in the unit of the target, by which labels are divided before
+        training: one number; an array of shape (n_scales,), see :attr:`TargetKind.scale_index`; or
+        for a per-atom target a table of shape (119, n_scales) indexed by atomic number.
     features : SoapFeatures, default=None
         Per-atom descriptors.
 
+    Raises
+    ------
+    ValueError
+        If an atomic number is outside the periodic table, or a scale has the wrong shape or is not
+        positive and finite.
+
     See Also
     --------
-    as_structures : Build one from a sequence of :class:`ase.Atoms`.
+    as_structures : Make Structures from a sequence of :class:`ase.Atoms`.
 
     Examples
     --------
@@ -83,17 +94,17 @@ class Structures:
 
     @property
     def n_atoms(self):
-        """Number of atoms of each structure, array of shape (n_structures,)."""
+        """Number of atoms of each structure: array of shape (n_structures,)."""
         return np.array([len(numbers) for numbers in self.numbers], dtype=np.int64)
 
     @property
     def elements(self):
-        """Sorted atomic numbers that occur, array of shape (n_elements,)."""
+        """Atomic numbers that occur, in ascending order: array of shape (n_elements,)."""
         return np.unique(np.concatenate(self.numbers))
 
     @property
     def volumes(self):
-        """Volume of each cell, array of shape (n_structures,); zero where there is none."""
+        """Volume of each cell: array of shape (n_structures,); zero without a cell."""
         return np.abs(np.linalg.det(np.stack(self.cells)))
 
     @property
@@ -104,18 +115,33 @@ class Structures:
         return (len(self), self.features.n_features)
 
     def with_offset(self, name, offset):
-        """Return a copy with an offset of one target, added to what is there already.
+        """Return a copy with an offset for one target, added to any offset that it has already.
 
         Parameters
         ----------
         name : str
-            Target.
+            Name of the target.
         offset : array of shape (n_structures, ...), or list of arrays of shape (n_atoms, ...)
-            Values of the structures, or, as a list or tuple of arrays, of their atoms.
+            Values per structure, or, as a list or tuple of arrays, per atom; in the unit of the
+            target.
 
         Returns
         -------
         Structures
+
+        Raises
+        ------
+        ValueError
+            If the offset does not match the number of structures or atoms, or the shape of the
+            present offset.
+
+        Examples
+        --------
+        >>> from ase.build import molecule
+        >>> from sklearn_soapbpnn.data import as_structures
+        >>> structures = as_structures([molecule("H2")]).with_offset("energy", [-2.0])
+        >>> structures.with_offset("energy", [-3.0]).offset["energy"]
+        array([-5.])
         """
         offset = _freeze_offset(offset)
         self._check_offset(name, offset)
@@ -129,15 +155,53 @@ class Structures:
         return self._replace(offset={**self.offset, name: total})
 
     def with_scale(self, name, scale):
-        """Return a copy with the scale of one target: a number, or an array as above."""
+        """Return a copy with the scale of one target, which replaces its present scale.
+
+        Parameters
+        ----------
+        name : str
+            Name of the target.
+        scale : float, array of shape (n_scales,), or array of shape (119, n_scales)
+            See :class:`Structures`; in the unit of the target.
+
+        Returns
+        -------
+        Structures
+
+        Raises
+        ------
+        ValueError
+            If the scale has another shape, or is not positive and finite.
+        """
         return self._replace(scale={**self.scale, name: scale})
 
     def with_features(self, features):
-        """Return a copy with per-atom features."""
+        """Return a copy with per-atom features.
+
+        Parameters
+        ----------
+        features : SoapFeatures or None
+            Features of the atoms of these structures; None removes them.
+
+        Returns
+        -------
+        Structures
+        """
         return self._replace(features=features)
 
     def per_atom(self):
-        """Return the features of all atoms, array of shape (n_atoms, n_features)."""
+        """Return the features of all atoms.
+
+        Returns
+        -------
+        array of shape (n_atoms, n_features)
+            The power spectra, one row per atom of all structures.
+
+        Raises
+        ------
+        ValueError
+            If no features are attached.
+        """
         return self._require_features().per_atom()
 
     def __len__(self):
@@ -177,37 +241,37 @@ class Structures:
         )
 
     def __reduce__(self):
-        # mappings that cannot be written to cannot be pickled, and pickled arrays can be written to
+        # read-only mappings cannot be pickled, and arrays are writeable again after unpickling
         attached = {"offset": dict(self.offset), "scale": dict(self.scale)}
         state = {**attached, "features": self.features, "indices": self.indices}
         return _rebuild, (self._geometry(), state)
 
     def _check_numbers(self):
         numbers = np.concatenate(self.numbers) if self.numbers else np.zeros(1)
-        # of all atoms at once, since Structures are built whenever they are sliced
+        # all atoms at once, because this runs every time that Structures are sliced
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < N_NUMBERS:
             for index, values in zip(self.indices, self.numbers):
                 check_numbers(f"Structure {index}", values)
 
     def _check_offset(self, name, offset):
-        """Raise if an offset does not fit the structures, or what it is to be added to."""
+        """Raise if an offset does not match the structures, or the offset that is there already."""
         if isinstance(offset, tuple):
             rows, expected = [len(values) for values in offset], self.n_atoms.tolist()
             if rows != expected:
                 raise ValueError(
                     f"The offset of {name!r} has arrays of {rows} rows, but the structures have "
-                    f"{expected} atoms. Pass one row for each atom, or a single array with a value "
-                    "for each structure."
+                    f"{expected} atoms. Pass one row for each atom, or a single array with one "
+                    "value for each structure."
                 )
         elif offset.shape[:1] != (len(self),):
             raise ValueError(
                 f"The offset of {name!r} must have shape ({len(self)}, ...), one value for each "
-                f"structure, got {offset.shape}. Pass a list of arrays for values of atoms."
+                f"structure, got {offset.shape}. For a per-atom target pass a list of arrays."
             )
         shapes = {_value_shape(values) for values in (offset, self.offset.get(name, offset))}
         if len(shapes) > 1:
             raise ValueError(
-                f"The offset of {name!r} cannot be added to the one that is there: one holds "
+                f"The offset of {name!r} cannot be added to the present offset: one holds "
                 f"{' and the other '.join(sorted(map(_describe, shapes)))}."
             )
 
@@ -223,21 +287,21 @@ class Structures:
         if self.features is None:
             raise ValueError(
                 "These structures carry no features, so they are not an array. Put a "
-                "SoapFeaturizer before the step that needs numbers; to join structures, join lists "
-                "of Atoms."
+                "SoapFeaturizer before the step that needs an array; to join structures, join "
+                "lists of Atoms."
             )
         return self.features
 
 
 def as_structures(X, name="X"):
-    """Return ``X`` as :class:`Structures`; Structures are returned as they are.
+    """Return ``X`` as :class:`Structures`; Structures are returned unchanged.
 
     Parameters
     ----------
     X : sequence of ase.Atoms, or Structures
-        The structures; they are copied, and later changes to them are not seen.
+        The structures. Atoms are copied, so later changes to them have no effect.
     name : str, default="X"
-        What messages call it.
+        Name of X in error messages.
 
     Returns
     -------
@@ -269,21 +333,26 @@ def _rebuild(geometry, state):
 
 
 def expand_scale(structures, name, kind):
-    """Return the scale of every component of a target, ones if the structures carry none.
+    """Return the scale of every component of a target; ones if the structures carry no scale.
 
     Parameters
     ----------
     structures : Structures
         Structures.
     name : str
-        Target.
+        Name of the target.
     kind : TargetKind
-        Its kind.
+        Kind of the target.
 
     Returns
     -------
     array of shape (kind.size,), or (n_atoms, kind.size) if the kind is per atom
-        In float64; it broadcasts with the flat values.
+        In float64; broadcasts with the flattened values.
+
+    Raises
+    ------
+    ValueError
+        If the shape of the scale does not match the kind.
     """
     scale = np.asarray(structures.scale.get(name, 1.0), dtype=np.float64)
     if scale.ndim > 1 + kind.per_atom or (scale.ndim and scale.shape[-1] != kind.n_scales):
@@ -300,21 +369,26 @@ def expand_scale(structures, name, kind):
 
 
 def flatten_offset(structures, name, kind):
-    """Return the offset of a target as rows, zeros if the structures carry none.
+    """Return the offset of a target as a 2-D array; zeros if the structures carry no offset.
 
     Parameters
     ----------
     structures : Structures
         Structures.
     name : str
-        Target.
+        Name of the target.
     kind : TargetKind
-        Its kind.
+        Kind of the target.
 
     Returns
     -------
     array of shape (n_structures, kind.size), or (n_atoms, kind.size) if the kind is per atom
         In float64.
+
+    Raises
+    ------
+    ValueError
+        If the shape of the offset does not match the kind.
     """
     n_rows = structures.n_atoms.sum() if kind.per_atom else len(structures)
     offset = structures.offset.get(name)
@@ -331,7 +405,7 @@ def flatten_offset(structures, name, kind):
 
 
 def _freeze_offset(values):
-    """Values of structures become an array, and a sequence of arrays, one row an atom, a tuple."""
+    """Freeze an offset: an array if it is per structure, a tuple of arrays if it is per atom."""
     if isinstance(values, (list, tuple)) and all(
         isinstance(entry, np.ndarray) and entry.ndim for entry in values
     ):
@@ -347,7 +421,7 @@ def _freeze_scale(name, scale):
         if scale.ndim > 2 or (scale.ndim == 2 and len(scale) != N_NUMBERS):
             raise ValueError(
                 f"The scale of {name!r} must be a number, an array (n_scales,), or a table "
-                f"({N_NUMBERS}, n_scales) that atomic numbers index, got shape {scale.shape}."
+                f"({N_NUMBERS}, n_scales) indexed by atomic number, got shape {scale.shape}."
             )
     if not np.all((np.asarray(scale) > 0) & np.isfinite(scale)):
         raise ValueError(f"The scale of {name!r} must be positive and finite, got {scale!r}.")
@@ -355,7 +429,7 @@ def _freeze_scale(name, scale):
 
 
 def _value_shape(offset):
-    """Whether an offset has a row for each atom, and the shape of one value."""
+    """Return whether an offset is per atom, and the shape of one value."""
     if not isinstance(offset, tuple):
         return False, offset.shape[1:]
     shapes = {values.shape[1:] for values in offset}

@@ -1,4 +1,4 @@
-"""Whether labels of symmetric tensors are symmetric."""
+"""Check that labels of symmetric tensors are symmetric."""
 
 from __future__ import annotations
 
@@ -6,24 +6,38 @@ import numpy as np
 
 from ._kinds import ENERGY_KINDS, TargetKind
 
-# an antisymmetric part larger than this, relative to the tensor, is not noise; tensors that are
-# smaller than this part of the RMS of all may be noise themselves
+# LARGEST: a relative antisymmetric part above this is not noise. SMALL: tensors smaller than this
+# fraction of the RMS over all labels may be noise themselves, and are compared with that size.
 LARGEST, SMALL = 0.1, 0.3
-# norms below this are what sums of large numbers leave where the answer is zero
+# norms below this are rounding errors of values that should be zero
 ROUNDING = 1e-9
 
 
 def check_symmetric(name, column, kind):
     """Raise if labels of a symmetric kind are far from symmetric.
 
-    Only the symmetric part could be learnt, so the error would never fall below the rest. Pairs of
-    components that are not both labelled are not compared.
+    The model can learn only the symmetric part, so the antisymmetric part would remain as an error.
+    Pairs of components are compared only if both are labelled.
+
+    Parameters
+    ----------
+    name : str
+        Name of the target in error messages.
+    column : array, or list of arrays if the kind is per atom
+        The labels.
+    kind : TargetKind
+        Kind of the target; kinds that are not symmetric always pass.
+
+    Raises
+    ------
+    ValueError
+        If the antisymmetric part of a label exceeds a tenth of its norm.
     """
     if not kind.is_symmetric or len(column) == 0:
         return
     values = np.concatenate(column) if kind.per_atom else column
     values = values.reshape(len(values), 3, 3, kind.size // 9)
-    # numbers so large that their squares are infinite pass
+    # values whose squares overflow pass the check
     with np.errstate(over="ignore", invalid="ignore"):
         size = _norm((values - values.swapaxes(1, 2)) / 2)
         norm = _norm(values)
@@ -44,7 +58,7 @@ def check_symmetric(name, column, kind):
 
 
 def _norm(values):
-    """Frobenius norms (n_rows, n_properties) of what is labelled."""
+    """Return Frobenius norms over the labelled components: (n_rows, n_properties)."""
     return np.sqrt(np.nansum(values**2, axis=(1, 2)))
 
 
@@ -62,4 +76,4 @@ def _suggest_kind(name, kind):
     general = TargetKind.tensor(
         *kind.shape[2:], per_atom=kind.per_atom, per_volume=kind.per_volume, unit=kind.unit
     )
-    return f", or declare what is not symmetric: kinds={{{name!r}: {general}}}"
+    return f", or declare a tensor that is not symmetric: kinds={{{name!r}: {general}}}"

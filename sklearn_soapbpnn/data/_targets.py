@@ -14,36 +14,60 @@ from ._symmetry import check_symmetric
 
 
 class Targets:
-    """Named labels of structures: a y that survives cross-validation.
+    """Named labels of structures, which scikit-learn's cross-validation can slice.
 
-    Columns hold one value for each structure (``energy``, ``dipole``) or for each atom
-    (``forces``, ``charges``), of the shape that their kind says. NaN means *not labelled*, also of
-    single components: such entries take no part in losses and errors. Slicing slices every column,
-    :meth:`concatenate` and ``np.concatenate`` join every column.
-    ``np.asarray(targets)`` is the energy, without it the first column with one number for each
-    structure, or else the only column that is per structure, with a flat second axis, so that
-    scikit-learn's scorers work.
+    Each column holds one value per structure (``energy``, ``dipole``) or per atom (``forces``,
+    ``charges``), of the shape given by its kind. NaN means *not labelled*, for whole values or for
+    single components; such entries are ignored in losses and errors.
+
+    Indexing by a column name returns the column: an array, or for per-atom targets a list of
+    arrays. Any other index (slice, array of indices, mask) selects structures in all columns, and a
+    single integer returns a dict of the values of one structure. :meth:`concatenate` and
+    ``np.concatenate`` join all columns.
+
+    ``np.asarray(targets)``, which scikit-learn's scorers use, is the energy; without a column
+    ``energy``, it is the first column with one number per structure; otherwise the only
+    per-structure column, with its components in one flat axis.
 
     Parameters
     ----------
     kinds : mapping of str to TargetKind, default=None
-        What the columns of other names than below look like, or a known one in other units.
-        ``energy``, ``forces``, ``stress``, ``virial`` and ``energies`` may change their unit only.
+        Kinds of the columns whose names are not listed below, or another kind or unit for a listed
+        one. For ``energy``, ``forces``, ``stress``, ``virial`` and ``energies`` only the unit may
+        be changed.
     **columns : array-like or list of array-like
-        ``energy`` (n_structures,) in eV; ``forces`` a list of (n_atoms, 3) arrays in eV/Angstrom;
-        ``stress`` (n_structures, 3, 3) in eV/Angstrom^3, tensile positive as in ASE; ``virial``
-        (n_structures, 3, 3) in eV, minus the stress times the volume; ``dipole``
-        (n_structures, 3), ``polarizability`` (n_structures, 3, 3), ``charges`` a list of
-        (n_atoms,) arrays; any other name with a declared kind. Any consistent set of units will do.
+        The labels, at least one column. The following names have a predefined kind:
+
+        - ``energy``: (n_structures,), in eV
+        - ``forces``: list of (n_atoms, 3) arrays, in eV/Angstrom
+        - ``stress``: (n_structures, 3, 3), in eV/Angstrom^3, tensile stress positive as in ASE
+        - ``virial``: (n_structures, 3, 3), in eV, minus the stress times the volume
+        - ``energies``: list of (n_atoms,) arrays, in eV
+        - ``dipole``: (n_structures, 3), in e Angstrom
+        - ``polarizability``: (n_structures, 3, 3), symmetric
+        - ``charges``: list of (n_atoms,) arrays, in e
+        - ``non_conservative_forces``: list of (n_atoms, 3) arrays, in eV/Angstrom
+        - ``non_conservative_stress``: (n_structures, 3, 3), in eV/Angstrom^3
+
+        Any other name needs a kind in ``kinds``. Other units may be used if they are consistent.
 
     Attributes
     ----------
     names : tuple of str
         Names of the columns, in the order in which they were given.
     kinds : dict of str to TargetKind
-        Their kinds.
+        Kinds of the columns.
     units : dict of str to str
-        Their units, for the reader.
+        Units of the columns, for information only.
+
+    Raises
+    ------
+    TypeError
+        If a kind is not a :class:`TargetKind`.
+    ValueError
+        If there are no columns, their lengths differ, a name has no kind, a kind changes the
+        meaning of a predefined name, values are not numbers, are infinite or have the wrong shape,
+        or labels of a symmetric tensor are far from symmetric.
 
     Examples
     --------
@@ -77,23 +101,24 @@ class Targets:
 
     @classmethod
     def from_atoms(cls, frames, *, kinds=None, missing="raise", **keys):
-        """Read labels from ASE results, ``info`` and ``arrays``, in this order.
+        """Read labels from calculator results, ``info`` and ``arrays``, searched in this order.
 
-        Key-value pairs and data of an ASE database are read from ``info`` of frames that
-        :func:`open_frames` or ``get_atoms(add_additional_information=True)`` read; ``ase.io.read``
-        leaves them out. What file formats do to labels is undone: values that are flattened, those
-        of each atom too, and symmetric 3x3 tensors in Voigt order (xx, yy, zz, yz, xz, xy).
+        Labels that a file format has flattened, or has stored in Voigt order (xx, yy, zz, yz, xz,
+        xy; symmetric 3x3 tensors only), are converted to the shape of their kind. Key-value pairs
+        and data of an ASE database are found in ``info`` if the structures were read by
+        :func:`open_frames` or ``get_atoms(add_additional_information=True)``; ``ase.io.read``
+        discards them.
 
         Parameters
         ----------
         frames : sequence of ase.Atoms
             Structures with labels, e.g. from :func:`ase.io.read`.
         kinds : mapping of str to TargetKind, default=None
-            See :class:`Targets`.
+            Kinds of the columns; see :class:`Targets`.
         missing : {"raise", "nan"}, default="raise"
-            What to do with a structure that lacks a key: refuse it, or mark it as not labelled.
+            What to do if a structure lacks a key: raise an error, or mark it as not labelled.
         **keys : str
-            Column name and the key to read it from, e.g. ``energy="energy"``.
+            For each column, the key to read it from, e.g. ``energy="energy"``.
 
         Returns
         -------
@@ -102,7 +127,14 @@ class Targets:
         Raises
         ------
         KeyError
-            If a structure lacks a key; the message lists the keys there are.
+            If a structure lacks a key and ``missing="raise"``; the message lists the keys that it
+            has.
+        TypeError
+            If ``frames`` is not a sequence of :class:`ase.Atoms`, or a kind is not a
+            :class:`TargetKind`.
+        ValueError
+            If a label has the wrong shape or is not a number, a calculator holds results of another
+            geometry, ``missing`` is invalid, or for the reasons listed for :class:`Targets`.
 
         Examples
         --------
@@ -115,7 +147,7 @@ class Targets:
             raise ValueError(f"missing must be 'raise' or 'nan', got {missing!r}.")
         found = {name: _find_kind(name, kinds or {}) for name in keys}
         columns = {name: [] for name in keys}
-        # structures may be read from a file, so each is looked at once
+        # structures may be read from a file, so iterate over them only once
         for index, atoms in enumerate(iterate_atoms(frames)):
             for name, key in keys.items():
                 label = read_label(index, atoms, name, key, found[name], missing)
@@ -124,22 +156,24 @@ class Targets:
 
     @classmethod
     def concatenate(cls, parts):
-        """Join Targets, the structures of one after those of the other.
+        """Join several Targets into one, along the structures.
 
         Parameters
         ----------
         parts : sequence of Targets
-            At least one. All have the same columns, of the same kinds and units.
+            At least one. All must have the same columns, with the same kinds and units.
 
         Returns
         -------
         Targets
-            With the columns in the order of the first.
+            The columns are in the order of the first part.
 
         Raises
         ------
-        TypeError, ValueError
-            If something else is among them, or their columns, kinds or units differ.
+        TypeError
+            If a part is not :class:`Targets`.
+        ValueError
+            If there are no parts, or their columns, kinds or units differ.
 
         Examples
         --------
@@ -161,30 +195,97 @@ class Targets:
 
     @property
     def units(self):
-        """Units of the columns, empty where the kind names none."""
+        """Units of the columns, as a dict; empty strings for kinds without a unit."""
         return {name: kind.unit for name, kind in self.kinds.items()}
 
     @property
     def shape(self):
-        """(n_structures,)."""
+        """Shape along the structures: (n_structures,)."""
         return (len(self),)
 
     def labelled(self, name):
-        """Which entries have a label: booleans, in the shape of the column."""
+        """Return which entries of a column have a label.
+
+        Parameters
+        ----------
+        name : str
+            Name of the column.
+
+        Returns
+        -------
+        array of bool, or list of arrays of bool if the column is per atom
+            False where the label is NaN, in the shape of the column.
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import Targets
+        >>> Targets(energy=[-1.0, float("nan")]).labelled("energy")
+        array([ True, False])
+        """
         column = self[name]
         if self.kinds[name].per_atom:
             return [~np.isnan(values) for values in column]
         return ~np.isnan(column)
 
     def flatten(self, name):
-        """Return a column as rows of structures or of all atoms: array (n_rows, size)."""
+        """Return a column as a 2-D array.
+
+        Parameters
+        ----------
+        name : str
+            Name of the column.
+
+        Returns
+        -------
+        array of shape (n_structures, size), or (n_atoms, size) if the column is per atom
+            One row per structure, or per atom of all structures, with the ``size`` components of
+            each value in one flat axis.
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_soapbpnn import Targets
+        >>> Targets(forces=[np.zeros((3, 3)), np.zeros((5, 3))]).flatten("forces").shape
+        (8, 3)
+        """
         column = self[name]
         if self.kinds[name].per_atom:
             column = np.concatenate(column)
         return column.reshape(len(column), self.kinds[name].size)
 
     def select(self, names):
-        """Return Targets with some of the columns."""
+        """Return Targets with some of the columns.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Names of the columns to keep, in this order.
+
+        Returns
+        -------
+        Targets
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import Targets
+        >>> Targets(energy=[-1.0], dipole=[[0.0, 0.0, 0.4]]).select(["dipole"])
+        Targets(1 structures: dipole)
+        """
         columns = {name: self[name] for name in names}
         return self._trusted(columns, {name: self.kinds[name] for name in names})
 
@@ -211,9 +312,9 @@ class Targets:
 
     @property
     def array_name(self):
-        """Name of the column that ``np.asarray(targets)`` gives; None if there is none."""
+        """Name of the column that ``np.asarray(targets)`` returns; None if there is none."""
         if "energy" in self.kinds:
-            return "energy"  # which is what predict gives
+            return "energy"  # as predict does
         per_structure = [name for name, kind in self.kinds.items() if not kind.per_atom]
         scalars = [name for name in per_structure if self.kinds[name].shape == ()]
         return next(iter(scalars or per_structure[: len(per_structure) == 1]), None)
@@ -222,8 +323,8 @@ class Targets:
         name = self.array_name
         if name is None:
             raise ValueError(
-                f"Targets with the columns {list(self.names)} has no scalar column and not just "
-                "one column per structure, so it is not an array. Score single targets with "
+                f"Targets with the columns {list(self.names)} has no scalar column and not exactly "
+                "one per-structure column, so it is not an array. Score a single target with "
                 "metrics.make_target_scorer."
             )
         column = self._columns[name]
@@ -238,7 +339,7 @@ class Targets:
         if isinstance(other, Targets):
             raise TypeError(
                 "Targets are not joined or added by +. Join them with Targets.concatenate([a, b]); "
-                "add numbers with np.asarray(a) + np.asarray(b)."
+                "add their values with np.asarray(a) + np.asarray(b)."
             )
         return NotImplemented
 
@@ -247,7 +348,7 @@ class Targets:
 
     @classmethod
     def _trusted(cls, columns, kinds):
-        """Build from columns that are checked already."""
+        """Build Targets from columns that have already been checked."""
         targets = cls.__new__(cls)
         targets.kinds = dict(kinds)
         targets._columns = columns
@@ -255,16 +356,28 @@ class Targets:
 
 
 def as_targets(y, structures, name="y", X_name="X"):
-    """Return ``y`` as :class:`Targets` that fit ``structures``; an array is the energy.
+    """Return ``y`` as :class:`Targets` that match ``structures``.
 
-    Forces, stress or virial without a column of energies get one that is not labelled, which they
-    are derivatives of. ``name`` and ``X_name`` are what messages call the two.
+    If there are forces, stress or virial but no energies, an unlabelled energy column is added.
+
+    Parameters
+    ----------
+    y : array of shape (n_structures,), or Targets
+        Labels; an array is taken as energies.
+    structures : Structures
+        The structures that the labels belong to.
+    name, X_name : str
+        Names of the labels and structures in error messages.
+
+    Returns
+    -------
+    Targets
 
     Raises
     ------
     ValueError
-        If the lengths differ, a per-atom column does not match the number of atoms, an array of
-        energies contains NaN, or nothing is labelled at all.
+        If y is None, the lengths differ, a per-atom column does not match the numbers of atoms, an
+        array of energies is not 1-D or contains NaN or infinity, or a target has no label at all.
     """
     if y is None:
         raise ValueError(f"{name} is missing: pass an array of energies or Targets.")
@@ -316,7 +429,7 @@ def _check_fits(y, name, structures):
                     f"structure has {len(numbers)} atoms."
                 )
         labelled = np.concatenate(labelled)
-    # energies that are not known at all: what remains is to learn from their derivatives
+    # without any energies the model can still be trained on their derivatives
     is_optional = name == "energy" and {*LEARNT_DERIVATIVES} & {*y.names}
     if not labelled.any() and not is_optional:
         raise ValueError(f"Target {name!r} has no label at all (every value is NaN).")
@@ -345,7 +458,7 @@ def check_kind(name, kind):
         if getattr(kind, what) != getattr(own, what):
             raise ValueError(
                 f"kinds[{name!r}]={kind!r} changes what {name!r} means: its {what} must be "
-                f"{getattr(own, what)!r}. Declare another unit only, or use another name."
+                f"{getattr(own, what)!r}. Change only its unit, or use another name."
             )
     return own.with_unit(kind.unit)
 
@@ -376,6 +489,6 @@ def _check_values(name, values, shape):
     if np.isinf(values).any():
         index = int(np.argwhere(np.isinf(values))[0][0])
         raise ValueError(
-            f"Target {name} contains infinity at index {index}. Use NaN if unlabelled."
+            f"Target {name} contains infinity at index {index}. Use NaN for missing labels."
         )
     return values

@@ -1,4 +1,4 @@
-"""How many threads a piece of work gets."""
+"""Choose the number of threads from the size of the work."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from functools import cache
 import torch
 from threadpoolctl import ThreadpoolController
 
-# atoms that are worth a thread: with fewer, threads wait for each other longer than they work,
-# and twenty times as long where another program wants a core
+# with fewer atoms per thread, threads spend more time waiting for each other than working, and far
+# more (a factor of twenty) if another program competes for the cores
 ATOMS_PER_THREAD = 1024
 
-# a forked process lacks the threads that OpenMP started in its parent, and would wait for them
+# a forked process does not inherit its parent's OpenMP threads, but would wait for them forever
 _IMPORTED_BY = os.getpid()
 _lock = threading.Lock()
-# blocks that are open in any thread of Python, and torch's setting when the first was opened
+# number of open blocks in all Python threads, and torch's setting before the first was opened
 _open = {"blocks": 0, "outside": 1}
 _own = threading.local()
 
 
 @contextmanager
 def use_threads(n_atoms):
-    """Compute with as many threads as so many atoms are worth, as long as the block lasts.
+    """Use one thread per 1024 atoms within the block, but at most as many as torch is set to.
 
-    The number depends on the size of the work and on torch's own setting, never on the clock, so
-    that sums are rounded in the same way each time. Both settings are as before afterwards.
+    The number never depends on timings, so that sums are rounded in the same way each time. The
+    previous settings are restored at the end of the block.
 
     Parameters
     ----------
     n_atoms : int
-        Atoms that are worked on at once: those of a batch or a chunk. 0 is one thread.
+        Number of atoms that are processed at once, in a batch or a chunk. 0 means one thread.
     """
     with _lock:
         if _open["blocks"] == 0:
@@ -62,7 +62,7 @@ def _set_threads(settings):
 
 @cache
 def _other_openmp():
-    """OpenMP libraries that torch does not set: that of sphericart's spherical harmonics."""
+    """Return the OpenMP libraries that torch does not control, such as that of sphericart."""
     libraries = ThreadpoolController().select(internal_api="openmp").lib_controllers
     torch_folder = os.path.dirname(torch.__file__)
     return [library for library in libraries if not library.filepath.startswith(torch_folder)]

@@ -1,4 +1,4 @@
-"""Small labelled data sets that ship with the package, and the scripts that made them."""
+"""Small labelled data sets that ship with the package, and the scripts that generate them."""
 
 from ._loaders import load_cuau, load_malonaldehyde
 

@@ -1,4 +1,4 @@
-"""Loaders of the shipped data sets, modelled on those of scikit-learn."""
+"""Loaders of the data sets in this package, modelled on those of scikit-learn."""
 
 import gzip
 from importlib import resources
@@ -13,7 +13,7 @@ PACKAGE = "sklearn_soapbpnn.datasets"
 
 
 def load_malonaldehyde(*, return_X_y=False):
-    """Load 500 thermal structures of malonaldehyde (molecule, regression).
+    """Load 500 structures of malonaldehyde from molecular dynamics (molecule, regression).
 
     ===================   ==================================================
     Structures            300 at 300 K, then 200 at 600 K
@@ -121,7 +121,7 @@ def load_cuau(*, return_X_y=False):
 
 
 def _load(name, target_names):
-    """Read structures and description of one data set; targets bear their ASE names."""
+    """Read the structures and the description of one data set; targets have their ASE names."""
     folder = resources.files(PACKAGE)
     path = folder / "data" / f"{name}.extxyz.gz"
     with path.open("rb") as raw, gzip.open(raw, "rt", encoding="utf-8") as text:

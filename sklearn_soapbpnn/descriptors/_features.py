@@ -14,29 +14,29 @@ from ._channels import count_channels, count_features
 from ._pair_basis import SoapParameters, count_radial_channels
 from ._power_spectrum import PowerSpectrum
 
-# atoms whose power spectrum is held at once while structures are pooled
+# number of atoms whose power spectra are held at a time while structures are pooled
 ATOMS_PER_CHUNK = 4096
 
 
 class SoapFeatures:
-    """Density expansions of the atoms of some structures, and their power spectra on demand.
+    """Density expansions of the atoms of several structures; power spectra are computed on demand.
 
-    The expansion is what is kept: it holds everything that the spectrum and the forces need, and
-    grows with the number of elements, not with its square.
+    Only the expansions are stored. They contain everything needed for the power spectra and the
+    forces, and their size grows linearly with the number of elements instead of quadratically.
 
     Parameters
     ----------
     expansions : list of arrays of shape (n_atoms, n_elements_of_the_structure, n_channels)
-        One for each structure, over its own elements, ascending by atomic number; or a path to a
-        file that holds it, which is read when it is needed.
+        One array for each structure, over its own elements in ascending order; or the path to a
+        file that contains it, which is read when needed.
     numbers : list of arrays of shape (n_atoms,)
         Atomic numbers of each structure.
     elements : array of shape (n_elements,)
-        Atomic numbers that the features range over.
+        Atomic numbers of all elements of the power spectrum, in ascending order.
     parameters : SoapParameters
-        Hyperparameters they were computed with.
+        Hyperparameters of the expansions.
     pooling : {"mean", "sum"}
-        How the atoms of a structure are joined in the array view.
+        How the power spectra of the atoms of a structure are combined into one row.
     dtype : str or numpy.dtype
         Precision of the expansions.
     """
@@ -51,7 +51,7 @@ class SoapFeatures:
 
     @property
     def n_features(self):
-        """Size of the power spectrum of an atom."""
+        """Number of entries of the power spectrum of an atom."""
         n_per_l = count_radial_channels(self.parameters)
         return sum(count_features(n_per_l, len(self.elements)))
 
@@ -69,7 +69,7 @@ class SoapFeatures:
         )
 
     def expansion(self) -> Tensor:
-        """Expansions of all atoms over all elements: (n_atoms, n_elements, n_channels)."""
+        """Return the expansions over all elements: (n_atoms, n_elements, n_channels)."""
         n_atoms = sum(len(numbers) for numbers in self.numbers)
         n_channels = sum(count_channels(count_radial_channels(self.parameters)))
         dense = np.zeros((n_atoms, len(self.elements), n_channels), dtype=self.dtype)
@@ -81,7 +81,7 @@ class SoapFeatures:
         return torch.from_numpy(dense)
 
     def own_expansion(self) -> Tensor:
-        """Expansions over the elements of each atom's own structure, padded with zeros."""
+        """Return the expansions over the elements of each structure, padded with zeros."""
         n_blocks = max(len(np.unique(numbers)) for numbers in self.numbers)
         padding = [(0, 0), (0, 0), (0, 0)]
         padded = []
@@ -92,12 +92,12 @@ class SoapFeatures:
 
     @usual_settings()
     def per_atom(self):
-        """Power spectra of all atoms, array of shape (n_atoms, n_features)."""
+        """Return the power spectra of all atoms: array of shape (n_atoms, n_features)."""
         spectrum = self._spectrum()
         return spectrum(spectrum.by_degree(self.expansion())).numpy()
 
     def pooled(self):
-        """Mean or sum over the atoms of each structure, array (n_structures, n_features)."""
+        """Return the pooled power spectra: array of shape (n_structures, n_features)."""
         counts = np.array([len(numbers) for numbers in self.numbers])
         pooled = np.empty((len(self), self.n_features), dtype=self.dtype)
         for part in iterate_chunks(counts, ATOMS_PER_CHUNK) if len(self) else ():
@@ -119,13 +119,13 @@ class SoapFeatures:
 
 @lru_cache(maxsize=32)
 def load_power_spectrum(parameters, n_elements, dtype) -> PowerSpectrum:
-    """Return the one power spectrum module of these sizes, which holds no parameters."""
+    """Return the power spectrum module of these sizes; it is shared, as it has no weights."""
     spectrum = PowerSpectrum(count_radial_channels(parameters), n_elements)
     return spectrum.to(getattr(torch, dtype))
 
 
 def name_features(parameters, elements) -> np.ndarray:
-    """Name the entries of the power spectrum, e.g. ``l2_H0_O3``: degree, two channels."""
+    """Return names of the power spectrum entries: degree and two channels, e.g. ``l2_H0_O3``."""
     symbols = [chemical_symbols[number] for number in elements]
     names = []
     for l, n in enumerate(count_radial_channels(parameters)):

@@ -1,4 +1,4 @@
-"""Feature stores: each structure is featurised once, whoever asks."""
+"""Feature stores, which make sure that each structure is featurised only once."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from joblib import Memory
 
 from ..data import replace_file
 
-# part of every key, to be raised when the stored numbers change their meaning
+# part of every key; to be changed whenever the meaning of the stored numbers changes
 FORMAT = b"soap-expansion-1"
 MEMORY_LIMIT = 2 * 1024**3  # bytes
-# structures that are featurised before they are written
+# structures that are featurised at a time, before they are written
 STRUCTURES_PER_CHUNK = 256
 
 
 class MemoryStore:
-    """Least recently used features of this process, shared by all featurisers in it.
+    """Store in memory, shared by all featurisers of this process.
+
+    If it is full, the least recently used features are discarded.
 
     Parameters
     ----------
     limit : int
-        Bytes to keep.
+        Largest size in bytes.
     """
 
     def __init__(self, limit):
@@ -36,7 +38,7 @@ class MemoryStore:
         self._lock = threading.RLock()
 
     def fetch(self, keys, compute):
-        """Return the array of each key; ``compute(positions)`` makes those that are missing."""
+        """Return the array of each key; ``compute(positions)`` computes the missing ones."""
         with self._lock:
             arrays = {key: self._arrays[key] for key in keys if key in self._arrays}
             for key in arrays:
@@ -50,28 +52,29 @@ class MemoryStore:
         return [arrays[key] for key in keys]
 
     def clear(self):
-        """Forget everything."""
+        """Discard all arrays."""
         with self._lock:
             self._arrays.clear()
             self._n_bytes = 0
 
 
 class DiskStore:
-    """Features in a folder, shared by processes; a lock makes sure that one of them computes.
+    """Store in a folder, shared by processes.
 
-    They stay on disk: what is handed out are paths, so that data may be larger than memory.
+    A lock makes sure that only one process computes missing features. The store returns paths
+    rather than arrays, so that the data may be larger than memory.
 
     Parameters
     ----------
     folder : str or Path
-        Where to keep one file for each structure; files appear at once or not at all.
+        Folder for the files, one per structure. Files are written atomically.
     """
 
     def __init__(self, folder):
         self.folder = Path(folder).absolute()
 
     def fetch(self, keys, compute):
-        """Return the path of each key; ``compute(positions)`` makes those that are missing."""
+        """Return the path of each key; ``compute(positions)`` computes the missing arrays."""
         found = self._find(keys)
         if len(found) < len(set(keys)):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +100,7 @@ class DiskStore:
     def _save(self, key, array):
         path = self._path(key)
         path.parent.mkdir(exist_ok=True)
-        # a damaged file is found out, and made anew
+        # a damaged file is noticed and made again
         replace_file(path, lambda file: np.save(file, array), durable=False)
 
 
@@ -105,7 +108,7 @@ _process_store = MemoryStore(MEMORY_LIMIT)
 
 
 def open_store(memory):
-    """Return the store that a ``memory`` argument stands for."""
+    """Return the store for a ``memory`` argument: None, a folder, or a joblib Memory."""
     location = memory.location if isinstance(memory, Memory) else memory
     if location is None:
         return _process_store
@@ -113,7 +116,7 @@ def open_store(memory):
 
 
 def hash_structures(structures, parameters, dtype):
-    """Key each structure by its content: numbers, positions, cell, pbc, parameters, dtype."""
+    """Return a key for each structure, from its numbers, positions, cell, pbc and the settings."""
     prefix = FORMAT + repr((parameters, str(dtype))).encode()
     keys = []
     for arrays in zip(structures.numbers, structures.positions, structures.cells, structures.pbc):
@@ -125,7 +128,7 @@ def hash_structures(structures, parameters, dtype):
 
 
 def _is_whole(path):
-    """Whether a file holds an array, and all of it; nothing is read but its header."""
+    """Return whether a file contains a complete array; only its header is read."""
     try:
         np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):

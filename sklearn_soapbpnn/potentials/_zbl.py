@@ -1,4 +1,4 @@
-"""Nuclear repulsion at short distance, after Ziegler, Biersack and Littmark."""
+"""Repulsion of nuclei at short distances, after Ziegler, Biersack and Littmark (ZBL)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..data import build_graph, usual_settings
 
 # e^2 / (4 pi epsilon_0), in eV Angstrom
 COULOMB = 14.399645478425668
-# the universal screening function: length in Angstrom, power of Z, coefficients, decay rates
+# universal screening function: length in Angstrom, exponent of Z, coefficients, decay rates
 SCREENING_LENGTH = 0.46850
 SCREENING_POWER = 0.23
 COEFFICIENTS = np.array([0.02817, 0.28022, 0.50986, 0.18175])
@@ -20,16 +20,16 @@ DECAY_RATES = np.array([0.20162, 0.40290, 0.94229, 3.19980])
 
 @dataclass(frozen=True)
 class ZBLContribution:
-    """Energies and their derivatives, in eV and Angstrom.
+    """Energies and their derivatives.
 
     Parameters
     ----------
     energies : list of arrays of shape (n_atoms,)
-        Half the energy of each pair goes to each of its atoms.
+        Atomic energies in eV; half the energy of each pair is assigned to each of its atoms.
     forces : list of arrays of shape (n_atoms, 3)
-        Minus the derivative with respect to the positions.
+        Minus the derivative with respect to the positions, in eV/Angstrom.
     virial : array of shape (n_structures, 3, 3)
-        Minus the derivative with respect to the strain, also where there is no cell.
+        Minus the derivative with respect to the strain, in eV; also for structures without a cell.
     """
 
     energies: list[np.ndarray]
@@ -48,10 +48,10 @@ def compute_zbl(structures) -> ZBLContribution:
         \sum_{k=1}^4 c_k e^{-d_k r / a_{ij}}, \qquad
         a_{ij} = \frac{0.46850}{Z_i^{0.23} + Z_j^{0.23}}
 
-    over the pairs closer than the outer cutoff :math:`r_c`, the sum of their covalent radii [2]_.
-    With the polynomial :math:`S(r) = \tfrac A3 r^3 + \tfrac B4 r^4 + C` energy, slope and
-    curvature of a pair vanish at :math:`r_c`. This is the ``pair_style zbl`` of LAMMPS [3]_, with
-    an inner cutoff of zero.
+    The sum runs over all pairs closer than the outer cutoff :math:`r_c`, which is the sum of the
+    two covalent radii [2]_. The polynomial :math:`S(r) = \tfrac A3 r^3 + \tfrac B4 r^4 + C` makes
+    energy, slope and curvature of a pair vanish at :math:`r_c`. This is ``pair_style zbl`` of
+    LAMMPS [3]_ with an inner cutoff of zero.
 
     Parameters
     ----------
@@ -62,10 +62,15 @@ def compute_zbl(structures) -> ZBLContribution:
     -------
     ZBLContribution
 
+    Raises
+    ------
+    ValueError
+        If two atoms of a structure are at the same place.
+
     Notes
     -----
-    The covalent radii are those of ASE. Elements that have none there (beyond curium) get the
-    value that ASE writes for all of them: 0.2 Angstrom in older releases, 2.0 in newer ones.
+    The covalent radii are those of ASE. For elements without a known radius (beyond curium) ASE has
+    a single placeholder value: 0.2 Angstrom in older releases, 2.0 in newer ones.
 
     References
     ----------
@@ -91,7 +96,7 @@ def compute_zbl(structures) -> ZBLContribution:
     i, j, vectors = (t.numpy() for t in (graph.centers, graph.neighbors, graph.pair_vectors))
     structure = np.repeat(np.arange(len(structures)), graph.pair_counts.numpy())
     distances = np.linalg.norm(vectors, axis=1)
-    # the neighbour list has one cutoff for all elements
+    # the neighbour list has the same cutoff for all elements
     inside = distances < radii[i] + radii[j]
     i, j, structure = i[inside], j[inside], structure[inside]
     vectors, distances = vectors[inside], distances[inside]
@@ -101,11 +106,11 @@ def compute_zbl(structures) -> ZBLContribution:
     energies = np.zeros(len(numbers))
     np.add.at(energies, i, energy / 2)
     np.add.at(energies, j, energy / 2)
-    pull = (slope / distances)[:, None] * vectors  # of j on i
+    pull = (slope / distances)[:, None] * vectors  # force on i due to j
     forces = np.zeros((len(numbers), 3))
     np.add.at(forces, i, pull)
     np.add.at(forces, j, -pull)
-    # the product of the vectors first: it is symmetric to the last bit
+    # the outer product first: it is exactly symmetric
     outer = vectors[:, :, None] * vectors[:, None, :]
     virial = np.zeros((len(structures), 3, 3))
     np.add.at(virial, structure, -(slope / distances)[:, None, None] * outer)
@@ -115,11 +120,11 @@ def compute_zbl(structures) -> ZBLContribution:
 
 
 def _evaluate_pairs(z_i, z_j, r):
-    """Energy and slope of pairs of elements closer than their outer cutoff."""
+    """Return energy (eV) and slope (eV/Angstrom) of pairs closer than their outer cutoff."""
     r_c = covalent_radii[z_i] + covalent_radii[z_j]
     v, dv, _ = _screened_coulomb(z_i, z_j, r)
     v_c, dv_c, d2v_c = _screened_coulomb(z_i, z_j, r_c)
-    # A, B and C from zero energy, slope and curvature at r_c
+    # A, B and C follow from zero energy, slope and curvature at r_c
     a = (r_c * d2v_c - 3 * dv_c) / r_c**2
     b = (2 * dv_c - r_c * d2v_c) / r_c**3
     c = -v_c + r_c * dv_c / 2 - r_c**2 * d2v_c / 12
@@ -127,7 +132,7 @@ def _evaluate_pairs(z_i, z_j, r):
 
 
 def _screened_coulomb(z_i, z_j, r):
-    """V(r) and its first two derivatives."""
+    """Return V(r) and its first two derivatives."""
     rates = (z_i**SCREENING_POWER + z_j**SCREENING_POWER)[:, None] / SCREENING_LENGTH * DECAY_RATES
     terms = COEFFICIENTS * np.exp(-rates * r[:, None])
     phi = terms.sum(1)

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a fit, written at once or not at all."""
+"""Checkpoints: the complete state of a fit, written atomically."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ PARTS = {"seeds", "module", "optimizer", "schedule", "order", "best", "history"}
 
 
 class Checkpoints(Callback):
-    """Write the state of the fit every few epochs, and go on from one.
+    """Write the state of the fit every few epochs, and resume from such a state.
 
-    A checkpoint holds everything that the epochs to come depend on: weights, optimiser, schedule,
-    order of the batches, best epoch, history. So a fit that goes on from it ends with the same
-    bits as one that was never interrupted. Of several processes the first writes.
+    A checkpoint contains everything on which later epochs depend: weights, optimizer, schedule,
+    order of the batches, best epoch, history. A resumed fit therefore ends with bitwise the same
+    result as an uninterrupted one. In a distributed fit only the first process writes.
 
     Parameters
     ----------
     path : Path
-        The file; each checkpoint replaces the one before.
+        The file; each checkpoint replaces the previous one.
     interval : int
-        Epochs between two of them; the last epoch has one as well.
+        Number of epochs between two checkpoints; the last epoch always gets one.
     seeds : list of int
-        Seeds of the fit, which are kept.
+        Seeds of the fit, which are stored in the checkpoint.
     state : dict, default=None
-        What :func:`load_checkpoint` read, to go on from.
+        State to resume from, as returned by :func:`load_checkpoint`.
     """
 
     def __init__(self, path, interval, seeds, state=None):
@@ -80,12 +80,23 @@ class Checkpoints(Callback):
 
 
 def load_checkpoint(path, device):
-    """Return the state in a file, or None if there is no such file.
+    """Return the state stored in a checkpoint, or None if there is no such file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    device : str or torch.device
+        Device for the tensors.
+
+    Returns
+    -------
+    dict or None
 
     Raises
     ------
     ValueError
-        If the file is damaged or of another format.
+        If the file is damaged or was written by another version of this library.
     """
     if not path.exists():
         return None
@@ -94,7 +105,7 @@ def load_checkpoint(path, device):
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged!r} is wrong")
-        # tensors and plain values only: no code runs
+        # loads only tensors and plain values, and runs no code
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as err:
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
@@ -106,11 +117,11 @@ def load_checkpoint(path, device):
             f"The checkpoint {str(path)!r} was written by another version of this library. Remove "
             "it to start afresh."
         )
-    # the order of the batches is drawn on the CPU, whatever the device
+    # the generator of the batch order is always on the CPU
     state["order"] = state["order"].cpu()
     return state
 
 
 def _as_plain(value):
-    """Turn what callbacks record as numpy scalars into numbers, which alone are read back."""
+    """Turn NumPy scalars into Python numbers, since load_checkpoint accepts only these."""
     return value.item() if hasattr(value, "item") else value

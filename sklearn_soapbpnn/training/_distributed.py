@@ -1,11 +1,12 @@
 r"""Data-parallel training: several processes share every batch, through torch.distributed.
 
-Every process holds all data and draws the same batches; of each it takes a share. With the labels
-of the whole batch in the denominator, the losses of the shares add up to that of the batch,
+Every process holds all the data, draws the same batches, and takes its share of each batch. The
+losses of the shares are divided by the number of labels in the whole batch, so that they add up to
+the loss of the batch,
 
 .. math:: L = \sum_r L_r, \qquad \nabla L = \sum_r \nabla L_r,
 
-so that all make the step that one process alone would make, up to rounding.
+and every process makes the same step as a single process would, up to rounding.
 """
 
 from __future__ import annotations
@@ -24,29 +25,29 @@ from ._launch import call_group, choose_gpu, find_launch, start_group
 
 
 class SingleProcess:
-    """A process that trains alone: what :class:`ProcessGroup` does with others, for one."""
+    """A process that trains alone, with the interface of :class:`ProcessGroup`."""
 
     rank, size = 0, 1
     callbacks = ()
 
     def share(self, iterator):
-        """Return the share of every batch, which is all of it."""
+        """Return the batches unchanged."""
         return iterator
 
     def sum_gradients(self, module, loss):
-        """Return the loss."""
+        """Return the loss unchanged."""
         return loss
 
     def sum_errors(self, loss, errors):
-        """Return the sums."""
+        """Return the sums unchanged."""
         return loss, errors
 
     def broadcast(self, value):
-        """Return the value."""
+        """Return the value unchanged."""
         return value
 
     def check_same(self, inputs):
-        """Compare nothing."""
+        """Do nothing."""
 
 
 class ProcessGroup:
@@ -55,7 +56,7 @@ class ProcessGroup:
     Parameters
     ----------
     group : torch.distributed.ProcessGroup
-        What they talk through.
+        Group through which they communicate.
     """
 
     def __init__(self, group) -> None:
@@ -64,11 +65,11 @@ class ProcessGroup:
 
     @property
     def callbacks(self):
-        """What the training loop calls besides."""
+        """Additional callbacks for the training loop."""
         return (("same_training", SameTraining()),)
 
     def share(self, iterator) -> ShareIterator:
-        """Return the share of this process of every batch."""
+        """Return this process's share of every batch."""
         return ShareIterator(iterator, self.rank, self.size)
 
     def sum_gradients(self, module, loss: Tensor) -> Tensor:
@@ -86,12 +87,12 @@ class ProcessGroup:
         return loss, dict(zip(errors, sums))
 
     def copy_weights(self, module) -> None:
-        """Give every process the weights of the first."""
+        """Copy the weights of the first process to all others."""
         for tensor in module.state_dict().values():
             self._run(dist.broadcast, tensor, 0)
 
     def broadcast(self, value):
-        """Return the value of the first process: tensors, which come on the CPU, and plain data."""
+        """Return the value of the first process: plain data, and tensors, on the CPU."""
         buffer = io.BytesIO()
         if self.rank == 0:
             torch.save(value, buffer)
@@ -102,12 +103,17 @@ class ProcessGroup:
         return torch.load(io.BytesIO(content[0]), map_location="cpu", weights_only=True)
 
     def check_same(self, inputs: dict) -> None:
-        """Raise in every process if not all were given the same.
+        """Raise in every process if their inputs differ.
 
         Parameters
         ----------
         inputs : dict of str to object
-            What they were given, under the names that messages use.
+            Inputs of this process, by their names in error messages.
+
+        Raises
+        ------
+        ValueError
+            If an input differs; the message names it.
         """
         own = {name: _fingerprint(value) for name, value in inputs.items()}
         first, *others = self._gather(own)
@@ -116,16 +122,16 @@ class ProcessGroup:
             if different:
                 raise ValueError(
                     f"Process {rank} was given another {', '.join(different)} than process 0. "
-                    "Call fit with the same parameters and all the data in every process; which "
-                    "share of it each one works on is chosen by fit."
+                    "Call fit with the same parameters and all the data in every process; fit "
+                    "itself distributes the data."
                 )
 
     def check_together(self, going_on: bool) -> None:
-        """Raise in every process if some go on with the training, and others have ended it."""
+        """Raise in every process if some continue training while others have ended it."""
         if len(set(self._gather(going_on))) > 1:
             raise RuntimeError(
-                f"This process {'goes on with' if going_on else 'has ended'} the training, unlike "
-                "another one: it was interrupted, or a callback ended it there and not here."
+                f"This process {'continues' if going_on else 'has ended'} the training, unlike "
+                "another one: one of them was interrupted, or a callback ended only one of them."
             )
 
     def _gather(self, value) -> list:
@@ -135,7 +141,7 @@ class ProcessGroup:
         return found
 
     def _sum(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Sum tensors over the processes, all at once."""
+        """Sum tensors over the processes, in a single call."""
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         self._run(dist.all_reduce, flat)
         parts = flat.split([tensor.numel() for tensor in tensors])
@@ -146,10 +152,9 @@ class ProcessGroup:
 
 
 class SameTraining(Callback):
-    """Begin and end together, with the same weights.
+    """Make all processes begin and end together, with the weights of the first process.
 
-    These are those of the first process, which the others have already if all processors round
-    alike.
+    The others already have the same weights if all processors round in the same way.
     """
 
     def on_train_begin(self, net, **kwargs):
@@ -160,7 +165,7 @@ class SameTraining(Callback):
 
     def on_train_end(self, net, **kwargs):
         if net.interrupted_:
-            # the others are in the middle of an epoch: there is no end that all could agree on
+            # the others are in the middle of an epoch, so the processes cannot end at the same one
             raise KeyboardInterrupt
         net.processes.check_together(going_on=False)
         net.processes.copy_weights(net.module_)
@@ -168,17 +173,17 @@ class SameTraining(Callback):
 
 
 class ShareIterator:
-    """The share of one process of every batch.
+    """One process's share of every batch.
 
-    Of a batch with fewer structures than processes, those without one take the first, with weight
-    zero: they take part in the sums with zeros.
+    If a batch has fewer structures than there are processes, the remaining processes take its first
+    structure with weight zero, so that they contribute zeros to the sums.
 
     Parameters
     ----------
     iterator : BatchIterator
         The whole batches, the same in every process.
     rank, size : int
-        Which process, of how many.
+        Number of this process, and number of processes.
     """
 
     def __init__(self, iterator, rank: int, size: int) -> None:
@@ -208,16 +213,16 @@ class ShareIterator:
 
 @contextmanager
 def open_processes(distributed: bool, port: int, device):
-    """Find the other processes of a fit, and leave them at its end, also if it fails.
+    """Connect to the other processes of a fit, and disconnect at its end, even if it fails.
 
     Parameters
     ----------
     distributed : bool
-        Whether there are others.
+        Whether several processes train together.
     port : int
-        Where they meet when SLURM started them.
+        Port of the connection, if SLURM started the processes.
     device : str or torch.device
-        Where the network is wanted; "auto" and "cuda" give each process of a node its own GPU.
+        Device of the network; "auto" and "cuda" give each process of a node its own GPU.
 
     Yields
     ------
@@ -226,9 +231,9 @@ def open_processes(distributed: bool, port: int, device):
     Raises
     ------
     ValueError
-        If nothing says who the others are.
+        If the environment does not define the processes.
     RuntimeError
-        If they cannot be reached.
+        If the other processes cannot be reached.
     """
     url, rank, size = find_launch(port) if distributed else (None, 0, 1)
     if size == 1:
@@ -242,14 +247,14 @@ def open_processes(distributed: bool, port: int, device):
             yield processes
             processes.check_together(going_on=False)
         finally:
-            # the connections close with the last reference: who waits for this process gets an
-            # error now, not after the timeout
+            # the connections close with the last reference, so processes that wait for this one
+            # get an error now and not after the timeout
             processes.group = None
             dist.destroy_process_group(group)
 
 
 def _fingerprint(value):
-    """Return what is equal for equal values; None for what cannot be told."""
+    """Return a hash of a value; None if it cannot be pickled."""
     try:
         return joblib.hash(value)
     except Exception:  # whatever pickling may raise
@@ -257,7 +262,7 @@ def _fingerprint(value):
 
 
 def _count_labels(labels, atom_counts):
-    """Count the entries of a target that have a label, in each structure."""
+    """Count the labels of a target in each structure."""
     known = torch.ones_like(labels.values) if labels.weight is None else labels.weight
     counts = (known > 0).reshape(len(known), -1).sum(1)
     if not labels.per_atom:

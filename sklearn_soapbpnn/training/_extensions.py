@@ -1,4 +1,4 @@
-"""What users may add to the training loop, and what not: callbacks, arguments of the optimizer."""
+"""Checks of user-defined extensions of the training loop: callbacks and optimizer arguments."""
 
 import torch
 from skorch.callbacks import (
@@ -11,19 +11,20 @@ from skorch.callbacks import (
 )
 from skorch.callbacks.scoring import ScoringBase
 
-# callbacks of skorch that cannot work here: why, and what to do instead
+# skorch callbacks that cannot work here, with the reason and the alternative
 REFUSED_CALLBACKS = {
-    ScoringBase: "which scores a dataset of X and y; here there is none. history_ has the "
-    "validation errors of every target, e.g. 'valid_energy_rmse', which callbacks can monitor.",
-    PassthroughScoring: "which averages over batches, but those are not recorded. history_ has the "
-    "losses of every epoch.",
-    LRScheduler: "but the learning rate has its schedule: a warm-up, then a cosine to zero. Set "
-    "learning_rate and warmup_fraction.",
-    LoadInitState: "which loads the state of the net, not that of the regressor. Set "
-    "checkpoint_dir and go on with fit(..., resume=True), or set warm_start=True.",
-    InputShapeSetter: "but fit knows the size of the input itself. Leave it out.",
+    ScoringBase: "which scores a dataset of X and y, but there is no such dataset here. history_ "
+    "has the validation errors of every target, e.g. 'valid_energy_rmse', which callbacks can "
+    "monitor.",
+    PassthroughScoring: "which averages over batches, but batches are not recorded. history_ has "
+    "the losses of every epoch.",
+    LRScheduler: "but the learning rate has a fixed schedule: a warm-up, then a cosine to zero. "
+    "Set learning_rate and warmup_fraction instead.",
+    LoadInitState: "which loads the state of the net, but not that of the regressor. Set "
+    "checkpoint_dir and continue with fit(..., resume=True), or set warm_start=True.",
+    InputShapeSetter: "but fit determines the size of the input itself. Leave it out.",
 }
-# what the regressor has under the same name, and under another one
+# arguments of the net that are set by an argument of the regressor with the same or another name
 SAME_NAME = (
     *("batch_size", "device", "callbacks", "verbose", "warm_start", "warmup_fraction"),
     *("best_model_metric", "log_interval", "log_mae", "log_separate_blocks", "n_iter_no_change"),
@@ -44,7 +45,7 @@ INSTEAD = {
 
 
 def check_callbacks(callbacks):
-    """Raise if something is not a callback, or is one that cannot work here."""
+    """Raise if ``callbacks`` contains anything else, or callbacks that cannot work here."""
     for entry in callbacks or ():
         callback = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
         kind = callback if isinstance(callback, type) else type(callback)
@@ -57,13 +58,13 @@ def check_callbacks(callbacks):
                 raise ValueError(f"callbacks holds {callback!r}, {why}")
         if isinstance(callback, Checkpoint) and callback.load_best:
             raise ValueError(
-                f"callbacks holds {callback!r}, whose load_best=True would take later epochs out "
-                "of the history. Leave it out: the best epoch is kept by best_model_metric."
+                f"callbacks holds {callback!r}, whose load_best=True would remove later epochs "
+                "from the history. Leave it out: the best epoch is kept by best_model_metric."
             )
 
 
 def check_net_params(net_params, learning_rate, device):
-    """Raise if arguments of the net are not those of an optimizer that can be made."""
+    """Raise if ``net_params`` sets anything but the optimizer, or no optimizer can be made."""
     for name in net_params or {}:
         is_optimizer = name == "optimizer" or str(name).startswith("optimizer__")
         if is_optimizer and name != "optimizer__lr":
@@ -84,14 +85,12 @@ def check_net_params(net_params, learning_rate, device):
     except Exception as err:  # whatever the optimizer may raise
         raise ValueError(f"net_params={net_params!r} does not make an optimizer: {err}") from err
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(
-            f"net_params: 'optimizer' must make an optimizer of torch, got {optimizer!r}."
-        )
+        raise TypeError(f"net_params: 'optimizer' must make a torch optimizer, got {optimizer!r}.")
 
 
 def choose_optimizer(net_params):
-    """Return the arguments of the net that set its optimizer."""
+    """Return the arguments of the net that define its optimizer."""
     net_params = net_params or {}
-    # the fused step saves most of Adam's overhead; another optimizer may lack it
+    # the fused step avoids most of Adam's overhead; other optimizers may not have it
     fused = {} if "optimizer" in net_params else {"optimizer__fused": True}
     return {"optimizer": torch.optim.Adam, **fused, **net_params}

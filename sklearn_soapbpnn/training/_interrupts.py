@@ -1,4 +1,4 @@
-"""Ctrl-C, told from the other things that end a fit."""
+"""Distinguish Ctrl-C from other events that end a fit."""
 
 import signal
 import threading
@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def note_interrupts():
-    """Yield a list that grows with every Ctrl-C, which still does what it did before.
+    """Yield a list that gets an entry for every Ctrl-C; the previous handler is still called.
 
-    Python raises KeyboardInterrupt for it, and so do callbacks of skorch that end a fit: only the
-    signal tells one from the other.
+    Ctrl-C raises KeyboardInterrupt, but skorch callbacks that end a fit raise it, too. Only the
+    signal distinguishes the two.
     """
     noted = []
     before = signal.getsignal(signal.SIGINT)
-    # signals reach the main thread only, and may be ignored
+    # only the main thread receives signals, and SIGINT may be ignored or handled outside Python
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield noted
         return

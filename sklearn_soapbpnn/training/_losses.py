@@ -1,4 +1,4 @@
-"""Losses of the targets."""
+"""Loss functions of the targets."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ class TargetLoss:
 
     Parameters
     ----------
-    type : {"mse", "mae", "huber"}
-        Function of the error.
-    weight : float
+    type : {"mse", "mae", "huber"}, default="mse"
+        Function of the error: squared, absolute, or Huber.
+    weight : float, default=1.0
         Factor in the total loss.
-    reduction : {"mean", "sum"}
-        How the entries of a batch are joined.
-    delta : float
-        Error beyond which ``huber`` turns linear, in units of the scale.
+    reduction : {"mean", "sum"}, default="mean"
+        Whether the losses of a batch are averaged or summed.
+    delta : float, default=1.0
+        Error above which ``huber`` becomes linear, in units of the scale.
 
     Raises
     ------
     ValueError
-        If a value is not one of these, or a number is negative or not finite.
+        If ``type`` or ``reduction`` is unknown, ``weight`` is negative or not finite, or ``delta``
+        is not positive and finite.
     """
 
     type: str = "mse"
@@ -63,10 +64,22 @@ class TargetLoss:
         weight: Tensor | None,
         n_labelled: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss; ``weight`` is zero where there is no label, which must be finite.
+        """Return the loss of a batch.
 
-        The mean is over what is labelled, not over the weights: these would lose their effect in
-        small batches. Of a share of a batch, ``n_labelled`` counts the labels of the whole.
+        Parameters
+        ----------
+        prediction, label : Tensor
+            Values divided by the scale; labels must be finite, also where they are missing.
+        weight : Tensor or None
+            Weight of each entry, zero where there is no label; None means one for all.
+        n_labelled : Tensor, default=None
+            Number of labels in the whole batch, if these are only the share of one process.
+
+        Returns
+        -------
+        Tensor
+            A scalar. The mean divides by the number of labels, not by the sum of the weights,
+            because in small batches the weights would otherwise have little effect.
         """
         if weight is None and n_labelled is None:
             return self.weight * self._function(prediction, label, self.reduction)
@@ -97,7 +110,7 @@ class TotalLoss(nn.Module):
         self.losses = losses
 
     def forward(self, predictions: dict[str, Tensor], labels: dict) -> Tensor:
-        """Sum over the targets."""
+        """Return the sum of the losses over the targets."""
         total = 0.0
         for name, part in labels.items():
             prediction, loss = predictions[name], self.losses[name]
@@ -111,12 +124,23 @@ def parse_loss(loss, names) -> dict[str, TargetLoss]:
     Parameters
     ----------
     loss : str or dict
-        One name for all targets, or ``{target: name or specification}``, where a specification
-        holds ``type``, ``weight``, ``reduction``, ``delta``; that of the energy also ``forces`` and
-        ``stress`` with a name or specification of their own, and what these leave out is taken from
-        the energy, except for the weight, which is 1. Targets that are not named get ``"mse"``.
+        One name (``"mse"``, ``"mae"`` or ``"huber"``) for all targets, or a dict
+        ``{target: name or specification}``. A specification is a dict with any of ``type``,
+        ``weight``, ``reduction`` and ``delta``. The specification of the energy may also contain
+        ``forces`` and ``stress``, each a name or a specification; entries that these omit are taken
+        from the energy, except for the weight, which is 1. Targets that are not named use
+        ``"mse"``.
     names : iterable of str
         Targets that are learnt.
+
+    Returns
+    -------
+    dict of str to TargetLoss
+
+    Raises
+    ------
+    ValueError
+        If ``loss`` names a target that is not learnt, or contains an unknown or invalid entry.
     """
     names = [name for name in names if name not in DERIVATIVES]
     if isinstance(loss, str):

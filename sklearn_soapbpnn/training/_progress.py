@@ -1,4 +1,4 @@
-"""What a fit shows while it runs: a table of errors, and on a terminal a bar."""
+"""Output of a fit while it runs: a table of errors, and on a terminal a progress bar."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import NamedTuple
 from skorch.callbacks import Callback
 from tqdm import tqdm
 
-# columns of a terminal
+# width of a terminal in characters
 WIDTH = 80
-# characters after which the title of a column goes on in its next line
+# width in characters beyond which a column title is wrapped
 TITLE_WIDTH = 10
 
 
 def write(text):
-    """Print text at once, also into a pipe or a file."""
+    """Print text and flush it, so that it appears at once in a pipe or a file, too."""
     print(text, flush=True)
 
 
 class Progress(Callback):
-    """Print a line of errors every few epochs, with the time that is left.
+    """Print a line of losses and errors every few epochs, with the remaining time.
 
-    Each column is titled by the target, the kind of error and its unit. Columns that do not fit
-    into the width of a terminal go on in a second line, indented, as their titles do.
+    The title of each column gives the target, the metric and the unit. Columns that do not fit into
+    the width of a terminal are printed in a second, indented line, and so are their titles.
 
     Parameters
     ----------
-    interval : int
-        Epochs between two lines; the first and the last are always printed.
-    mae : bool
-        Whether to show mean absolute errors beside the root mean square ones.
+    interval : int, default=5
+        Number of epochs between two lines; the first and the last epoch are always printed.
+    mae : bool, default=False
+        Whether to print mean absolute errors as well as root mean square errors.
     sink : callable, default=write
-        What lines are given to.
+        Function that is called with each line.
     """
 
     def __init__(self, interval=5, mae=False, sink=write):
@@ -54,7 +54,7 @@ class Progress(Callback):
         self._print(epoch, dataset_valid, seconds_left)
 
     def on_train_end(self, net, y=None, **kwargs):
-        # a fit that ended early ended with an epoch that may not have been printed
+        # if the fit ended early, its last epoch may not have been printed
         last = net.history[-1] if net.history else {}
         if self.started_ and "dur" in last and last is not self.printed_:
             self._print(last, y, 0.0)
@@ -91,7 +91,7 @@ class Progress(Callback):
 
 
 class _Column(NamedTuple):
-    """Lines of the title of a column, and its value."""
+    """A column: the lines of its title, and its value."""
 
     title: list[str]
     value: str
@@ -102,13 +102,13 @@ class _Column(NamedTuple):
 
 
 def _find_errors(epoch, name, kind):
-    """Names in the history of the error of a target, and of those of its blocks."""
+    """Return the history keys of the error of a target and of its blocks."""
     blocks = [key for key in epoch if key.startswith(f"valid_{name}[") and key.endswith(kind)]
     return [f"valid_{name}_{kind}", *blocks]
 
 
 def _wrap(text):
-    """Break text after spaces, slashes and underscores, where it gets long."""
+    """Wrap long text after spaces, slashes and underscores."""
     lines = [""]
     for part in re.split(r"(?<=[ /_])", text):
         if lines[-1] and len(f"{lines[-1]}{part}".rstrip()) > TITLE_WIDTH:
@@ -118,7 +118,7 @@ def _wrap(text):
 
 
 def _fit_into_lines(columns):
-    """Return groups of columns, one for each line; all but the first are indented."""
+    """Group the columns into lines; all lines but the first are indented."""
     indent = _Column([], " " * columns[0].width)
     groups, free = [[]], WIDTH
     for column in columns:
@@ -136,7 +136,7 @@ def _align(group, texts):
 
 
 class Bar(Callback):
-    """Show how many batches are done, and the time that is left."""
+    """Show the number of completed batches and the remaining time."""
 
     def on_train_begin(self, net, **kwargs):
         self.bar_ = None
@@ -144,7 +144,7 @@ class Bar(Callback):
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         if self.bar_ is not None:
             return
-        # only now is it known whether the fit goes on from a checkpoint
+        # not in on_train_begin: only now is it known whether the fit resumes from a checkpoint
         n_batches = -(-len(dataset_train) // net.batch_size)
         done, total = (n * n_batches for n in (len(net.history) - 1, net.max_epochs))
         self.bar_ = _Tqdm(total=total, initial=done, unit="batch", leave=False)
@@ -160,11 +160,11 @@ class Bar(Callback):
 
     @staticmethod
     def write(line):
-        """Print a line above the bar."""
+        """Print a line above the progress bar."""
         with _Tqdm.external_write_mode():
             write(line)
 
 
 class _Tqdm(tqdm):
-    # no thread that outlives the fit
+    # no monitoring thread, which would outlive the fit
     monitor_interval = 0

@@ -482,7 +482,7 @@ def test_training_options_of_a_checkpoint_are_left_out_one_by_one():
 def test_a_loss_of_a_checkpoint_that_is_left_out_is_the_default():
     parameters, left_out = read_hypers({}, {"loss": "masked_mse"}, ["energy"])
     assert parameters["loss"] == "mse"
-    assert left_out == ["loss='masked_mse' (mse, mae, huber are there)"]
+    assert left_out == ["loss='masked_mse' (mse, mae, huber are available)"]
 
 
 def test_heads_and_baseline_are_those_of_the_targets():

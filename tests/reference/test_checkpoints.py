@@ -285,7 +285,7 @@ SLIDING = {"energy": {"weight": 3.0, "sliding_factor": 0.1}, "mtt::dipole": {}}
         (change_training(6, loss=SLIDING), "loss.energy.sliding_factor=0.1", {}),
         (
             change_training(loss={"energy": {"type": "masked_mse", "weight": 3.0}}),
-            "loss.energy.type='masked_mse' (mse, mae, huber are there)",
+            "loss.energy.type='masked_mse' (mse, mae, huber are available)",
             {"loss": {"energy": {"weight": 3.0}}},
         ),
         (change_training(finetune={"read_from": "a.ckpt"}), "finetune.read_from='a.ckpt'", {}),

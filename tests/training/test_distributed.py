@@ -149,7 +149,7 @@ def test_no_process_waits_for_one_that_failed(slurm):
     assert "This process has ended the training" in errors[1]["KeyboardInterrupt", "epoch"][1]
     for k in (0, 2):
         assert {error for error, _, _ in errors[k].values()} == {RuntimeError}
-        assert "goes on with the training" in errors[k]["KeyboardInterrupt", "epoch"][1]
+        assert "continues the training" in errors[k]["KeyboardInterrupt", "epoch"][1]
     assert max(seconds for found in errors for _, _, seconds in found.values()) < 30
 
 

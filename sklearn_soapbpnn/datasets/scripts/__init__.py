@@ -1,1 +1,1 @@
-"""Scripts that made the shipped data sets; each runs as ``python -m``."""
+"""Scripts that generate the data sets of the package; run each with ``python -m``."""

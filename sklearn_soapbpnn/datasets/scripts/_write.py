@@ -1,4 +1,4 @@
-"""Write labelled frames so that the same frames always give the same bytes."""
+"""Write labelled frames reproducibly: the same frames always give the same file."""
 
 import gzip
 import io
@@ -13,7 +13,15 @@ DECIMALS = 8
 
 
 def round_geometry(atoms, decimals=6):
-    """Round positions and cell, so that labels belong to exactly what the file holds."""
+    """Round positions and cell in place, so that labels belong to exactly the geometry in the file.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        Changed in place.
+    decimals : int, default=6
+        Decimals to keep, in Angstrom.
+    """
     atoms.set_cell(np.round(atoms.cell.array, decimals))
     atoms.positions = np.round(atoms.positions, decimals)
 

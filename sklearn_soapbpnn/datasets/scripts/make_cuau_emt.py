@@ -14,14 +14,14 @@ from ._write import DATA_FOLDER, label, round_geometry, write_frames
 N_FRAMES = 200
 ORDERS = ["Cu", "Au", "L1_0", "Cu3Au", "CuAu3"] + 5 * ["random"]
 LATTICE_CONSTANT = {"Cu": 3.59, "Au": 4.06}  # EMT's own minima, in Angstrom
-SCALE = (0.95, 1.06)  # range of the lattice constant over Vegard's law
+SCALE = (0.95, 1.06)  # range of the lattice constant relative to Vegard's law
 MAX_STRAIN = 0.02  # bound of each component of the homogeneous strain
 RATTLE = (0.02, 0.20)  # range of the displacements' standard deviation, in Angstrom
 VACANCY_EVERY = 13  # coprime to len(ORDERS), so that every order gets vacancies
 
 
 def choose_gold(order, sites, rng):
-    """Return the mask of sites that hold gold.
+    """Return the mask of the sites that are occupied by gold.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def choose_gold(order, sites, rng):
     sites : ndarray of shape (n_atoms, 3)
         Integer site coordinates in units of half the cubic lattice constant.
     rng : numpy.random.Generator
-        Used by ``"random"`` only, for the composition and for its arrangement.
+        Source of composition and arrangement of ``"random"`` alloys; not used otherwise.
     """
     corners = (sites % 2 == 0).all(axis=1)
     if order == "Cu":
@@ -59,7 +59,7 @@ def build(order, vacancy, rng):
     strain = (strain + strain.T) / 2
     scale = vegard * rng.uniform(*SCALE) / 2.0
     atoms.set_cell(scale * atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
-    sigma = np.exp(rng.uniform(*np.log(RATTLE)))  # log-uniform, or hot frames would prevail
+    sigma = np.exp(rng.uniform(*np.log(RATTLE)))  # log-uniform, so that small ones occur, too
     atoms.positions += rng.normal(scale=sigma, size=(len(atoms), 3))
     if vacancy:
         del atoms[rng.integers(len(atoms))]
@@ -67,7 +67,7 @@ def build(order, vacancy, rng):
 
 
 def main():
-    """Write ``data/cuau_emt.extxyz.gz``, with the orders taking turns."""
+    """Write ``data/cuau_emt.extxyz.gz``, cycling through the orders."""
     rng = np.random.default_rng(2979)
     frames = []
     for i, order in enumerate(islice(cycle(ORDERS), N_FRAMES)):

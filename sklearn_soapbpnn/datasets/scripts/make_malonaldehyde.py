@@ -39,7 +39,7 @@ def start_geometry():
 
 
 def gfn2_xtb():
-    """Return a quiet, tightly converged calculator."""
+    """Return a tightly converged GFN2-xTB calculator that prints nothing."""
     return TBLite(method="GFN2-xTB", accuracy=SCF_ACCURACY, verbosity=0)
 
 
@@ -66,7 +66,7 @@ def sample(atoms, temperature, n_frames, rng):
     atoms : ase.Atoms
         Relaxed start geometry, left unchanged.
     temperature : float
-        Of the thermostat, in K.
+        Temperature of the thermostat, in K.
     n_frames : int
         Number of frames to return.
     rng : numpy.random.Generator
@@ -99,7 +99,7 @@ def sample(atoms, temperature, n_frames, rng):
 
 
 def main():
-    """Write ``data/malonaldehyde_xtb.extxyz.gz``: all of 300 K, then all of 600 K."""
+    """Write ``data/malonaldehyde_xtb.extxyz.gz``: first the frames at 300 K, then at 600 K."""
     atoms = start_geometry()
     atoms.calc = gfn2_xtb()
     BFGS(atoms, logfile=None).run(fmax=1e-3, steps=500)

@@ -1,7 +1,7 @@
-"""What metatrain's options say target by target: names, heads, baselines, scales, losses.
+"""The options of metatrain that are set for each target: heads, baselines, scales, losses.
 
-The functions that read take a value, its dotted path, and a list to which they add what has no
-counterpart. They return the rest.
+The ``read_*`` functions take a value, its dotted path, and a list of problems, to which they append
+whatever has no counterpart. They return the translation of the remaining part.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ...training import TargetLoss, parse_loss
 from ...training._losses import REDUCTIONS, TYPES
 
 PREFIX = "mtt::"
-# targets that metatrain knows without the prefix
+# target names that metatrain uses without the prefix
 STANDARD_TARGETS = {
     *("energy", "non_conservative_force", "non_conservative_forces", "non_conservative_stress"),
     *("charge", "heat_flux", "mass", "momentum", "position", "spin_multiplicity", "velocity"),
 }
 GRADIENTS = {"positions": "forces", "strain": "stress"}
-# options of a loss without a counterpart, of earlier versions, with the values at which they do
-# nothing
+# options of a loss in earlier versions that have no counterpart, with the values at which they have
+# no effect
 IDLE_TERM = {"sliding_factor": None}
 
 
 def list_trained(training_set, problems):
-    """Return the targets that metatrain would train on, or None if the options do not say."""
+    """Return the targets that metatrain would train on, or None without a ``training_set``."""
     if training_set is None:
         return None
     if isinstance(training_set, str):
@@ -37,14 +37,14 @@ def list_trained(training_set, problems):
     parts = [training_set] if isinstance(training_set, Mapping) else training_set
     if not np.iterable(parts) or not all(isinstance(part, Mapping) for part in parts):
         return problems.append(
-            f"training_set={training_set!r} (not a data set, nor a list of them)"
+            f"training_set={training_set!r} (neither a data set nor a list of data sets)"
         )
     targets = {name: None for part in parts for name in part.get("targets") or ()}
     return list(rename(targets, "training_set.targets", problems))
 
 
 def list_named(parameters, first=("energy",)):
-    """Return the targets ``first`` and those that arguments name, without derivatives."""
+    """Return the targets in ``first`` and all that arguments name, without derivatives."""
     loss = parameters.get("loss")
     fixed = parameters.get("fixed_composition_weights")
     names = [
@@ -59,7 +59,7 @@ def list_named(parameters, first=("energy",)):
 
 
 def list_intensive(kinds):
-    """Return a problem for each intensive target: metatrain only learns sums over atoms."""
+    """Return a problem for each intensive target, since metatrain only learns sums over atoms."""
     return [
         f"the intensive target {name!r} (metatrain sums over atoms: declare it without "
         "intensive=True, and multiply its labels by the number of atoms)"
@@ -69,10 +69,14 @@ def list_intensive(kinds):
 
 
 def read_targets(value, path, problems):
-    """Read a mapping by target; an empty one is None."""
+    """Read a mapping with targets as keys; an empty one becomes None."""
     if isinstance(value, Mapping):
         return rename(value, path, problems) or None
-    hint = "a file; fit these, or write the numbers" if isinstance(value, str) else "not a mapping"
+    hint = (
+        "a file; fit these weights, or write the numbers"
+        if isinstance(value, str)
+        else "not a mapping"
+    )
     return problems.append(f"{path}={value!r} ({hint})")
 
 
@@ -82,7 +86,7 @@ def read_per_structure(names, path, problems):
         problems.append(f"{path}={names!r} (not a list)")
         return ()
     names = tuple(rename(dict.fromkeys(names), path, problems))
-    # with the energy, metatrain leaves its derivative by strain undivided as well
+    # for the energy, metatrain does not divide its strain derivative either
     return (*names, "stress") if "energy" in names else names
 
 
@@ -90,7 +94,7 @@ def read_loss(loss, path, problems):
     """Read the loss of all targets."""
     if not isinstance(loss, Mapping):
         if loss not in TYPES:
-            problems.append(f"{path}={loss!r} ({', '.join(TYPES)} are there)")
+            problems.append(f"{path}={loss!r} ({', '.join(TYPES)} are available)")
             return "mse"
         return loss
     parts = {}
@@ -105,10 +109,10 @@ def read_loss(loss, path, problems):
 
 
 def list_lost(loss, targets):
-    """Return what metatrain drops in silence as it upgrades an old loss."""
+    """Return the entries that metatrain drops without notice when it upgrades an old loss."""
     if not isinstance(loss, Mapping):
         return []
-    # the first formats had the type for all targets, and weights of derivatives by other names
+    # the first formats had one type for all targets, and other names for weights of derivatives
     weights = loss.get("weights") or {}
     lost = {f"loss.weights.{name}": value for name, value in weights.items() if name not in targets}
     terms = {"loss": loss} | {f"loss.{name}": term for name, term in loss.items()}
@@ -121,7 +125,7 @@ def list_lost(loss, targets):
 
 
 def read_baseline(parameters, learnt):
-    """Read a baseline of zero for all targets, metatrain's way to have none, as none."""
+    """Turn a baseline of zero for all targets, metatrain's way to have none, into none."""
     fixed = parameters.get("fixed_composition_weights") or {}
     zero = {name for name, value in fixed.items() if isinstance(value, Real) and value == 0}
     if zero and zero.issuperset([*learnt, *fixed]):
@@ -130,19 +134,20 @@ def read_baseline(parameters, learnt):
 
 
 def write_heads(heads, names, kinds, problems):
-    """Name the head of every target, since metatrain's default is another one."""
+    """Return the head of every target, since metatrain's default differs from ours."""
     heads = {name: (heads or {}).get(name, "mlp") for name in names}
     kinds = {**KNOWN_KINDS, **kinds}
     for name, head in heads.items():
         if head == "mlp" and name in kinds and not kinds[name].is_scalar:
             problems.append(
-                f"an MLP head of {name!r}, which is not a scalar (heads={{{name!r}: 'linear'}} is)"
+                f"an MLP head of {name!r}, which is not a scalar "
+                f"(heads={{{name!r}: 'linear'}} is available)"
             )
     return _write_names(heads)
 
 
 def write_baseline(parameters, names):
-    """Write fixed composition weights, by atomic number."""
+    """Return fixed composition weights by atomic number."""
     if not parameters["remove_composition_contribution"]:
         return _write_names(dict.fromkeys(names, 0.0))
     fixed = parameters["fixed_composition_weights"]
@@ -150,26 +155,30 @@ def write_baseline(parameters, names):
 
 
 def write_scales(scales, problems):
-    """Write fixed scales, by atomic number."""
+    """Return fixed scales by atomic number."""
     scales = check_scales(scales, "fixed_scaling_weights")
     for name, scale in scales.items():
         if isinstance(scale, np.ndarray):
-            problems.append(f"fixed_scaling_weights[{name!r}] with several numbers (one is)")
+            problems.append(
+                f"fixed_scaling_weights[{name!r}] with several numbers (one is allowed)"
+            )
     return _write_names(scales)
 
 
 def write_per_structure(names, learnt, problems):
-    """Write the targets that are not divided by the number of atoms."""
-    # the virial is what the loss of the stress acts on, and forces are never divided
+    """Return the targets that are not divided by the number of atoms, by metatrain's names."""
+    # the loss of the stress acts on the virial, and forces are never divided
     names = ["stress" if name == "virial" else str(name) for name in names if name != "forces"]
     energy, stress = "energy" in names, "stress" in names
     if (stress and not energy) or (energy and not stress and {"stress", "virial"} & set(learnt)):
-        problems.append("per_structure_targets with one of 'energy' and 'stress' (both are)")
+        problems.append(
+            "per_structure_targets with only one of 'energy' and 'stress' (both are allowed)"
+        )
     return [_add_prefix(name) for name in dict.fromkeys(names) if name != "stress"]
 
 
 def write_loss(loss, names):
-    """Write the loss of all targets, with all there is to say about it."""
+    """Return the loss of all targets, with every entry written out."""
     losses = parse_loss(loss, names)
     if isinstance(loss, str):
         return loss
@@ -182,7 +191,7 @@ def write_loss(loss, names):
 
 
 def rename(targets, path, problems):
-    """Return a mapping by metatrain's names of targets as one by ours."""
+    """Translate the keys of a mapping from metatrain's names of targets to ours."""
     renamed = {}
     for name, value in targets.items():
         ours = str(name).removeprefix(PREFIX)
@@ -205,7 +214,7 @@ def _add_prefix(name):
 
 
 def _read_terms(entry, path, problems):
-    """Read the loss of one target, and of its derivatives by our names."""
+    """Read the loss of one target and of its derivatives, the latter by our names."""
     entry = dict(entry) if isinstance(entry, Mapping) else {"type": entry}
     derivatives = {}
     for theirs, ours in {"forces": "forces", "stress": "stress", "virial": "stress"}.items():
@@ -236,14 +245,14 @@ def _read_term(entry, path, problems):
         if name not in TargetLoss.__dataclass_fields__:
             problems.append(f"{path}.{name}={value!r}")
         elif name in allowed and value not in allowed[name]:
-            problems.append(f"{path}.{name}={value!r} ({', '.join(allowed[name])} are there)")
+            problems.append(f"{path}.{name}={value!r} ({', '.join(allowed[name])} are available)")
         else:
             term[name] = value
     return term
 
 
 def _complete(term, derivatives):
-    """Say what derivatives do not inherit from the energy in metatrain, as they do here."""
+    """Write out entries that derivatives inherit from the energy here, but not in metatrain."""
     defaults = {"type": "mse", "reduction": "mean", "delta": 1.0}
     own = {name: value for name, value in defaults.items() if term.get(name, value) != value}
     parts = {ours: {**own, **derivatives.get(ours, {})} for ours in GRADIENTS.values()}
@@ -252,5 +261,5 @@ def _complete(term, derivatives):
 
 def _write_term(loss):
     term = {"type": loss.type, "weight": float(loss.weight), "reduction": loss.reduction}
-    # metatrain's other losses do not take it
+    # metatrain's other losses do not accept delta
     return {**term, "delta": float(loss.delta)} if loss.type == "huber" else term

@@ -1,4 +1,4 @@
-"""Translation between metatrain's ``options.yaml`` and the regressor's constructor arguments."""
+"""Translate between metatrain's ``options.yaml`` and the regressor's constructor arguments."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from ._option_targets import (
     write_scales,
 )
 
-# what an options file says besides hyperparameters
+# entries of an options file that are not hyperparameters
 NOT_READ = ("training_set", "validation_set", "test_set", "wandb", "print_stats", "final_eval")
-# options without a counterpart, with the values at which they do nothing
+# options without a counterpart, with the values at which they have no effect
 IDLE = {
     "architecture.training.max_atoms_per_batch": None,
     "architecture.training.min_atoms_per_batch": 0,
@@ -65,12 +65,12 @@ _TRAINING = (
     *("log_interval", "checkpoint_interval", "scale_targets", "num_workers", "log_mae"),
     *("log_separate_blocks", "best_model_metric"),
 )
-# dotted path -> argument, for values that mean the same on both sides
+# dotted path -> argument, for values with the same meaning on both sides
 SAME = {
     **{f"architecture.model.{path}": name for path, name in _MODEL.items()},
     **{f"architecture.training.{name}": name for name in _TRAINING},
 }
-# the same, of earlier versions of metatrain, or not to be set any more
+# the same for options that are deprecated or that only earlier versions of metatrain had
 DEPRECATED = {
     f"architecture.training.{name}": name
     for name in ("distributed", "remove_composition_contribution")
@@ -78,40 +78,43 @@ DEPRECATED = {
 
 
 def read_options(path):
-    """Return the constructor arguments that metatrain's options set.
+    """Return the constructor arguments that correspond to metatrain's options.
 
-    Without a head in the options a target gets a linear one, as metatrain's code has it (its
-    documentation says MLP). So ``heads`` names every target of ``training_set``, or, where there is
-    none, the energy and what other options name.
+    A target without a head in the options gets a linear head, as in metatrain's code (its
+    documentation says MLP). ``heads`` therefore names every target of ``training_set``, or, without
+    a ``training_set``, the energy and all targets that other options name.
 
     Parameters
     ----------
     path : str, path or mapping
-        An ``options.yaml`` of the architecture ``soap_bpnn``, or what it holds.
+        An ``options.yaml`` of the architecture ``soap_bpnn``, or its content.
 
     Returns
     -------
     dict
-        Arguments that the options set, and ``heads``. Targets lose the prefix ``mtt::``. A number
-        as ``validation_set`` is the ``validation_fraction``.
+        Arguments that the options set, and ``heads``. The prefix ``mtt::`` is removed from the
+        names of targets. If ``validation_set`` is a number, it becomes ``validation_fraction``.
 
     Raises
     ------
+    OSError
+        If the file cannot be read.
     ValueError
-        If options are unknown or have no counterpart; the message names them all.
+        If the file is not YAML or is for another architecture, or if options are unknown or have no
+        counterpart; the message names all of them.
 
     Warns
     -----
     UserWarning
-        If the options name data, which ``fit`` takes instead.
+        If the options contain data sets or other entries that are not constructor arguments.
     """
     options = _load(path)
     parameters, problems, not_read = _read(options)
     learnt = list_trained(options.get("training_set"), problems)
     if problems:
         raise ValueError(
-            f"SoapBPNNRegressor has no counterpart of: {'; '.join(problems)}. Take them out of the "
-            "options, or change them."
+            f"SoapBPNNRegressor has no counterpart of: {'; '.join(problems)}. Remove these options "
+            "or change them."
         )
     learnt = list_named(parameters) if learnt is None else learnt
     read_baseline(parameters, learnt)
@@ -121,8 +124,8 @@ def read_options(path):
     }
     if not_read:
         warnings.warn(
-            f"The options name {', '.join(not_read)}, which a regressor does not hold. Pass the "
-            "data to fit(X, y, X_val=..., y_val=...), with lists of ase.Atoms as X and "
+            f"The options name {', '.join(not_read)}, which are not arguments of a regressor. Pass "
+            "the data to fit(X, y, X_val=..., y_val=...), with lists of ase.Atoms as X and "
             "Targets.from_atoms(X, energy=..., forces=...) as y.",
             UserWarning,
             stacklevel=3,
@@ -131,36 +134,37 @@ def read_options(path):
 
 
 def read_hypers(model, training, targets):
-    """Return the constructor arguments of a checkpoint, and what they leave out of its training.
+    """Return the constructor arguments of a checkpoint, and its training options without one.
 
-    Predictions do not depend on how a model was trained, so training options without a counterpart
-    are no errors, unlike those of the model.
+    Training options without a counterpart are not an error, since predictions do not depend on
+    them. Model options without a counterpart are.
 
     Parameters
     ----------
     model, training : mapping
-        What options have under ``architecture``.
+        The entries ``model`` and ``training`` under ``architecture`` in the options.
     targets : iterable of str
-        What the checkpoint predicts, by metatrain's names.
+        Targets of the checkpoint, by metatrain's names.
 
     Returns
     -------
     parameters : dict
-        Arguments, with a head for each of the targets and for no other.
+        Arguments; ``heads`` contains exactly these targets.
     left_out : list of str
         Training options without a counterpart.
 
     Raises
     ------
     ValueError
-        If options of the model or targets have no counterpart; the message names them all.
+        If model options or targets have no counterpart; the message names all of them.
     """
     parameters, problems, _ = _read({"architecture": {"model": model}})
     learnt = rename(dict.fromkeys(targets, "linear"), "targets", problems)
     if problems:
         raise ValueError(
-            "The checkpoint's predictions depend on what SoapBPNNRegressor has no counterpart of: "
-            f"{'; '.join(problems)}. Predict with metatrain, or train a model without."
+            "The checkpoint's predictions depend on unsupported options: SoapBPNNRegressor has no "
+            f"counterpart of: {'; '.join(problems)}. Predict with metatrain, or train a model "
+            "without them."
         )
     of_training, left_out, _ = _read({"architecture": {"training": training}})
     parameters |= of_training
@@ -173,17 +177,17 @@ def read_hypers(model, training, targets):
 def write_options(model, path=None):
     """Return the hyperparameters of a regressor as metatrain's options.
 
-    ``training_set`` is for the user to add, and ``validation_set`` to replace where it is not a
-    fraction of it. Arguments that change no result (``checkpoint_dir``, ``verbose``,
-    ``warm_start``) are left out.
+    The user has to add ``training_set``, and to replace ``validation_set`` if it is not a fraction
+    of ``training_set``. Arguments that do not affect the result (``checkpoint_dir``, ``verbose``,
+    ``warm_start``) are omitted.
 
     Parameters
     ----------
     model : SoapBPNNRegressor
-        If it is fitted, ``heads`` names the targets that it learnt; if not, the energy. Those that
-        its arguments name come on top.
+        If it is fitted, ``heads`` contains the targets that it has learnt, otherwise the energy; in
+        both cases also all targets that its arguments name.
     path : str or path, default=None
-        Where to write them as YAML.
+        File to which the options are also written, as YAML.
 
     Returns
     -------
@@ -193,7 +197,7 @@ def write_options(model, path=None):
     Raises
     ------
     ValueError
-        If an argument is invalid or has no counterpart; the message names them all.
+        If an argument is invalid or has no counterpart; the message names all of them.
     """
     parameters, problems = model.get_params(deep=False), _list_foreign(model)
     constraints = model._parameter_constraints
@@ -202,7 +206,7 @@ def write_options(model, path=None):
     kinds, targets = (fitted.kinds, fitted.targets) if fitted is not None else ({}, ())
     problems += list_intensive(kinds)
     if fitted is not None:
-        # with features of another step, the model's own arguments are not the ones
+        # the features may come from another step, with other parameters than the model's arguments
         parameters |= {name: getattr(fitted.steps.parameters, name) for name in SOAP_PARAMETERS}
     names = list_named(parameters, list(kinds) or ["energy"])
     encoding = {ours: legacy for legacy, ours in SPECIES_ENCODINGS.items()}
@@ -213,7 +217,7 @@ def write_options(model, path=None):
         "per_structure_targets": write_per_structure(
             parameters["per_structure_targets"], targets, problems
         ),
-        # metatrain finds out by itself, and warns if it is told
+        # metatrain detects this itself, and warns if the option is set
         **({"distributed": True} if parameters["distributed"] else {}),
     }
     options = {
@@ -226,7 +230,7 @@ def write_options(model, path=None):
     }
     if problems:
         raise ValueError(
-            f"metatrain has no counterpart of: {'; '.join(problems)}. Set other values before "
+            f"metatrain has no counterpart of: {'; '.join(problems)}. Change these values before "
             "writing options."
         )
     options = _nest(options)
@@ -236,7 +240,7 @@ def write_options(model, path=None):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as metatrain reads it: 1e-3 is a number."""
+    """Loader of YAML as metatrain reads it, in which 1e-3 is a number."""
 
 
 _Loader.add_implicit_resolver(
@@ -245,7 +249,7 @@ _Loader.add_implicit_resolver(
 
 
 def _load(path):
-    """Return the options as a mapping, if they are of the right architecture."""
+    """Return the options as a mapping, after checking that the architecture is ``soap_bpnn``."""
     options = path
     if not isinstance(path, Mapping):
         try:
@@ -264,7 +268,7 @@ def _load(path):
 
 
 def _read(options):
-    """Return the arguments that options set, what has no counterpart, and what ``fit`` takes."""
+    """Return arguments, options without a counterpart, and entries that are not read."""
     parameters, problems, not_read = {}, [], []
     for key, value in _flatten(options):
         if key == "validation_set" and isinstance(value, Real):
@@ -296,7 +300,7 @@ def _flatten(options, prefix=""):
 
 
 def _nest(options):
-    """Return dotted paths as nested dicts, of types that YAML knows."""
+    """Turn dotted paths into nested dicts, with types that YAML can represent."""
     nested = {}
     for key, value in options.items():
         *parents, last = key.split(".")
@@ -310,10 +314,10 @@ def _nest(options):
 def _make_reader(choices):
     def read(value, key, problems):
         for choice, ours in choices.items():
-            # as in metatrain, 1 is not true
+            # compare types as well: as in metatrain, 1 is not True
             if value == choice and type(value) is type(choice):
                 return ours
-        return problems.append(f"{key}={value!r} ({', '.join(map(repr, choices))} are there)")
+        return problems.append(f"{key}={value!r} ({', '.join(map(repr, choices))} are available)")
 
     return read
 
@@ -326,7 +330,7 @@ _READERS = {
     "architecture.model.heads": ("heads", read_targets),
     "architecture.training.loss": ("loss", read_loss),
     "architecture.training.atomic_baseline": ("fixed_composition_weights", read_targets),
-    # its name in earlier versions
+    # the name of atomic_baseline in earlier versions
     "architecture.training.fixed_composition_weights": ("fixed_composition_weights", read_targets),
     "architecture.training.fixed_scaling_weights": ("fixed_scaling_weights", read_targets),
     "architecture.training.per_structure_targets": ("per_structure_targets", read_per_structure),
@@ -334,29 +338,31 @@ _READERS = {
 
 
 def _write_base(parameters, problems):
-    """Write what is not of the architecture."""
+    """Return the options outside ``architecture``."""
     bits = {ours: bits for bits, ours in PRECISIONS.items()}
     options = {"base_precision": bits[parameters["dtype"]]}
     seed, device = parameters["random_state"], str(parameters["device"])
     if isinstance(seed, np.random.RandomState):
-        problems.append(f"random_state={seed!r} (an int is there)")
+        problems.append(f"random_state={seed!r} (only integers are available)")
     elif seed is not None:
         options["seed"] = seed
     if device in ("cpu", "cuda"):
         options["device"] = device
     elif device != "auto":
-        problems.append(f"device={device!r} ('auto', 'cpu' and 'cuda' are there)")
+        problems.append(f"device={device!r} ('auto', 'cpu' and 'cuda' are available)")
     options["validation_set"] = parameters["validation_fraction"]
     return options
 
 
 def _list_foreign(model):
-    """Return arguments that change the result, and that metatrain does not have."""
+    """Return the arguments that affect the result and that metatrain does not have."""
     found = [name for name in ("early_stopping", "callbacks", "net_params") if getattr(model, name)]
     if model.n_pseudo_species != N_PSEUDO_SPECIES:
         found.append(
             f"n_pseudo_species={model.n_pseudo_species} (metatrain has {N_PSEUDO_SPECIES})"
         )
     if model.validation_fraction == 0:
-        found.append("validation_fraction=0 (metatrain picks the best epoch by a validation set)")
+        found.append(
+            "validation_fraction=0 (metatrain needs a validation set to pick the best epoch)"
+        )
     return found
