@@ -3,6 +3,7 @@
 from ._architecture import Architecture
 from ._environments import EnvironmentBatch, EnvironmentRecipe, Environments
 from ._evaluate import check_volumes, evaluate, evaluate_features
+from ._long_range import LongRange
 from ._soap_bpnn import Outputs, SoapBPNN
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "EnvironmentBatch",
     "EnvironmentRecipe",
     "Environments",
+    "LongRange",
     "Outputs",
     "SoapBPNN",
     "check_volumes",

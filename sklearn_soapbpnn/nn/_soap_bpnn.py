@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from ..data import TargetKind
 from ..descriptors import PairBasis, SoapParameters
-from ..potentials import LongRange
 from ._alchemical import AlchemicalLayer
 from ._architecture import Architecture
 from ._contractions import ElementContraction, PseudoSpeciesContraction
 from ._environments import EnvironmentBatch, EnvironmentRecipe
+from ._long_range import LongRange
 from ._orthogonal import OrthogonalLayer
 from ._perceptron import run_perceptron
 from ._readout import Head, Trunk, count_outputs
