@@ -121,46 +121,66 @@ def plan_batches(
 
     Everything is indexed at once, once an epoch.
     """
-    device, n_batches = order.device, len(sizes)
-    batch = torch.arange(n_batches, device=device)
-    batch = batch.repeat_interleave(torch.tensor(sizes, device=device), output_size=len(order))
-    place = torch.arange(len(order), device=device)  # structure -> place in the order
+    n_structures = torch.tensor(sizes, device=order.device)
+    batch = torch.arange(len(sizes), device=order.device)
+    batch = batch.repeat_interleave(n_structures, output_size=len(order))
+    atoms = _sort_atoms(graph, order, batch, len(sizes), n_elements)
+    pairs = _gather_pairs(graph, order, atoms)
+    pair_counts = graph.pair_counts[order]
+    pairs_per_batch = pair_counts.new_zeros(len(sizes)).index_add(0, batch, pair_counts)
 
+    n_atoms, n_pairs = atoms.element_counts.sum(1).tolist(), pairs_per_batch.tolist()
+    fields = {
+        "structures": order.split(sizes),
+        "atoms": atoms.atoms.split(n_atoms),
+        "structure_of_atom": _count_up(n_structures)[atoms.structure].split(n_atoms),
+        "element": atoms.element.split(n_atoms),
+        "element_counts": atoms.element_counts.tolist(),
+        "rows": atoms.rows.split(n_atoms),
+        "n_rows": atoms.n_rows.tolist(),
+    }
+    fields |= {name: values.split(n_pairs, dim=-1) for name, values in pairs.items()}
+    return [BatchIndex(**dict(zip(fields, values))) for values in zip(*fields.values())]
+
+
+@dataclass
+class _SortedAtoms:
+    """Atoms of all batches, sorted by batch and within each by element."""
+
+    atoms: Tensor  # (n_atoms,) into the graph
+    structure: Tensor  # (n_atoms,) into the order
+    element: Tensor  # (n_atoms,)
+    rows: Tensor  # (n_atoms,) into the flattened table of the batch
+    place: Tensor  # (graph.n_atoms,) of each atom of the graph in its batch
+    element_counts: Tensor  # (n_batches, n_elements)
+    n_rows: Tensor  # (n_batches,)
+
+
+def _sort_atoms(graph, order, batch, n_batches, n_elements) -> _SortedAtoms:
     n_atoms = graph.atom_counts[order]
     atoms = _ranges(_starts(graph.atom_counts)[order], n_atoms)
-    place_of_atom = place.repeat_interleave(n_atoms)
-    key = batch[place_of_atom] * n_elements + graph.element[atoms]
+    structure = torch.arange(len(order), device=order.device).repeat_interleave(n_atoms)
+    key = batch[structure] * n_elements + graph.element[atoms]
     key, permutation = torch.sort(key, stable=True)
-    atoms, place_of_atom = atoms[permutation], place_of_atom[permutation]
+    atoms, structure = atoms[permutation], structure[permutation]
 
-    counts = torch.bincount(key, minlength=n_batches * n_elements).view(n_batches, n_elements)
-    n_rows = counts.max(1).values
-    rank = torch.arange(len(atoms), device=device) - _starts(counts.flatten())[key]
-    batch_of_atom, element = key // n_elements, key % n_elements
-    rows = element * n_rows[batch_of_atom] + rank
+    counts = torch.bincount(key, minlength=n_batches * n_elements)
+    element_counts = counts.view(n_batches, n_elements)
+    n_rows = element_counts.max(1).values
+    element = key % n_elements
+    rows = element * n_rows[key // n_elements] + _count_up(counts)
+    place = torch.empty(graph.n_atoms, dtype=torch.long, device=order.device)
+    place[atoms] = _count_up(element_counts.sum(1))
+    return _SortedAtoms(atoms, structure, element, rows, place, element_counts, n_rows)
 
-    atoms_per_batch = counts.sum(1)
-    local = torch.empty(graph.n_atoms, dtype=torch.long, device=device)
-    local[atoms] = torch.arange(len(atoms), device=device) - _starts(atoms_per_batch)[batch_of_atom]
 
-    n_pairs = graph.pair_counts[order]
-    pairs = _ranges(_starts(graph.pair_counts)[order], n_pairs)
-    centers, neighbors = graph.centers[pairs], graph.neighbors[pairs]
-    ends = local[centers], local[neighbors]
-    channels = channel_rows(*ends, graph.block[centers], graph.block[neighbors], graph.n_blocks)
-    pairs_per_batch = n_pairs.new_zeros(n_batches).index_add(0, batch, n_pairs)
-
-    place_in_batch = place - place.new_tensor([0, *sizes[:-1]]).cumsum(0)[batch]
-    per_atom = (atoms, place_in_batch[place_of_atom], element, rows)
-    per_pair = (pairs, *ends, channels)
-    split_atoms = zip(*(t.split(atoms_per_batch.tolist()) for t in per_atom))
-    split_pairs = zip(*(t.split(pairs_per_batch.tolist(), dim=-1) for t in per_pair))
-    return [
-        BatchIndex(structures, *of_atoms[:3], element_counts, of_atoms[3], rows_max, *of_pairs)
-        for structures, of_atoms, element_counts, rows_max, of_pairs in zip(
-            order.split(sizes), split_atoms, counts.tolist(), n_rows.tolist(), split_pairs
-        )
-    ]
+def _gather_pairs(graph, order, atoms) -> dict[str, Tensor]:
+    """Return what a :class:`BatchIndex` holds of the pairs, for all batches in a row."""
+    pairs = _ranges(_starts(graph.pair_counts)[order], graph.pair_counts[order])
+    i, j = graph.centers[pairs], graph.neighbors[pairs]
+    centers, neighbors = atoms.place[i], atoms.place[j]
+    rows = channel_rows(centers, neighbors, graph.block[i], graph.block[j], graph.n_blocks)
+    return {"pairs": pairs, "centers": centers, "neighbors": neighbors, "channel_rows": rows}
 
 
 def channel_rows(centers, neighbors, center_block, neighbor_block, n_blocks) -> Tensor:
@@ -199,10 +219,16 @@ def iterate_chunks(counts, limit) -> Iterator[slice]:
 
 
 def _starts(counts: Tensor) -> Tensor:
+    """Return where each of consecutive groups of these sizes begins."""
     return counts.cumsum(0) - counts
+
+
+def _count_up(counts: Tensor) -> Tensor:
+    """Concatenate ``0 ... counts[k] - 1``: the place of each entry in its group."""
+    starts = _starts(counts).repeat_interleave(counts)
+    return torch.arange(len(starts), device=counts.device) - starts
 
 
 def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
     """Concatenate the ranges ``starts[k] ... starts[k] + counts[k] - 1``."""
-    offsets = (starts - _starts(counts)).repeat_interleave(counts)
-    return offsets + torch.arange(len(offsets), device=counts.device)
+    return starts.repeat_interleave(counts) + _count_up(counts)

@@ -2,6 +2,7 @@
 
 from ._architecture import Architecture
 from ._environments import EnvironmentBatch, EnvironmentRecipe, Environments
+from ._long_range import LongRange
 from ._soap_bpnn import Outputs, SoapBPNN
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "EnvironmentBatch",
     "EnvironmentRecipe",
     "Environments",
+    "LongRange",
     "Outputs",
     "SoapBPNN",
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +10,17 @@ from torch.nn import functional as F
 
 from ..data import TargetKind
 from ..descriptors import PairBasis, SoapParameters
-from ..potentials import LongRange
+from ..potentials import Geometry
 from ._alchemical import AlchemicalLayer
 from ._architecture import Architecture
 from ._contractions import ElementContraction, PseudoSpeciesContraction
 from ._environments import EnvironmentBatch, EnvironmentRecipe
+from ._first_layer import FirstLayer
+from ._long_range import LongRange
 from ._orthogonal import OrthogonalLayer
 from ._perceptron import run_perceptron
 from ._readout import Head, Trunk, count_outputs
+from ._slopes import Slopes, find_slopes, require_slopes, sum_forces, sum_virial
 from ._tensor_basis import TensorBasis
 
 
@@ -48,13 +50,22 @@ class Outputs:
 
 
 @dataclass
-class _Slopes:
-    """Gradient of the energy: by the first preactivations, and by what long range sees."""
+class _Reading:
+    """What the layers after the first one give.
 
-    hidden: Tensor
-    pair_vectors: Tensor | None = None
-    positions: Tensor | None = None
-    cells: Tensor | None = None
+    Parameters
+    ----------
+    features : dict of str to Tensor of shape (n_networks, n_rows, n)
+        What the heads of the targets read; that of the energy may be missing.
+    energies : Tensor of shape (n_networks, n_rows), or None
+        Energy of each row; None if the network gives none.
+    slopes : Slopes or None
+        Gradient of their sum; None if it is not wanted.
+    """
+
+    features: dict[str, Tensor]
+    energies: Tensor | None = None
+    slopes: Slopes | None = None
 
 
 class SoapBPNN(nn.Module):
@@ -96,59 +107,28 @@ class SoapBPNN(nn.Module):
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
+        width = architecture.num_neurons_per_layer
         self.elements = tuple(int(number) for number in elements)
         self.kinds = dict(kinds)
+        self.is_mlp = {name: architecture.has_mlp(name) for name in kinds}
         self.basis = PairBasis(parameters)
-        make_contraction = self._choose_contraction(architecture.n_pseudo_species, generator)
-        bases = {
-            name: [
-                None
-                if (block.o3_lambda, block.o3_sigma) == (0, 1)
-                else TensorBasis(
-                    block.o3_lambda,
-                    block.o3_sigma,
-                    make_contraction,
-                    architecture.add_lambda_basis,
-                )
-                for block in kind.blocks
-            ]
-            for name, kind in kinds.items()
-        }
-        width = architecture.num_neurons_per_layer
-        is_mlp = {name: architecture.has_mlp(name) for name in kinds}
-        self.columns, n_first = dict.fromkeys(kinds, slice(None)), width
-        if architecture.num_hidden_layers == 0:
-            # every head has its own part of the first layer
-            sizes = [width if is_mlp[n] else count_outputs(kinds[n], bases[n]) for n in kinds]
-            ends = list(accumulate(sizes))
-            starts = [0, *ends]
-            self.columns = {n: slice(a, b) for n, a, b in zip(kinds, starts, ends)}
-            n_first = ends[-1]
-        first = (self.basis.n_per_l, n_first, architecture.layernorm, generator)
-        if architecture.n_pseudo_species is None:
-            self.first = OrthogonalLayer(len(self.elements), *first)
-        else:
-            self.first = AlchemicalLayer(len(self.elements), architecture.n_pseudo_species, *first)
-        n_networks = self.first.n_networks
+
+        # the order of the draws: tensor bases, first layer, hidden layers, heads, long range
+        bases = self._build_bases(architecture, generator)
+        self.degrees = _list_degrees(bases)
+        self.columns, n_first = self._divide_first_layer(architecture, bases)
+        self.first = self._build_first_layer(architecture, n_first, generator)
         self.trunk = None
         if architecture.num_hidden_layers:
             n_layers = architecture.num_hidden_layers - 1
-            self.trunk = Trunk(n_layers, width, n_networks, generator)
-        self.heads = nn.ModuleList()
-        for name, kind in kinds.items():
-            widths = [width] * (1 + (is_mlp[name] and self.trunk is not None))
-            has_output = is_mlp[name] or self.trunk is not None
-            self.heads.append(Head(kind, widths, n_networks, bases[name], generator, has_output))
-        self.is_mlp = is_mlp
+            self.trunk = Trunk(n_layers, width, self.first.n_networks, generator)
+        self.heads = nn.ModuleList(
+            self._build_head(name, bases[name], width, generator) for name in kinds
+        )
         self.long_range = None
         if architecture.long_range is not None:
-            radius = parameters.cutoff_radius
-            self.long_range = LongRange(architecture.long_range, radius, width, generator)
-        self.degrees = tuple(
-            sorted(
-                {l for parts in bases.values() for b in parts if b is not None for l in b.degrees}
-            )
-        )
+            cutoff_radius = parameters.cutoff_radius
+            self.long_range = LongRange(architecture.long_range, cutoff_radius, width, generator)
         self.to(architecture.dtype)
 
     @property
@@ -178,26 +158,26 @@ class SoapBPNN(nn.Module):
 
     def forward(self, batch: EnvironmentBatch, strain: bool = False) -> Outputs:
         """Evaluate a batch; with forces if it holds pair gradients, and on request strain."""
-        hidden, context = self.first(batch)
         derivatives = batch.pair_gradients is not None
-        read = self._read if self.long_range is None else self._read_long_range
-        features, energies, slopes = read(hidden, batch, derivatives)
-        outputs = Outputs(
-            values={
-                name: head(features[name], self.first.gather, batch)
-                for name, head in zip(self.kinds, self.heads)
-                if name != "energy"
-            }
-        )
-        if energies is None:
+        hidden, context = self.first(batch)
+        reading = self._read(hidden, batch, derivatives)
+        outputs = Outputs(values=self._read_values(reading.features, batch))
+        if reading.energies is None:
             return outputs
         index = batch.index
-        outputs.energies = self.first.gather(energies[:, :, None], batch)[:, 0]
+        outputs.energies = self.first.gather(reading.energies[:, :, None], batch)[:, 0]
         outputs.energy = outputs.energies.new_zeros(len(index)).index_add(
             0, index.structure_of_atom, outputs.energies
         )
         if derivatives:
-            self._differentiate(outputs, slopes, context, batch, strain)
+            slopes = reading.slopes
+            columns = self.columns["energy"]
+            pair_forces = self.first.differentiate(slopes.hidden, context, columns, batch)
+            if slopes.pair_vectors is not None:
+                pair_forces = pair_forces + slopes.pair_vectors
+            outputs.forces = sum_forces(batch, pair_forces, slopes)
+            if strain:
+                outputs.strain_gradient = sum_virial(batch, pair_forces, slopes)
         return outputs
 
     def features(self, batch: EnvironmentBatch, target: str | None = None) -> Tensor:
@@ -209,14 +189,18 @@ class SoapBPNN(nn.Module):
             return self.first.features(batch)
         hidden, _ = self.first(batch)
         if self.long_range is None:
-            features = self._features(hidden)
+            features = self._compute_features(hidden)
         else:
-            features, _, _ = self._read_long_range(hidden, batch, False)
+            features = self._read_long_range(hidden, batch, derivatives=False).features
         if target is None:
             return self.first.gather(next(iter(features.values())), batch)
         return self.first.gather(self.head(target).last_features(features[target]), batch)
 
-    def _choose_contraction(self, n_pseudo_species, generator):
+    # the parts, in the order of their construction
+
+    def _build_bases(self, architecture, generator):
+        """Return the basis of each block of each target, None for invariants."""
+        n_pseudo_species = architecture.n_pseudo_species
         n_per_l, n_elements = self.basis.n_per_l, len(self.elements)
 
         def make_contraction(l, n_outputs):
@@ -226,95 +210,128 @@ class SoapBPNN(nn.Module):
                 n_elements, n_pseudo_species, n_per_l[l], n_outputs, generator
             )
 
-        return make_contraction
+        def make_basis(block):
+            if (block.o3_lambda, block.o3_sigma) == (0, 1):
+                return None
+            return TensorBasis(
+                block.o3_lambda, block.o3_sigma, make_contraction, architecture.add_lambda_basis
+            )
+
+        return {
+            name: [make_basis(block) for block in kind.blocks] for name, kind in self.kinds.items()
+        }
+
+    def _divide_first_layer(self, architecture, bases):
+        """Return which columns of the first layer each target reads, and how many there are.
+
+        All targets share them, unless there are no hidden layers: then each has its own, for the
+        hidden layer of its head or, where that is linear, for what the target is made of.
+        """
+        width = architecture.num_neurons_per_layer
+        if architecture.num_hidden_layers:
+            return dict.fromkeys(self.kinds, slice(None)), width
+        columns, start = {}, 0
+        for name, kind in self.kinds.items():
+            size = width if self.is_mlp[name] else count_outputs(kind, bases[name])
+            columns[name] = slice(start, start + size)
+            start += size
+        return columns, start
+
+    def _build_first_layer(self, architecture, n_outputs, generator) -> FirstLayer:
+        n_elements, n_pseudo_species = len(self.elements), architecture.n_pseudo_species
+        options = (self.basis.n_per_l, n_outputs, architecture.layernorm, generator)
+        if n_pseudo_species is None:
+            return OrthogonalLayer(n_elements, *options)
+        return AlchemicalLayer(n_elements, n_pseudo_species, *options)
+
+    def _build_head(self, name, bases, width, generator) -> Head:
+        """Return the head of a target, without what the first layer does in its place."""
+        has_trunk, is_mlp = self.trunk is not None, self.is_mlp[name]
+        widths = [width, width] if has_trunk and is_mlp else [width]
+        has_output = has_trunk or is_mlp
+        n_networks = self.first.n_networks
+        return Head(self.kinds[name], widths, n_networks, bases, generator, has_output)
+
+    # after the first layer
+
+    def _read(self, hidden: Tensor, batch: EnvironmentBatch, derivatives: bool) -> _Reading:
+        """Return what the heads read, the energies, and on request their slopes."""
+        if self.long_range is not None:
+            return self._read_long_range(hidden, batch, derivatives)
+        if "energy" not in self.kinds:
+            return _Reading(self._compute_features(hidden))
+        return self._read_short_range(hidden, derivatives)
+
+    def _read_short_range(self, hidden: Tensor, derivatives: bool) -> _Reading:
+        """Run the perceptron of the energy, whose slope is found by hand.
+
+        Hidden layers hand their features to the other heads.
+        """
+        has_others = len(self.kinds) > 1
+        shared = [] if self.trunk is None else self.trunk.weights
+        energies, slope, features = run_perceptron(
+            hidden[:, :, self.columns["energy"]],
+            [*shared, *self.head("energy").weights],
+            derivatives,
+            depth=len(shared) if self.trunk is not None and has_others else None,
+        )
+        slopes = None if slope is None else Slopes(slope)
+        if not has_others:
+            return _Reading({}, energies, slopes)
+        if self.trunk is None:
+            return _Reading(self._split(hidden), energies, slopes)
+        return _Reading(dict.fromkeys(self.kinds, features), energies, slopes)
+
+    def _read_long_range(
+        self, hidden: Tensor, batch: EnvironmentBatch, derivatives: bool
+    ) -> _Reading:
+        """Add long-range features; autograd finds the slopes of the energy."""
+        create_graph, geometry = torch.is_grad_enabled(), batch.geometry
+        with torch.set_grad_enabled(create_graph or derivatives):
+            if derivatives:
+                hidden, geometry = require_slopes(hidden, geometry)
+            features = self._add_long_range(self.trunk(hidden), batch, geometry)
+            energies = self._read_energies(features) if "energy" in self.kinds else None
+            slopes = None
+            if derivatives and energies is not None:
+                total = self.first.gather(energies[:, :, None], batch).sum()
+                slopes = find_slopes(total, hidden, geometry, create_graph)
+        if not create_graph:
+            features = features.detach()
+            energies = None if energies is None else energies.detach()
+        return _Reading(dict.fromkeys(self.kinds, features), energies, slopes)
+
+    def _add_long_range(self, table: Tensor, batch: EnvironmentBatch, geometry: Geometry) -> Tensor:
+        """Return the features as a table, the sum of both ranges."""
+        atoms = self.first.gather(table, batch)
+        return self.first.scatter(atoms + self.long_range(atoms, geometry), batch)
+
+    def _read_energies(self, features: Tensor) -> Tensor:
+        """Return the energies as a table of one column, (n_networks, n_rows)."""
+        head = self.head("energy")
+        return torch.bmm(head.last_features(features), head.weights[-1].mT)[:, :, 0]
+
+    def _compute_features(self, hidden: Tensor) -> dict[str, Tensor]:
+        """Return what the head of each target reads."""
+        if self.trunk is None:
+            return self._split(hidden)
+        return dict.fromkeys(self.kinds, self.trunk(hidden))
 
     def _split(self, hidden: Tensor) -> dict[str, Tensor]:
         """Return the features of each target when there are no hidden layers."""
         parts = {name: hidden[:, :, columns] for name, columns in self.columns.items()}
         return {name: F.silu(a) if self.is_mlp[name] else a for name, a in parts.items()}
 
-    def _read(self, hidden: Tensor, batch, derivatives: bool):
-        """Return the features for each head, the energies as a table, and the energy's slope."""
-        if "energy" not in self.kinds:
-            return self._features(hidden), None, None
-        weights = [] if self.trunk is None else self.trunk.weights
-        depth = None if self.trunk is None or len(self.kinds) == 1 else len(weights)
-        energies, slope, shared = run_perceptron(
-            hidden[:, :, self.columns["energy"]],
-            [*weights, *self.head("energy").weights],
-            derivatives,
-            depth,
-        )
-        features = dict.fromkeys(self.kinds, shared) if depth is not None else {}
-        if self.trunk is None and len(self.kinds) > 1:
-            features = self._split(hidden)
-        return features, energies, None if slope is None else _Slopes(slope)
-
-    def _features(self, hidden: Tensor) -> dict[str, Tensor]:
-        if self.trunk is None:
-            return self._split(hidden)
-        return dict.fromkeys(self.kinds, self.trunk(hidden))
-
-    def _read_long_range(self, hidden: Tensor, batch, derivatives: bool):
-        """Return the same with long-range features, whose slopes autograd finds."""
-        create_graph = torch.is_grad_enabled()
-        geometry = batch.geometry
-        with torch.set_grad_enabled(create_graph or derivatives):
-            if derivatives:
-                hidden = hidden if hidden.requires_grad else hidden.detach().requires_grad_()
-                names = ("positions", "cells", "pair_vectors")
-                leaves = {n: getattr(geometry, n).detach().requires_grad_() for n in names}
-                geometry = replace(geometry, **leaves)
-            table = self.trunk(hidden)
-            atoms = self.first.gather(table, batch)
-            features = self.first.scatter(atoms + self.long_range(atoms, geometry), batch)
-            if "energy" not in self.kinds:
-                return dict.fromkeys(self.kinds, features), None, None
-            head = self.head("energy")
-            energies = torch.bmm(head.last_features(features), head.weights[-1].mT)[:, :, 0]
-            slopes = None
-            if derivatives:
-                inputs = [hidden, geometry.pair_vectors, geometry.positions, geometry.cells]
-                total = self.first.gather(energies[:, :, None], batch).sum()
-                slopes = _Slopes(
-                    *torch.autograd.grad(
-                        total,
-                        inputs,
-                        create_graph=create_graph,
-                        retain_graph=create_graph,
-                        allow_unused=True,
-                    )
-                )
-        if not create_graph:
-            features, energies = features.detach(), energies.detach()
-        return dict.fromkeys(self.kinds, features), energies, slopes
-
-    def _differentiate(self, outputs, slopes, context, batch, strain):
-        """Set the forces and the strain gradient."""
-        index = batch.index
-        pair_forces = self.first.differentiate(
-            slopes.hidden, context, self.columns["energy"], batch
-        )
-        if slopes.pair_vectors is not None:
-            pair_forces = pair_forces + slopes.pair_vectors
-        forces = pair_forces.new_zeros(len(index.atoms), 3)
-        forces = forces.index_add(0, index.centers, pair_forces)
-        outputs.forces = forces.index_add(0, index.neighbors, pair_forces, alpha=-1)
-        if slopes.positions is not None:
-            outputs.forces = outputs.forces - slopes.positions
-        if strain:
-            outputs.strain_gradient = _sum_virial(batch, pair_forces, slopes)
+    def _read_values(self, features, batch) -> dict[str, Tensor]:
+        """Return the values of the atoms for all targets but the energy."""
+        return {
+            name: head(features[name], self.first.gather, batch)
+            for name, head in zip(self.kinds, self.heads)
+            if name != "energy"
+        }
 
 
-def _sum_virial(batch: EnvironmentBatch, pair_forces: Tensor, slopes: _Slopes) -> Tensor:
-    r""":math:`\partial E / \partial \epsilon = \sum_{ij} f_{ij} \otimes r_{ij}`, symmetrised."""
-    index = batch.index
-    outer = pair_forces[:, :, None] * batch.pair_vectors[:, None, :]
-    total = outer.new_zeros(len(index), 3, 3)
-    total = total.index_add(0, index.structure_of_atom[index.centers], outer)
-    if slopes.positions is not None:
-        outer = slopes.positions[:, :, None] * batch.geometry.positions[:, None, :]
-        total = total.index_add(0, index.structure_of_atom, outer)
-    if slopes.cells is not None:
-        total = total + torch.einsum("ska,skb->sab", slopes.cells, batch.geometry.cells)
-    return (total + total.mT) / 2
+def _list_degrees(bases) -> tuple[int, ...]:
+    """Return the degrees of the expansion that the bases of all targets need."""
+    degrees = {l for parts in bases.values() for b in parts if b is not None for l in b.degrees}
+    return tuple(sorted(degrees))

@@ -1,11 +1,12 @@
-"""Energies that are known, not learnt, and features that see beyond the cutoff."""
+"""Energies that are known, not learnt, and sums over charges beyond the cutoff: no weights."""
 
-from ._long_range import Geometry, LongRange, LongRangeParameters, check_long_range, import_torchpme
+from ._coulomb import CoulombSum, Geometry
+from ._long_range import LongRangeParameters, check_long_range, import_torchpme
 from ._zbl import ZBLContribution, compute_zbl
 
 __all__ = [
+    "CoulombSum",
     "Geometry",
-    "LongRange",
     "LongRangeParameters",
     "ZBLContribution",
     "check_long_range",

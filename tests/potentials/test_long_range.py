@@ -17,13 +17,8 @@ from torchpme import CoulombPotential, P3MCalculator
 
 from sklearn_soapbpnn import SoapBPNNRegressor
 from sklearn_soapbpnn.data import as_structures, build_graph
-from sklearn_soapbpnn.potentials import (
-    Geometry,
-    LongRange,
-    LongRangeParameters,
-    _p3m,
-    check_long_range,
-)
+from sklearn_soapbpnn.nn import LongRange
+from sklearn_soapbpnn.potentials import Geometry, LongRangeParameters, _p3m, check_long_range
 
 CUTOFF = 3.0
 SKEWED = np.array([[4.0, 0.0, 0.0], [1.5, 4.2, 0.0], [-0.8, 0.9, 4.5]])
@@ -111,7 +106,7 @@ def random_features(n_atoms, n_features=2, seed=0):
 def compute(module, atoms, charges=None, dtype=torch.float64):
     """Potential of charges, by default random ones."""
     charges = random_features(len(atoms)) if charges is None else charges
-    geometry = build_geometry([atoms], module.cutoff_radius, dtype)
+    geometry = build_geometry([atoms], module.coulomb.cutoff_radius, dtype)
     with torch.no_grad():
         return module.compute_potential(charges.to(dtype), geometry).numpy()
 

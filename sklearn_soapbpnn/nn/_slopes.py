@@ -1,0 +1,71 @@
+"""Slopes of the energy after the first layer, and the forces and stress that are made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..potentials import Geometry
+from ._environments import EnvironmentBatch
+
+
+@dataclass
+class Slopes:
+    """Gradient of the energy of a batch, without the way through the first layer.
+
+    Parameters
+    ----------
+    hidden : Tensor of shape (n_networks, n_rows, n)
+        With respect to the first preactivations, as a table.
+    pair_vectors, positions, cells : Tensor or None
+        With respect to what the long-range part sees, see :class:`Geometry`; None where it sees
+        none of it.
+    """
+
+    hidden: Tensor
+    pair_vectors: Tensor | None = None
+    positions: Tensor | None = None
+    cells: Tensor | None = None
+
+
+def require_slopes(hidden: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
+    """Return inputs of the long-range part that autograd can differentiate the energy by."""
+    if not hidden.requires_grad:
+        hidden = hidden.detach().requires_grad_()
+    names = ("positions", "cells", "pair_vectors")
+    leaves = {name: getattr(geometry, name).detach().requires_grad_() for name in names}
+    return hidden, replace(geometry, **leaves)
+
+
+def find_slopes(total: Tensor, hidden: Tensor, geometry: Geometry, create_graph: bool) -> Slopes:
+    """Differentiate the energy of a batch."""
+    inputs = [hidden, geometry.pair_vectors, geometry.positions, geometry.cells]
+    slopes = torch.autograd.grad(
+        total, inputs, create_graph=create_graph, retain_graph=create_graph, allow_unused=True
+    )
+    return Slopes(*slopes)
+
+
+def sum_forces(batch: EnvironmentBatch, pair_forces: Tensor, slopes: Slopes) -> Tensor:
+    r"""Return :math:`-\partial E / \partial r_i`: each pair adds to both of its atoms."""
+    index = batch.index
+    forces = pair_forces.new_zeros(len(index.atoms), 3)
+    forces = forces.index_add(0, index.centers, pair_forces)
+    forces = forces.index_add(0, index.neighbors, pair_forces, alpha=-1)
+    return forces if slopes.positions is None else forces - slopes.positions
+
+
+def sum_virial(batch: EnvironmentBatch, pair_forces: Tensor, slopes: Slopes) -> Tensor:
+    r""":math:`\partial E / \partial \epsilon = \sum_{ij} f_{ij} \otimes r_{ij}`, symmetrised."""
+    index = batch.index
+    outer = pair_forces[:, :, None] * batch.pair_vectors[:, None, :]
+    total = outer.new_zeros(len(index), 3, 3)
+    total = total.index_add(0, index.structure_of_atom[index.centers], outer)
+    if slopes.positions is not None:
+        outer = slopes.positions[:, :, None] * batch.geometry.positions[:, None, :]
+        total = total.index_add(0, index.structure_of_atom, outer)
+    if slopes.cells is not None:
+        total = total + torch.einsum("ska,skb->sab", slopes.cells, batch.geometry.cells)
+    return (total + total.mT) / 2
