@@ -1,6 +1,7 @@
 """Fitted models: steps, network, and the predictions that they make together."""
 
 from ._carried import check_carried, check_features, list_attached, name_attached
+from ._devices import find_device, resolve_device
 from ._evaluate import evaluate
 from ._fitted import FittedModel
 from ._memory import check_sums, is_large, measure_weights
@@ -28,6 +29,7 @@ __all__ = [
     "check_sums",
     "check_volumes",
     "evaluate",
+    "find_device",
     "find_main",
     "find_output_kind",
     "fit_steps",
@@ -36,5 +38,6 @@ __all__ = [
     "list_outputs",
     "measure_weights",
     "name_attached",
+    "resolve_device",
     "warn_of_constant",
 ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+
+import torch
 
 from ..data import TargetKind
 from ..descriptors import find_memory
 from ..nn import SoapBPNN
+from ._devices import find_device
 from ._evaluate import evaluate
 from ._memory import check_sums, is_large
 from ._steps import Steps
@@ -38,6 +42,20 @@ class FittedModel:
     targets: tuple[str, ...]
     network: SoapBPNN
     hyperparameters: dict
+
+    def __getstate__(self):
+        # in torch's own format, which a machine without the device of the network reads as well
+        buffer = io.BytesIO()
+        torch.save(self.network, buffer)
+        device = str(self.network.device)
+        return {**vars(self), "network": buffer.getvalue(), "device": device}
+
+    def __setstate__(self, state):
+        state = dict(state)
+        device = find_device(state.pop("device"))
+        buffer = io.BytesIO(state.pop("network"))
+        network = torch.load(buffer, map_location=device, weights_only=False)
+        vars(self).update(state, network=network)
 
     def predict(self, X, names, memory_limit=None):
         """Predict what is named, in the user's units.
@@ -81,5 +99,5 @@ class FittedModel:
         network = self.network
         if network.long_range is not None:
             n_charges = network.long_range.charges.out_features
-            options = network.long_range.parameters
+            options = network.long_range.coulomb.parameters
             check_sums(X, options, n_charges, network.dtype.itemsize, network.device)

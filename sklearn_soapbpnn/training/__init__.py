@@ -10,7 +10,7 @@ from ._fit import fit_model, make_net
 from ._fitted_regressor import FittedRegressor
 from ._losses import TargetLoss, TotalLoss, parse_loss
 from ._net import SoapBPNNNet
-from ._parameters import FitParameters, find_device, read_parameters, resolve_device
+from ._parameters import FitParameters, read_parameters
 from ._resume import title_fit
 from ._streamed import (
     StreamedData,
@@ -38,13 +38,11 @@ __all__ = [
     "check_workers",
     "choose_optimizer",
     "count_workers",
-    "find_device",
     "fit_model",
     "load_checkpoint",
     "make_net",
     "open_processes",
     "parse_loss",
     "read_parameters",
-    "resolve_device",
     "title_fit",
 ]

@@ -47,6 +47,20 @@ class FittedRegressor:
         self.fitted_, self.net_ = fitted, net
         return self
 
+    def __getstate__(self):
+        # the net is made anew: it would hold the weights another time
+        state = super().__getstate__()
+        if "net_" in state:
+            state["_history"] = list(state.pop("net_").history)
+        return state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        history = state.pop("_history", None)
+        super().__setstate__(state)
+        if history is not None:
+            self.set_fitted(self.fitted_, history)
+
     @property
     def module_(self):
         """The torch module."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from functools import cached_property
 from inspect import signature
 from types import MappingProxyType
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from ..descriptors import SOAP_PARAMETERS, find_memory, read_soap_parameters
-from ..model import OwnSteps, measure_weights
+from ..model import OwnSteps, measure_weights, resolve_device
 from ..nn import Architecture
 from ..potentials import LongRangeParameters
 from ..preprocessing import (
@@ -143,39 +142,3 @@ def read_parameters(estimator):
     return FitParameters(
         estimator.get_params(deep=False), {name: entry.default for name, entry in entries}
     )
-
-
-def resolve_device(device):
-    """Return the torch device that a ``device`` argument stands for."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as err:
-        raise ValueError(
-            f"device={device!r} cannot be used: {_first_line(err)}. Choose 'auto' or 'cpu'."
-        ) from err
-
-
-def _first_line(err):
-    """What an error says, without the pages that some libraries print after it."""
-    lines = str(err).splitlines() or [type(err).__name__]
-    return textwrap.shorten(lines[0].rstrip("."), 150, placeholder="...")
-
-
-def find_device(device):
-    """Return a device as :func:`resolve_device` does, or the CPU where this machine lacks it.
-
-    Raises
-    ------
-    ValueError
-        If there is no such device on any machine.
-    """
-    try:
-        return resolve_device(device)
-    except ValueError as err:
-        try:
-            torch.device(device)
-        except RuntimeError:
-            raise err from None
-        return torch.device("cpu")

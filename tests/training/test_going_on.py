@@ -395,7 +395,7 @@ def test_what_weights_stand_for_cannot_change(X, name):
     model = SoapBPNNRegressor(**FIT).fit(X, y)
     before, history = predict(model, X), model.history_
     model.set_params(**{name: CHANGES[name]})
-    with pytest.raises(ValueError, match=f"{name}=.*but the fit that this goes on with had"):
+    with pytest.raises(ValueError, match=f"{name}=.*but the .* had"):
         model.partial_fit(X, y)
     model.set_params(**{name: clone(SoapBPNNRegressor(**FIT)).get_params()[name]})
     assert np.array_equal(predict(model, X), before)
@@ -530,9 +530,7 @@ def test_steps_that_start_warm_refuse_new_elements(X):
     before = pipe.predict(X)
     other = [molecule("SH2"), molecule("HCl")]
     for step in (pipe, pipe["baseline"], pipe["soap"]):
-        with pytest.raises(
-            ValueError, match=r"elements \['S', 'Cl'\] absent from the previous fit"
-        ):
+        with pytest.raises(ValueError, match=r"\['S', 'Cl'\] absent from the previous fit"):
             step.fit(other, draw(other, "energy"))
     assert np.array_equal(pipe.predict(X), before)
 

@@ -14,10 +14,10 @@ from ...descriptors import (
     count_radial_channels,
     read_soap_parameters,
 )
-from ...model import FittedModel, OwnSteps, Steps
+from ...model import FittedModel, OwnSteps, Steps, find_device
 from ...nn import SoapBPNN
 from ...preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
-from ...training import check_degrees, find_device, read_parameters
+from ...training import check_degrees, read_parameters
 from ._stored_steps import (
     check_arguments,
     dump_parameters,
