@@ -835,7 +835,7 @@ def test_warm_start_with_new_targets_and_no_hidden_layers(frames):
 
 def test_warm_start_with_new_elements(frames):
     model = small_model(warm_start=True).fit(frames, ENERGY)
-    message = r"elements \['N'\] absent from the fit before, which saw .* Fit with warm_start=False"
+    message = r"elements \['N'\] absent from the previous fit, .* Fit with warm_start=False"
     assert_refit_refused(model, message, [frames[0], molecule("NH3")], ENERGY[:2])
 
 

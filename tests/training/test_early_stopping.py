@@ -384,7 +384,7 @@ def test_the_table_goes_on_after_a_checkpoint(energies, capsys, read_table, tmp_
     capsys.readouterr()
     model = SoapBPNNRegressor(**options).fit(*energies, resume=True)
     text = capsys.readouterr().out
-    assert re.search(r"^Fit of .*^Going on after epoch 5 of .*\.checkpoint\.$", text, re.M | re.S)
+    assert re.search(r"^Fit of .*^Resuming after epoch 5 from .*\.checkpoint\.$", text, re.M | re.S)
     rows = read_table(text)
     assert read_epochs(rows) == [6, 8]
     assert rows[-1]["train loss"] == f"{model.history_[7, 'train_loss']:.3e}"
