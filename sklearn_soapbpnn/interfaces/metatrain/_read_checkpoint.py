@@ -122,9 +122,9 @@ def read_checkpoint(path):
     parameters, left_out = read_hypers(model.hypers, upgrade_training(checkpoint), kinds)
     if left_out := dict.fromkeys([*lost, *left_out]):
         warnings.warn(
-            "SoapBPNNRegressor has no counterpart of some training options of the checkpoint, which "
-            f"are left out: {'; '.join(map(_shorten, left_out))}. Predictions do not depend on "
-            "them; continued training may.",
+            "SoapBPNNRegressor has no counterpart of some training options of the checkpoint, "
+            f"which are left out: {'; '.join(map(_shorten, left_out))}. Predictions do not depend "
+            "on them; continued training may.",
             UserWarning,
             stacklevel=3,
         )
