@@ -1,42 +1,49 @@
-"""Ways into a regressor and out of it: files, options of metatrain, ASE."""
+"""Conversions of a regressor: model files, metatrain's checkpoints and options, ASE."""
 
 from .interfaces.files import read_model, save_model
 from .training import read_parameters
 
 
 class Conversions:
-    """The part of :class:`SoapBPNNRegressor` that other programs and files meet."""
+    """Methods of :class:`SoapBPNNRegressor` that convert from and to files and other programs."""
 
     @classmethod
     def from_metatrain(cls, path):
-        """Return the fitted model of a metatrain checkpoint.
+        """Return a fitted model with the weights of a metatrain checkpoint.
 
-        It gives metatrain's numbers, and goes on learning with ``warm_start=True``.
+        Its predictions are those of metatrain. To continue training, use :meth:`partial_fit`.
 
         Parameters
         ----------
         path : str or path
-            A checkpoint (``.ckpt``) of metatrain's ``soap_bpnn``, of a source that you trust:
-            reading it runs code in it. The best epoch is taken.
+            A checkpoint (``.ckpt``) of metatrain's ``soap_bpnn``. It must come from a source that
+            you trust, since reading it can run code. The weights of the best epoch are used.
 
         Returns
         -------
         SoapBPNNRegressor
-            Targets have metatrain's names, without the prefix ``mtt::``.
+            Its targets have metatrain's names, without the prefix ``mtt::``.
 
         Raises
         ------
         ImportError
-            If metatrain is not installed; it is needed for reading, not afterwards.
-        FileNotFoundError, ValueError
-            If there is no such file, it is not such a checkpoint, or its model has an option
-            without a counterpart.
+            If metatrain is not installed. It is needed only to read the checkpoint.
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is not such a checkpoint, or if its model has an option without a
+            counterpart.
 
         Warns
         -----
         UserWarning
             If training options have no counterpart and are left out; predictions do not depend on
             them.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> model = SoapBPNNRegressor.from_metatrain("model.ckpt")  # doctest: +SKIP
         """
         from .interfaces.metatrain import read_checkpoint
 
@@ -51,7 +58,7 @@ class Conversions:
         Parameters
         ----------
         path : str, path or dict
-            The file, or what it holds.
+            The file, or its content.
 
         Returns
         -------
@@ -59,8 +66,23 @@ class Conversions:
 
         Raises
         ------
+        OSError
+            If the file cannot be read.
         ValueError
-            If options have no counterpart; the message names them all.
+            If the file is not YAML or is for another architecture, or if options are unknown or
+            have no counterpart; the message names all of them.
+
+        Warns
+        -----
+        UserWarning
+            If the options contain data sets or other entries that are not constructor arguments.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> architecture = {"name": "soap_bpnn", "training": {"num_epochs": 20}}
+        >>> SoapBPNNRegressor.from_options({"architecture": architecture}).num_epochs
+        20
         """
         from .interfaces.metatrain import read_options
 
@@ -72,53 +94,97 @@ class Conversions:
         Parameters
         ----------
         path : str or path, default=None
-            Where to write them as YAML; None writes nothing.
+            File to which the options are also written, as YAML.
 
         Returns
         -------
         dict
-            What a metatrain ``options.yaml`` holds, but for the data.
+            Content of a metatrain ``options.yaml``, without the data sets.
+
+        Raises
+        ------
+        ValueError
+            If an argument is invalid or has no counterpart; the message names all of them.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> options = SoapBPNNRegressor(num_epochs=20).to_options()
+        >>> options["architecture"]["training"]["num_epochs"]
+        20
         """
         from .interfaces.metatrain import write_options
 
         return write_options(self, path)
 
     def save(self, path):
-        """Write the fitted model to a file that runs no code when it is read.
+        """Write the fitted model to a file; reading such a file runs no code.
 
         Parameters
         ----------
         path : str or path
-            One safetensors file with everything that is needed to predict and to go on learning.
+            The file, in the safetensors format. It contains everything that is needed to predict
+            and to continue training. An existing file is replaced.
 
         Raises
         ------
+        NotFittedError
+            If the model is not fitted.
         TypeError
-            If a parameter holds an object that a file cannot, such as callbacks.
+            If a parameter contains an object that cannot be stored, such as ``callbacks``.
+        ValueError
+            If parameters that belong to the weights were changed after fit, or if weights are not
+            finite.
+        OSError
+            If the file cannot be written.
 
         See Also
         --------
-        sklearn_soapbpnn.interfaces.save_model : The same for Pipelines as well.
+        sklearn_soapbpnn.interfaces.save_model : The same for a Pipeline.
+
+        Examples
+        --------
+        See :meth:`load`.
         """
         save_model(self, path)
 
     @classmethod
     def load(cls, path):
-        """Read a model that :meth:`save` wrote.
+        """Read a model that was written by :meth:`save`.
 
         Parameters
         ----------
         path : str or path
-            The file; it may come from anyone.
+            The file. It need not come from a trusted source, since reading it runs no code.
 
         Returns
         -------
-        SoapBPNNRegressor, or Pipeline if one was saved
+        SoapBPNNRegressor or Pipeline
+            The fitted model; a Pipeline if a Pipeline was saved. It is on its ``device`` if this
+            machine has it, otherwise on the CPU.
 
         Raises
         ------
+        FileNotFoundError
+            If there is no such file.
+        ImportError
+            If the model needs torch-pme, which is not installed.
         ValueError
-            If the file is damaged, no such file, or of a later version.
+            If the file is damaged, is not a model file, or was written by a newer version.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+        >>> X, y = load_malonaldehyde(return_X_y=True)
+        >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "model.safetensors")
+        ...     model.save(path)
+        ...     loaded = SoapBPNNRegressor.load(path)
+        >>> bool((loaded.predict(X[20:22]) == model.predict(X[20:22])).all())
+        True
         """
         return read_model(path, cls)
 
@@ -133,6 +199,25 @@ class Conversions:
         Returns
         -------
         SoapBPNNCalculator
+
+        Raises
+        ------
+        NotFittedError
+            If the model is not fitted.
+        ValueError
+            If the model has learnt no property of ASE's calculators, or was fitted in a Pipeline
+            (use ``SoapBPNNCalculator(pipeline)`` then).
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+        >>> X, y = load_malonaldehyde(return_X_y=True)
+        >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
+        >>> atoms = X[20].copy()
+        >>> atoms.calc = model.calculator()
+        >>> atoms.get_forces().shape
+        (9, 3)
         """
         from .interfaces.ase import SoapBPNNCalculator
 

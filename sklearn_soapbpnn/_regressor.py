@@ -1,4 +1,4 @@
-"""SoapBPNNRegressor: potentials and tensors as a scikit-learn regressor."""
+"""SoapBPNNRegressor: a scikit-learn regressor for potentials and tensors."""
 
 import os
 from collections.abc import Mapping
@@ -48,163 +48,186 @@ class SoapBPNNRegressor(
             + s \sum_i \mathrm{MLP}_{Z_i}(\mathrm{LayerNorm}_{Z_i}(p_i))
 
     with the composition baseline :math:`e_Z`, optionally the ZBL repulsion, the scale s and the
-    SOAP power spectrum :math:`p_i` [1]_ [2]_. Forces and stress are exact derivatives. Any number
-    of other targets is learnt from the same hidden layers: scalars, vectors, 3x3 and spherical
-    tensors, of structures or of atoms, each equivariant by construction. The value of a structure
-    is the sum over its atoms, that of an intensive target their mean. On its own the regressor fits
-    baseline and scale and computes the descriptors; in a Pipeline behind
-    :class:`CompositionBaseline`, :class:`TargetScaler` and :class:`SoapFeaturizer` it uses what
-    they attached, with the same result to the bit.
+    SOAP power spectrum :math:`p_i` [1]_ [2]_. Forces and stress are exact derivatives of the
+    energy. Any number of other targets is learnt from the same hidden layers: scalars, vectors, 3x3
+    tensors and spherical tensors, per structure or per atom, each equivariant by construction. The
+    value of a structure is the sum over its atoms or, for an intensive target, the mean.
+
+    Used alone, the regressor fits the baseline and the scale and computes the descriptors itself.
+    In a Pipeline after :class:`CompositionBaseline`, :class:`TargetScaler` and
+    :class:`SoapFeaturizer` it uses the data that these steps attached to X. Both ways give bitwise
+    the same result.
 
     Parameters
     ----------
     cutoff_radius, cutoff_width, max_radial, max_angular
-        See :class:`SoapFeaturizer`. Used when X arrives without features.
+        See :class:`SoapFeaturizer`. Used if X has no features attached.
     num_hidden_layers : int, default=2
-        Hidden layers before the heads, shared by all targets.
+        Number of hidden layers before the heads, shared by all targets.
     num_neurons_per_layer : int, default=32
         Width of the hidden layers.
     layernorm : bool, default=True
-        Normalise the features of each atom before the network. Without it training converges more
-        slowly, but may extrapolate better.
+        Whether to normalise the features of each atom before the network. Without normalisation
+        training converges more slowly, but the model may extrapolate better.
     add_lambda_basis : bool, default=True
-        Build tensors of order 2 and higher from the density expansion of their own order as well,
-        not only from products of three vectors. More flexible, a little slower.
+        Whether to build tensors of order 2 and higher also from the density expansion of the same
+        order, rather than from products of three vectors alone. This is more flexible and a little
+        slower.
     heads : dict, default=None
-        ``{target: "mlp"}`` (one more hidden layer, as wide as the others; also for targets that are
-        not named) or ``{target: "linear"}``.
+        Head of each target: ``{target: "mlp"}`` for one more hidden layer, as wide as the others,
+        or ``{target: "linear"}``. Targets that are not named have an MLP head.
     zbl : bool, default=False
-        Learn what the Ziegler-Biersack-Littmark repulsion of close nuclei leaves, see
-        :class:`ZBLBaseline`; in eV and Angstrom only.
+        Whether to subtract the Ziegler-Biersack-Littmark repulsion of close nuclei before training
+        and to add it to the predictions, see :class:`ZBLBaseline`; in eV and Angstrom only.
     species_encoding : {"orthogonal", "alchemical"}, default="orthogonal"
-        ``"orthogonal"`` keeps elements apart: one network for each, descriptors grow with their
-        number squared. ``"alchemical"`` learns to embed the elements in a few pseudo-species, with
-        one network for all: for data sets of many elements.
+        ``"orthogonal"`` treats the elements separately: each has its own network, and the size of
+        the descriptor grows with the square of their number. ``"alchemical"`` learns an embedding
+        of the elements in a few pseudo-species, with one network for all elements; it is meant for
+        data sets with many elements.
     n_pseudo_species : int, default=4
-        Number of pseudo-species.
+        Number of pseudo-species; used with ``species_encoding="alchemical"`` only.
     long_range : bool, default=False
-        Add features that see beyond the cutoff: charges that the hidden layers give, and the
-        potential that they make [3]_. Needs torch-pme: ``pip install
+        Whether to add long-range features: the hidden layers predict charges, and the electrostatic
+        potential of these charges becomes a feature [3]_. Requires torch-pme: ``pip install
         sklearn_soapbpnn[long-range]``.
     use_ewald : bool, default=False
-        Train with Ewald sums rather than on a mesh (P3M); predictions use the mesh.
+        Whether to train with Ewald sums rather than with a mesh method (P3M); predictions always
+        use the mesh.
     smearing : float, default=1.4
         Width of the Gaussians that split the long-range sums, in the unit of the positions.
     kspace_resolution : float, default=1.33
-        Length that the long-range sums resolve; smaller is more accurate and slower.
+        Shortest length that the long-range sums resolve, in the unit of the positions; a smaller
+        value is more accurate and slower.
     interpolation_nodes : int, default=5
-        Mesh points that a charge is spread over along each direction, 2 to 5.
+        Number of mesh points, 2 to 5, over which a charge is spread along each direction.
     distributed : bool, default=False
-        Train in several processes, which torchrun or SLURM start, or torch.distributed has joined
-        already. Each calls ``fit`` with all the data and works on its share of every batch; the
-        result is that of one process, up to rounding.
+        Whether to train in several processes, which are started by torchrun or SLURM or are already
+        connected through torch.distributed. Each process calls ``fit`` with all the data and works
+        on its share of every batch. The result is that of a single process, up to rounding.
     distributed_port : int, default=39591
-        Port where the processes meet if SLURM started them; torchrun chooses its own.
+        Port through which the processes connect if SLURM started them; torchrun chooses another.
     batch_size : int, default=8
-        Structures in a step of the optimiser.
+        Number of structures per step of the optimizer.
     num_epochs : int, default=100
-        Passes over the training data.
+        Number of passes over the training data.
     warmup_fraction : float, default=0.01
-        Share of the steps in which the learning rate rises; it then follows a cosine to zero.
+        Fraction of the steps during which the learning rate rises linearly; it then falls to zero
+        along a cosine.
     learning_rate : float, default=1e-3
-        Highest learning rate of Adam.
+        Highest learning rate of the optimizer.
     log_interval : int, default=5
-        Epochs between the lines that ``verbose`` prints.
+        Number of epochs between the lines that ``verbose`` prints.
     checkpoint_interval : int, default=25
-        Epochs between two checkpoints.
+        Number of epochs between two checkpoints.
     checkpoint_dir : str or path, default=None
-        Folder of the checkpoints, one file for each set of data and parameters; see ``resume`` of
-        :meth:`fit`. None writes none.
+        Folder for checkpoints, with one file for each combination of data and parameters; see
+        ``resume`` of :meth:`fit`. None writes no checkpoints.
     scale_targets : bool, default=True
         Whether to divide the targets by their scale, see :class:`TargetScaler`.
     fixed_scaling_weights : dict, default=None
-        Scales that are not to be fitted, e.g. ``{"energy": 0.1}``; see :class:`TargetScaler`.
+        Scales to use instead of fitted ones, e.g. ``{"energy": 0.1}``; see :class:`TargetScaler`.
     remove_composition_contribution : bool, default=True
         Whether to subtract the composition baseline, see :class:`CompositionBaseline`.
     fixed_composition_weights : dict, default=None
-        Energies of elements that are not to be fitted, by symbol or atomic number, or
+        Energies of elements to use instead of fitted ones, by symbol or atomic number, or
         ``{target: {element: value}}``; see :class:`CompositionBaseline`.
     per_structure_targets : sequence of str, default=()
-        Targets whose loss and scale are of the structure, not per atom. Those of intensive targets
-        always are.
+        Targets whose loss and scale refer to the whole structure, rather than to the value divided
+        by the number of atoms. For intensive targets this is always so.
     num_workers : int, default=None
-        Processes that make batches ahead of the training loop where the data exceed
-        ``memory_limit``; None takes all cores but one, 0 none.
+        Number of processes that prepare batches ahead of the training loop if the data exceed
+        ``memory_limit``. None means one less than the number of cores, 0 means no such processes.
     log_mae : bool, default=False
-        Show mean absolute errors as well.
+        Whether ``verbose`` also prints mean absolute errors.
     log_separate_blocks : bool, default=False
-        Record and show the errors of each block and property of a target as well.
+        Whether to record and print also the errors of each block and property of a target.
     best_model_metric : {"rmse_prod", "mae_prod", "loss"}, default="rmse_prod"
-        What picks the epoch whose weights are kept: the product of the validation errors of all
-        targets, or the validation loss.
+        Quantity that determines the best epoch, whose weights are kept: the product of the
+        validation errors (RMSE or MAE) of all targets, or the validation loss.
     loss : str or dict, default="mse"
-        ``"mse"``, ``"mae"`` or ``"huber"``, or for each target one of these or ``{"type": ...,
-        "weight": ..., "reduction": "mean" or "sum", "delta": ...}``, that of the energy also with
-        ``"forces"`` and ``"stress"``, which take the same.
+        ``"mse"``, ``"mae"`` or ``"huber"`` for all targets, or a dict
+        ``{target: name or specification}``; targets that are not named use ``"mse"``. A
+        specification is a dict with any of
+
+        - ``"type"``: one of the three names, default ``"mse"``;
+        - ``"weight"``: factor in the total loss, default 1;
+        - ``"reduction"``: whether the losses of a batch are averaged (``"mean"``, the default) or
+          added (``"sum"``);
+        - ``"delta"``: for ``"huber"`` the error at which the loss becomes linear, in units of the
+          scale of the target, default 1.
+
+        The specification of the energy may also have ``"forces"`` and ``"stress"`` (also for a
+        virial), each a name or a specification. What these omit is taken from the energy, except
+        for the weight, which is 1. See the examples below.
     memory_limit : float, default=None
-        Bytes that weights, descriptors and the pair basis may take in training; None means half of
-        the memory of the machine, or of what is free on the GPU. Larger data are described batch by
-        batch, in every epoch: slower, but only geometry and labels stay in memory. Weights of many
-        elements that exceed both are refused.
+        Largest memory in bytes for weights, descriptors and the pair basis in training. None means
+        half of the memory of the machine, or half of the free memory of the GPU. For larger data
+        the descriptors are computed for each batch in every epoch, which is slower, but keeps only
+        geometries and labels in memory. A fit whose weights alone exceed both this limit and the
+        default is refused.
     device : str, default="auto"
-        ``"cpu"``, ``"cuda"``, ... ``"auto"`` takes the GPU if there is one.
+        ``"cpu"``, ``"cuda"``, ... ``"auto"`` means the GPU if there is one, otherwise the CPU.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the descriptors and the network.
     random_state : int, RandomState instance or None, default=None
-        Validation split, initial weights and order of the batches. An int gives the same bits in
-        every fit on the CPU of one machine with the same number of threads.
+        Seed for the validation split, the initial weights and the order of the batches. With an
+        int, fits on the CPU of one machine with the same number of threads are bitwise identical.
     validation_fraction : float, default=0.1
-        Share of the structures that is held out to pick the best epoch, if ``X_val`` is not given
-        (baseline and scale see them all the same). With 0, or a single structure, the last epoch is
-        kept.
+        Fraction of the structures that is held out to determine the best epoch, if ``X_val`` is not
+        given. (Baseline and scale are fitted on all structures of X.) With 0, or with a single
+        structure, the weights of the last epoch are kept.
     early_stopping : bool, default=False
-        End the fit when validation has not improved by ``best_model_metric`` for
-        ``n_iter_no_change`` epochs.
+        Whether to end the fit when ``best_model_metric`` has not improved for ``n_iter_no_change``
+        epochs.
     n_iter_no_change : int, default=20
-        Epochs to wait for a better one.
+        Number of epochs without improvement after which ``early_stopping`` ends the fit.
     warm_start : bool, default=False
-        Go on from the weights of the last fit, with its elements, baseline and scale; the
-        optimiser, its schedule and the best epoch start anew.
+        Whether :meth:`fit` continues from the weights of the previous fit and keeps its elements,
+        baseline and scale, as :meth:`partial_fit` does. The optimizer, its schedule and the best
+        epoch start anew.
     verbose : int, default=0
-        Print which fit it is and a line of errors every ``log_interval`` epochs, and on a terminal
-        a progress bar with the time that is left.
+        If not 0, print the parameters of the fit and a line of errors every ``log_interval``
+        epochs, and on a terminal show a progress bar with the remaining time.
     callbacks : list of skorch callbacks, default=None
-        Further callbacks of the training loop, e.g. ``EarlyStopping(monitor="valid_metric")``.
-        Those that cannot work here are refused: they score datasets, set the learning rate, or
-        load the state of another fit.
+        Additional callbacks for the training loop, e.g. ``EarlyStopping(monitor="valid_metric")``.
+        Callbacks that score data sets, set the learning rate or load the state of another fit
+        cannot work here and raise an error.
     net_params : dict, default=None
-        The optimizer and its arguments, as in a :class:`skorch.NeuralNet`, e.g.
-        ``{"optimizer": torch.optim.AdamW, "optimizer__weight_decay": 1e-2}``; it may be one that
-        evaluates the loss itself, such as L-BFGS. None takes Adam.
+        Optimizer and its arguments, as for :class:`skorch.NeuralNet`, e.g.
+        ``{"optimizer": torch.optim.AdamW, "optimizer__weight_decay": 1e-2}``. Optimizers that
+        evaluate the loss themselves, such as L-BFGS, work too. None means Adam.
 
     Attributes
     ----------
     fitted_ : FittedModel
-        The result of the fit, of which all but ``net_`` and ``history_`` are views.
+        The result of the fit. All attributes below, except ``net_`` and ``history_``, are read from
+        it.
     elements_ : array of shape (n_elements,)
-        Atomic numbers seen in fit, ascending.
+        Atomic numbers seen in fit, in ascending order.
     baseline_ : CompositionBaseline or None
-        The fitted baseline; None if X carried an offset, or none is subtracted.
+        The fitted baseline; None if X had an offset attached or no baseline is subtracted.
     zbl_ : ZBLBaseline or None
-        The ZBL step; None without it.
+        The ZBL step; None with ``zbl=False``.
     scaler_ : TargetScaler or None
-        The fitted scaler; None if X carried a scale, or none is applied.
+        The fitted scaler; None if X had a scale attached or targets are not scaled.
     featurizer_ : SoapFeaturizer or None
-        The descriptor; None if X carried features.
+        The descriptor; None if X had features attached.
     targets_ : tuple of str
-        Names of the columns that were learnt from.
+        Names of the columns of y on which the model was trained.
     kinds_ : dict of str to TargetKind
-        Targets that have an output of their own, which is all but forces, stress and virial.
+        Kind of each target that has a separate output, i.e. of all targets except forces, stress
+        and virial, which are derivatives of the energy.
     n_features_in_ : int
-        Size of the power spectrum of an atom.
+        Number of features of the power spectrum of one atom.
     net_ : SoapBPNNNet
-        The skorch net.
+        The skorch net, which trains the network.
     module_ : SoapBPNN
-        The torch module.
+        The network, a torch module.
     history_ : skorch.history.History
-        For every epoch ``train_loss``, ``valid_loss``, ``valid_metric`` (what picks the best),
-        ``valid_energy_rmse`` and ``_mae`` (per atom), the same of ``forces``, ``stress`` (also
-        where the virial is learnt) and every other target, and ``dur``, its seconds.
+        For every epoch ``train_loss``, ``valid_loss``, ``valid_metric`` (see
+        ``best_model_metric``), ``valid_energy_rmse`` and ``valid_energy_mae`` (per atom), the same
+        for ``forces``, ``stress`` (also if the virial is learnt) and every other target, and the
+        duration ``dur`` in seconds.
 
     See Also
     --------
@@ -212,9 +235,10 @@ class SoapBPNNRegressor(
 
     Notes
     -----
-    With one set of weights for each centre element the descriptor has no weights, so it is
-    computed once. Forces are a linear map of the gradient of the small network behind it, and
-    training on them needs that map and its transpose, never a second derivative of SOAP.
+    With ``species_encoding="orthogonal"`` the descriptor has no trainable weights, so it is
+    computed only once. Forces are a linear map of the gradient of the network with respect to the
+    descriptor. Training on forces needs this map and its transpose, but never a second derivative
+    of SOAP.
 
     References
     ----------
@@ -231,11 +255,25 @@ class SoapBPNNRegressor(
     >>> from sklearn_soapbpnn import SoapBPNNRegressor
     >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
     >>> X, y = load_malonaldehyde(return_X_y=True)
-    >>> model = SoapBPNNRegressor(max_angular=2, num_epochs=2, random_state=0).fit(X[:40], y[:40])
-    >>> model.predict(X[40:42]).shape
+    >>> small = {"max_angular": 1, "num_epochs": 2, "random_state": 0}
+    >>> model = SoapBPNNRegressor(**small).fit(X[:20], y[:20])
+    >>> model.predict(X[20:22]).shape
     (2,)
-    >>> model.predict(X[40:42], targets=["energy", "forces"])
+    >>> model.predict(X[20:22], targets=["energy", "forces"])
     Targets(2 structures: energy, forces)
+
+    Twice the Huber loss of the energies, linear for errors above 0.1 times their scale, plus half
+    the mean absolute error of the forces:
+
+    >>> loss = {
+    ...     "energy": {
+    ...         "type": "huber",
+    ...         "delta": 0.1,
+    ...         "weight": 2.0,
+    ...         "forces": {"type": "mae", "weight": 0.5},
+    ...     }
+    ... }
+    >>> model = SoapBPNNRegressor(**small, loss=loss).fit(X[:20], y[:20])
     """
 
     _parameter_constraints: dict = {
@@ -388,28 +426,29 @@ class SoapBPNNRegressor(
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, X_val=None, y_val=None, sample_weight=None, groups=None, resume=False):
-        """Fit the potential.
+        """Fit the model.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
-            Structures; offset, scale and features that they carry are used.
+            Structures. If they have an offset, a scale or features attached, these are used.
         y : array of shape (n_structures,), or Targets
-            Energies, or any targets; ``forces`` and ``stress`` or ``virial`` are derivatives of the
-            energy, which may be unlabelled (NaN, or no column): it is then known up to a constant.
+            Energies, or any targets. ``forces`` and ``stress`` or ``virial`` are learnt as
+            derivatives of the energy. The energy itself may be unlabelled (NaN, or no column); it
+            is then determined up to a constant.
         X_val : sequence of ase.Atoms, or Structures, default=None
             Validation structures; None holds out ``validation_fraction`` of X.
         y_val : array of shape (n_val,), or Targets, default=None
-            Their labels, of the same names as y.
+            Labels of the validation structures, with the same columns as y.
         sample_weight : array of shape (n_structures,), default=None
             Weights of the structures in the loss, the baseline and the scale.
         groups : array of shape (n_structures,), default=None
-            Group of each structure (its trajectory, its composition, ...); what is held out for
-            validation are whole groups.
+            Group of each structure, e.g. its trajectory or its composition. Only whole groups are
+            held out for validation.
         resume : bool, default=False
-            Go on from the newest checkpoint that a fit with the same data and parameters left in
-            ``checkpoint_dir``, and end with the same bits as if it had never been interrupted;
-            start afresh if there is none.
+            Whether to continue from the last checkpoint in ``checkpoint_dir`` of a fit with the
+            same data and parameters. The result is then bitwise the same as without the
+            interruption. If there is no such checkpoint, the fit starts from scratch.
 
         Returns
         -------
@@ -418,14 +457,32 @@ class SoapBPNNRegressor(
         Raises
         ------
         TypeError, ValueError
-            If X, y or a parameter cannot be used; raised before the training starts.
+            If X, y or a parameter is invalid; raised before training starts, and a fitted model
+            stays as it was. A checkpoint that cannot be read is a ValueError, too.
+        ImportError
+            If ``long_range=True`` and torch-pme is not installed.
         RuntimeError
-            If another process of a distributed fit cannot be reached, or has failed.
+            If another process of a distributed fit cannot be reached or has failed.
 
         Warns
         -----
         ConvergenceWarning
-            If the loss diverged, or Ctrl-C ended the fit; the best epoch so far is kept.
+            If the loss becomes NaN or infinite, or if Ctrl-C ends the fit, in which cases the best
+            epoch so far is kept; or if the errors of a target are no better than those of the
+            composition baseline.
+        UserWarning
+            If no held-out structure has a label, or if a fit that continues from a previous one
+            finds energies of another reference.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+        >>> X, y = load_malonaldehyde(return_X_y=True)
+        >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1)
+        >>> model = model.fit(X[:20], y[:20], X_val=X[20:24], y_val=y[20:24])
+        >>> len(model.history_)
+        1
         """
         before = getattr(self, "fitted_", None) if self.warm_start else None
         data = {"X_val": X_val, "y_val": y_val, "sample_weight": sample_weight, "groups": groups}
@@ -433,12 +490,12 @@ class SoapBPNNRegressor(
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, X_val=None, y_val=None, sample_weight=None, groups=None):
-        """Go on learning, on the same or other data, for another ``num_epochs``.
+        """Continue training for another ``num_epochs``, on the same or on other data.
 
-        Weights, elements, baseline and scale are kept; the optimiser, its schedule, the history
-        and the best epoch start anew. Targets that are new get a head, a baseline and a scale;
-        targets that y lacks can still be predicted, from hidden layers that go on changing.
-        Without a fit before, this is ``fit``.
+        Weights, elements, baseline and scale are kept; the optimizer, its schedule, the history and
+        the best epoch start anew. New targets get a head, a baseline and a scale. Targets that y
+        lacks can still be predicted, but their predictions change, since training changes the
+        hidden layers. If the model is not fitted yet, this is the same as :meth:`fit`.
 
         Parameters
         ----------
@@ -451,49 +508,86 @@ class SoapBPNNRegressor(
 
         Raises
         ------
-        TypeError, ValueError, RuntimeError
-            As :meth:`fit` does, and if X contains elements that the fit before did not see, or a
-            target is of another kind.
+        TypeError, ValueError, ImportError, RuntimeError
+            As in :meth:`fit`. Also a ValueError if X contains elements absent from the previous
+            fit, if a target is of another kind than before, or if a parameter was changed that
+            determines what the weights mean, such as ``cutoff_radius``.
+
+        Warns
+        -----
+        ConvergenceWarning, UserWarning
+            As in :meth:`fit`.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+        >>> X, y = load_malonaldehyde(return_X_y=True)
+        >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
+        >>> model = model.set_params(learning_rate=1e-4).partial_fit(X[20:40], y[20:40])
         """
         before = getattr(self, "fitted_", None)
         data = {"X_val": X_val, "y_val": y_val, "sample_weight": sample_weight, "groups": groups}
         return self._fit(before, X=X, y=y, **data)
 
     def predict(self, X, targets=None):
-        """Predict targets, and what derives from them.
+        """Predict targets and quantities derived from them.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
             Structures of elements seen in fit.
         targets : str or list of str, default=None
-            Some of the targets that were learnt, and of: ``"energies"``, what each atom adds to the
-            energy; ``"forces"``, minus its derivative with respect to the positions; ``"stress"``,
-            tensile positive, and ``"virial"``, minus the stress times the volume;
-            ``"features"``, what the hidden layers give; ``"<target>_last_layer_features"``, what
-            the last layer of a target is linear in.
+            Names of targets that were learnt, or of
+
+            - ``"energies"``: contribution of each atom to the energy;
+            - ``"forces"``: minus the derivative of the energy with respect to the positions;
+            - ``"stress"``: positive under tension; ``"virial"``: minus the stress times the volume;
+            - ``"features"``: see :meth:`features`;
+            - ``"<target>_last_layer_features"``: see :meth:`last_layer_features`.
 
         Returns
         -------
         array of shape (n_structures,) or (n_structures, n_components), list of arrays, or Targets
-            Without ``targets`` the energies; where none were learnt the first scalar of structures,
-            else the first target of structures, else the first one of atoms. Tensors then have a
-            flat second axis, as in ``np.asarray(y)``, which is what the scorers of scikit-learn
-            compare with. With ``targets`` the named ones, each in its own shape. Values of atoms
-            are lists of arrays of shape (n_atoms, ...), ``stress`` and ``virial`` are NaN where a
-            cell has no volume; all in the units of fit.
+            Without ``targets``, the energies. If the model has no energy, it is the first scalar
+            per-structure target, otherwise the first per-structure target, otherwise the first
+            per-atom target. The components of a tensor are then flattened into a second axis, as in
+            ``np.asarray(y)``, with which the scorers of scikit-learn compare.
+
+            With ``targets``, Targets with these columns, each in the shape of its kind.
+
+            Per-atom values are lists of arrays of shape (n_atoms, ...). ``stress`` and ``virial``
+            are NaN for structures whose cell has no volume. All values are in the units of y in
+            fit.
 
         Raises
         ------
+        NotFittedError
+            If the model is not fitted.
+        TypeError
+            If X is not a sequence of structures.
         ValueError
-            If X contains elements that fit did not see, lacks or carries what X in fit did not, or
-            a target is unknown.
+            If X contains elements absent from fit, if other data (offset, scale, features) are
+            attached to X than in fit, if a name is unknown, or if a target per volume or a virial
+            is requested and no structure has a cell of finite volume.
 
         Warns
         -----
         UserWarning
-            If energies are asked for that were learnt from forces or stresses alone: they are known
-            up to a constant for each composition.
+            If energies are requested, but were learnt from forces or stresses alone: they are
+            determined up to a constant for each composition.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+        >>> X, y = load_malonaldehyde(return_X_y=True)
+        >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
+        >>> model.predict(X[20:22]).shape
+        (2,)
+        >>> predicted = model.predict(X[20:22], targets=["energies", "forces"])
+        >>> predicted["forces"][0].shape
+        (9, 3)
         """
         check_is_fitted(self, "fitted_")
         kinds = self.kinds_
@@ -512,58 +606,111 @@ class SoapBPNNRegressor(
         return Targets(kinds=kinds, **columns)
 
     def features(self, X, atoms=None):
-        """Return what the hidden layers give for every atom.
+        """Return the output of the hidden layers for every atom.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
             Structures of elements seen in fit.
         atoms : sequence of index arrays or masks, default=None
-            Atoms of each structure that are wanted; None means all.
+            For each structure the atoms whose features are returned; None means all atoms.
 
         Returns
         -------
         list of arrays of shape (n_atoms, num_neurons_per_layer)
-            Invariants; without hidden layers these are the normalised SOAP features.
+            Rotationally invariant features. Without hidden layers they are the normalised SOAP
+            features.
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError
+            As in :meth:`predict`. Also a ValueError if ``atoms`` does not have one entry per
+            structure.
+        IndexError
+            If an entry of ``atoms`` does not fit the number of atoms of its structure.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+        >>> X, y = load_malonaldehyde(return_X_y=True)
+        >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
+        >>> model.features(X[:2])[0].shape
+        (9, 32)
+        >>> model.features(X[:2], atoms=[atoms.symbols == "O" for atoms in X[:2]])[0].shape
+        (2, 32)
         """
         return self._select_features(X, FEATURES, atoms)
 
     def last_layer_features(self, X, target="energy", atoms=None):
-        """Return what the last layer of a target is linear in, for every atom.
+        """Return the last-layer features of a target, i.e. the input of its last layer, per atom.
+
+        The last layer is linear in these features.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
             Structures of elements seen in fit.
         target : str, default="energy"
-            One of the targets that were learnt.
+            Name of a target that was learnt.
         atoms : sequence of index arrays or masks, default=None
-            Atoms of each structure that are wanted; None means all.
+            For each structure the atoms whose features are returned; None means all atoms.
 
         Returns
         -------
         list of arrays of shape (n_atoms, n_features)
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError, IndexError
+            As in :meth:`features`. Also a ValueError if ``target`` is unknown.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+        >>> X, y = load_malonaldehyde(return_X_y=True)
+        >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
+        >>> model.last_layer_features(X[:2])[0].shape
+        (9, 32)
         """
         return self._select_features(X, target + LAST_LAYER, atoms)
 
     def score(self, X, y, sample_weight=None):
-        r"""Return :math:`R^2` of the energies, or of what ``predict`` gives where none were learnt.
+        r"""Return :math:`R^2` of the energy, or of what :meth:`predict` returns without an energy.
 
-        The mean over the components of a value, over what is labelled. For other targets and
-        errors see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
+        For a target with several components it is the mean over the components. For other targets
+        and metrics see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
-            Structures.
+            Structures of elements seen in fit.
         y : array of shape (n_structures,), or Targets
-            Labels; NaN in Targets is left out.
+            Labels; missing labels (NaN) in Targets are ignored.
         sample_weight : array of shape (n_structures,), default=None
             Weights of the structures.
 
         Returns
         -------
         float
+            At most 1. It is 0 for a model that always predicts the mean of the labels.
+
+        Raises
+        ------
+        NotFittedError, TypeError
+            As in :meth:`predict`.
+        ValueError
+            As in :meth:`predict`, or if y has no labels of the target or does not match X.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+        >>> X, y = load_malonaldehyde(return_X_y=True)
+        >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
+        >>> model.score(X[20:30], y[20:30]) < 1
+        True
         """
         X = as_structures(X)
         y = as_targets(y, X)
@@ -571,8 +718,8 @@ class SoapBPNNRegressor(
         main = find_main(self.kinds_)
         if main not in y or not np.any(np.concatenate(y.labelled(main), axis=None)):
             raise ValueError(
-                f"y needs labels of {main!r} to be scored, it has {list(y.names)}. For other "
-                "targets see sklearn_soapbpnn.metrics.make_target_scorer."
+                f"y needs labels of {main!r} to be scored, but its columns are {list(y.names)}. "
+                "For other targets see sklearn_soapbpnn.metrics.make_target_scorer."
             )
         columns = [y[main], self.predict(X)]
         weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight)
@@ -587,7 +734,7 @@ class SoapBPNNRegressor(
         return float(np.mean(scores))
 
     def _fit(self, before, resume=False, **data):
-        """Fit all of it, or change nothing."""
+        """Fit the model; if an error is raised, the estimator keeps its previous fit."""
         parameters = read_parameters(self)
         processes = open_processes(self.distributed, self.distributed_port, self.device)
         with processes as group, usual_settings(), torch.enable_grad():
@@ -605,7 +752,7 @@ class SoapBPNNRegressor(
             return columns
         if len(atoms) != len(X):
             raise ValueError(
-                f"atoms must name the atoms of each of the {len(X)} structures, got {len(atoms)} "
+                f"atoms must list the atoms of each of the {len(X)} structures, got {len(atoms)} "
                 "entries."
             )
         chosen = [as_position(entry, len(values)) for entry, values in zip(atoms, columns)]

@@ -1,4 +1,4 @@
-"""The version of this library, and what pickles remember of it."""
+"""The version of this library, and the versions that are stored in pickles."""
 
 import warnings
 
@@ -12,15 +12,15 @@ __version__ = "0.1.0"
 def list_versions():
     """Return the versions of the packages whose objects are pickled."""
     packages = (sklearn, skorch, torch)
-    # builds of torch for processors and GPUs are called 2.13.0+cpu and 2.13.0+cu126
+    # the builds of torch for CPUs and GPUs have versions such as 2.13.0+cpu and 2.13.0+cu126
     versions = {p.__name__: p.__version__.partition("+")[0] for p in packages}
     return {"sklearn_soapbpnn": __version__, **versions}
 
 
 class VersionedPickle:
-    """Estimator whose pickles warn where they are read by other versions.
+    """Mixin for estimators: a warning if a pickle is read by other versions than wrote it.
 
-    scikit-learn does this for its own estimators only.
+    scikit-learn does this only for the estimators that are part of it.
     """
 
     def __getstate__(self):
@@ -37,7 +37,7 @@ class VersionedPickle:
         if differ:
             warnings.warn(
                 f"{type(self).__name__} was pickled with {', '.join(differ)}. It may fail or give "
-                "other numbers. Use the same versions, or SoapBPNNRegressor.save and load.",
+                "different results. Use the same versions, or SoapBPNNRegressor.save and load.",
                 UserWarning,
                 stacklevel=2,
             )

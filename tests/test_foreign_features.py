@@ -27,9 +27,9 @@ def model(featurizer):
 @pytest.mark.parametrize("other", [{"cutoff_radius": 4.0}, {"max_radial": 3}])
 def test_other_parameters(model, featurizer, other):
     foreign = SoapFeaturizer(**{**SMALL, **other}).fit(X).transform(X)
-    with pytest.raises(ValueError, match="X carries features of .*but fit saw"):
+    with pytest.raises(ValueError, match="X carries features of .*but fit used"):
         model.predict(foreign)
-    with pytest.raises(ValueError, match="X_val carries features of .*but fit saw"):
+    with pytest.raises(ValueError, match="X_val carries features of .*but fit used"):
         model.fit(featurizer.transform(X), ENERGIES, X_val=foreign, y_val=ENERGIES)
 
 

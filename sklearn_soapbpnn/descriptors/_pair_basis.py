@@ -25,18 +25,19 @@ class SoapParameters:
     Parameters
     ----------
     cutoff_radius : float, default=5.0
-        Neighbours farther than this are not seen, in the unit of the positions.
+        Distance beyond which neighbours are ignored, in the unit of the positions.
     cutoff_width : float, default=0.5
-        Width over which the weight of a neighbour falls smoothly to zero.
+        Width of the range below the cutoff radius in which the weight of a neighbour falls smoothly
+        to zero, in the same unit.
     max_radial : int, default=7
-        Highest radial channel at l = 0, inclusive; higher l have fewer.
+        Index of the highest radial channel at l = 0, inclusive; higher l have fewer channels.
     max_angular : int, default=6
-        Highest degree of the spherical harmonics, inclusive.
+        Highest degree l of the spherical harmonics, inclusive.
 
     Raises
     ------
     ValueError
-        If the cutoff is wider than its radius.
+        If ``cutoff_width`` exceeds ``cutoff_radius``.
     """
 
     cutoff_radius: float = 5.0

@@ -28,20 +28,21 @@ class SoapBPNNCalculator(Calculator):
     Raises
     ------
     TypeError, ValueError
-        If the model is not one of ours, learnt nothing that ASE has a property for, or is the last
-        step of a Pipeline without the steps before it.
+        If the model does not end in a SoapBPNNRegressor (TypeError), has learnt no property of
+        ASE's calculators, or was fitted in a Pipeline whose other steps are missing here.
     NotFittedError
-        If it is not fitted.
+        If the model is not fitted.
 
     Notes
     -----
-    The calculator follows its model: after another ``fit`` or ``partial_fit``, or where a search
-    was repeated, results are those of the new weights.
+    Available properties are ``energy``; ``free_energy``, which is the same; ``energies``, the
+    contributions of the atoms to the energy, including the baseline of their elements; ``forces``;
+    ``stress``, in Voigt order and positive under tension, if the cell has a volume; and ``dipole``
+    and ``charges`` if the model was fitted on them. Units are those of the fit, for which ASE
+    expects eV, Angstrom, eV/Angstrom and eV/Angstrom^3.
 
-    Gives ``energy``, ``free_energy`` (the same), ``energies`` of the atoms (which share out the
-    baseline by element), ``forces``, and ``stress`` where the cell has a volume, tensile positive
-    and in Voigt order: eV, eV/Angstrom and eV/Angstrom^3 if the model was fitted in these. A model
-    that learnt them also gives ``dipole`` and ``charges``.
+    The calculator notices changes of its model: after another ``fit`` or ``partial_fit``, or after
+    a search was repeated, it uses the new weights.
 
     Examples
     --------
@@ -49,7 +50,7 @@ class SoapBPNNCalculator(Calculator):
     >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
     >>> from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
     >>> X, y = load_malonaldehyde(return_X_y=True)
-    >>> model = SoapBPNNRegressor(max_angular=2, num_epochs=1).fit(X[:20], y[:20])
+    >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
     >>> atoms = X[0].copy()
     >>> atoms.calc = SoapBPNNCalculator(model)
     >>> atoms.get_forces().shape
@@ -68,33 +69,39 @@ class SoapBPNNCalculator(Calculator):
         self._follow()
 
     def check_state(self, atoms, tol=1e-15):
-        """Return what has changed since the last calculation: all of it if the model was refitted.
+        """Return what has changed since the last calculation; everything if the model was refitted.
 
         Parameters
         ----------
         atoms : ase.Atoms
             Structure.
         tol : float, default=1e-15
-            Difference of coordinates that does not count.
+            Largest difference of coordinates that does not count as a change.
 
         Returns
         -------
         list of str
+            Names of the changes, as ASE uses them.
         """
         self._follow()
         return super().check_state(atoms, tol)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        """Compute the properties, forces and stress only where they are asked for.
+        """Compute properties; forces and stress are computed only if they are requested.
 
         Parameters
         ----------
         atoms : ase.Atoms, default=None
-            Structure; None is that of the last calculation.
+            Structure; None means the structure of the last calculation.
         properties : sequence of str, default=("energy",)
             Names in ``implemented_properties``; None means all of them.
         system_changes : sequence of str
-            What has changed, as ASE says; not used.
+            Changes since the last calculation, as passed by ASE; not used.
+
+        Raises
+        ------
+        ValueError
+            If the structure contains elements absent from fit or atoms at the same place.
         """
         self._follow()
         properties = self.implemented_properties if properties is None else properties
@@ -102,7 +109,7 @@ class SoapBPNNCalculator(Calculator):
         structures = as_structures([self.atoms])
         for step in self._steps:
             structures = step.transform(structures)
-        # energies come with whatever is asked for, derivatives do not
+        # energies are computed in any case, derivatives only on request
         derivatives = {"forces", "stress"} & set(properties)
         values = self.regressor.fitted_.predict_once(structures, {"energy", *derivatives})
         self.results = {
@@ -116,14 +123,15 @@ class SoapBPNNCalculator(Calculator):
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
     def _follow(self):
-        """Take over what the model has learnt since the last call, and forget results of before."""
+        """If the model was refitted since the last call, use the new fit and discard results."""
         *steps, regressor = _flatten(self.model)
         learnt = _list_properties(regressor)
-        # a fit gives every step new values; the objects are kept, so none can take another's place
+        # a fit replaces the attributes of every step; keeping references to the old values ensures
+        # that no new value has the identity of an old one
         fitted = [value for step in (*steps, regressor) for value in vars(step).values()]
         if self._fitted is not None and _are_same(fitted, self._fitted):
             return
-        # descriptors are computed together with their gradients, not by the step
+        # the network computes descriptors together with their gradients, so this step is skipped
         steps = [step for step in steps if not isinstance(step, SoapFeaturizer)]
         _check_steps(steps, regressor)
         self.reset()
@@ -136,10 +144,10 @@ def _are_same(values, others):
 
 
 def _list_properties(regressor):
-    """Properties of ASE's calculators that a fitted regressor learnt."""
+    """Return the properties of ASE's calculators that a fitted regressor predicts."""
     if not isinstance(regressor, FittedRegressor):
         raise TypeError(
-            "model must be, or end in, a SoapBPNNRegressor; it ends in a "
+            "model must be a SoapBPNNRegressor or a Pipeline that ends in one; it ends in a "
             f"{type(regressor).__name__}."
         )
     check_is_fitted(regressor, "fitted_")
@@ -155,7 +163,7 @@ def _list_properties(regressor):
 
 
 def _check_steps(steps, regressor):
-    """Raise if a regressor lacks the Pipeline steps that know its baseline and scale."""
+    """Raise if the Pipeline steps are missing that attach the baseline and scale of the fit."""
     carried = sorted(regressor.fitted_.steps.carried.keys() - {"features"})
     if carried and not steps:
         raise ValueError(
@@ -166,7 +174,7 @@ def _check_steps(steps, regressor):
 
 
 def _flatten(model):
-    """Steps of nested Pipelines, in order; a search stands for its best estimator."""
+    """Return the steps of nested Pipelines in order; a search is its best estimator."""
     model = getattr(model, "best_estimator_", model)
     if not isinstance(model, Pipeline):
         return [model]

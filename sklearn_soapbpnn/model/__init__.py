@@ -1,4 +1,4 @@
-"""Fitted models: steps, network, and the predictions that they make together."""
+"""Fitted models: the steps before the network, the network, and their predictions."""
 
 from ._carried import check_carried, check_features, list_attached, name_attached
 from ._devices import find_device, resolve_device

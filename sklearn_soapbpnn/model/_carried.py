@@ -1,4 +1,4 @@
-"""What structures carry from earlier steps of a Pipeline, and what a model expects of them."""
+"""Data that earlier steps of a Pipeline attached to structures, and checks of these data."""
 
 import numpy as np
 
@@ -8,22 +8,22 @@ PIPELINE = "Predict through the Pipeline that the model was fitted in"
 
 
 def list_attached(X):
-    """Return what structures carry, out of offset, scale and features."""
+    """Return which of "offset", "scale" and "features" are attached to structures, as a set."""
     found = {"offset": bool(X.offset), "scale": bool(X.scale)}
     found["features"] = X.features is not None
     return {what for what, there in found.items() if there}
 
 
 def name_attached(X):
-    """Return what structures carry, and of which targets."""
+    """Return which data are attached to structures, each with the names of its targets."""
     names = {"offset": frozenset(X.offset), "scale": frozenset(X.scale), "features": frozenset()}
     return {what: names[what] for what in list_attached(X)}
 
 
 def check_carried(X, carried, scales, remedy, name="X", source="it carried in fit"):
-    """Raise if structures do not carry these offsets and scales, of these targets.
+    """Raise if structures lack one of these offsets and scales, or have another scale.
 
-    Offsets themselves are not compared, since they depend on the structures.
+    The values of offsets are not compared, since they depend on the structures.
     """
     for what in ("offset", "scale"):
         missing = carried.get(what, set()) - getattr(X, what).keys()
@@ -37,12 +37,12 @@ def check_carried(X, carried, scales, remedy, name="X", source="it carried in fi
 
 
 def check_features(X, parameters, elements, name="X"):
-    """Raise if structures carry features of another descriptor than fit saw."""
+    """Raise if the features of structures have another descriptor or other elements than in fit."""
     found = X.features.parameters
     if found != parameters:
-        raise ValueError(f"{name} carries features of {found}, but fit saw {parameters}.")
+        raise ValueError(f"{name} carries features of {found}, but fit used {parameters}.")
     if not np.array_equal(X.features.elements, elements):
         raise ValueError(
             f"{name} carries features over the elements {symbols(X.features.elements)}, but fit "
-            f"saw {symbols(elements)}. Use the same fitted SoapFeaturizer."
+            f"used {symbols(elements)}. Use the same fitted SoapFeaturizer."
         )

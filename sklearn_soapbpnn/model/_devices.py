@@ -1,4 +1,4 @@
-"""Devices by name, on this machine."""
+"""The torch devices that a ``device`` argument stands for on this machine."""
 
 import textwrap
 
@@ -18,18 +18,18 @@ def resolve_device(device):
 
 
 def _first_line(err):
-    """What an error says, without the pages that some libraries print after it."""
+    """Return the first line of an error, since some libraries add pages of text."""
     lines = str(err).splitlines() or [type(err).__name__]
     return textwrap.shorten(lines[0].rstrip("."), 150, placeholder="...")
 
 
 def find_device(device):
-    """Return a device as :func:`resolve_device` does, or the CPU where this machine lacks it.
+    """Return a device as :func:`resolve_device` does, or the CPU if this machine lacks it.
 
     Raises
     ------
     ValueError
-        If there is no such device on any machine.
+        If torch does not know the name of the device.
     """
     try:
         return resolve_device(device)

@@ -16,29 +16,29 @@ from ..data import (
 from ..nn import Environments
 from ._outputs import FEATURES, LAST_LAYER, is_features
 
-# atoms that are evaluated at once
+# number of atoms that are evaluated at a time
 ATOMS_PER_CHUNK = 2048
 
 
 @usual_settings()
 @torch.no_grad()
 def evaluate(network, structures, names):
-    """Evaluate a network in one pass over structures that carry offset and scale.
+    """Evaluate a network in a single pass over structures with offset and scale attached.
 
     Parameters
     ----------
     network : SoapBPNN
         The network.
     structures : Structures
-        With or without features.
+        Structures, with or without features.
     names : collection of str
-        What is wanted, see :func:`list_outputs`.
+        Names of outputs, see :func:`list_outputs`.
 
     Returns
     -------
     dict of str to array or list of arrays
-        In float64 and the user's units, per-atom values as lists in the order of the atoms. Holds
-        at least what is wanted; stress and virial are NaN where the cell has no volume.
+        At least these outputs, in float64 and in the user's units; per-atom values as lists, in the
+        order of the atoms. Stress and virial are NaN if the cell has no volume.
     """
     features = [name for name in dict.fromkeys(names) if is_features(name)]
     predicts = any(not is_features(name) for name in names)
@@ -72,7 +72,7 @@ def _evaluate_chunk(network, structures, predicts, derivatives, features):
 
 
 def _make_batch(network, structures, derivatives):
-    """Describe structures, as one batch."""
+    """Return structures as a single batch, with their descriptors."""
     environments = Environments(structures, network.recipe(), derivatives=derivatives)
     order = torch.arange(len(structures), device=environments.device)
     (index,) = plan_batches(environments.graph, order, [len(order)], len(network.elements))
@@ -80,7 +80,7 @@ def _make_batch(network, structures, derivatives):
 
 
 def _find_features(network, batch, name):
-    """Return the features of a batch that a name stands for."""
+    """Return the features of a batch that have this name."""
     return network.features(batch, None if name == FEATURES else name.removesuffix(LAST_LAYER))
 
 

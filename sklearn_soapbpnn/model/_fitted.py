@@ -1,4 +1,4 @@
-"""FittedModel: what a fit results in."""
+"""FittedModel: the result of a fit."""
 
 from __future__ import annotations
 
@@ -18,23 +18,37 @@ from ._steps import Steps
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A fitted potential: all that predictions need, and nothing of how it was found.
+    """A fitted model: everything that predictions need, and nothing about the training.
 
-    Built once, by a fit or a reader of files, and never changed: a fit that continues from it
-    builds another.
+    It is built once, by a fit or from a file, and never changed. A fit that continues from it
+    builds a new one.
 
     Parameters
     ----------
     steps : Steps
-        What comes before the network, and what X has to carry.
+        Steps before the network, and the data that X must have attached.
     kinds : dict of str to TargetKind
-        Targets that have an output of their own, which is all but derivatives of the energy.
+        Kind of each target that has a separate output, i.e. of all targets except derivatives of
+        the energy.
     targets : tuple of str
-        Names of the columns that were learnt from.
+        Names of the columns of y on which the model was trained.
     network : SoapBPNN
-        The network, ready for evaluation.
+        The network, in evaluation mode.
     hyperparameters : dict
-        Arguments of the regressor that the rest stands for, which a fit that continues must share.
+        Arguments of the regressor that belong to the weights, the baseline and the scale. A fit
+        that continues from this model must have the same.
+
+    Examples
+    --------
+    >>> from sklearn_soapbpnn import SoapBPNNRegressor
+    >>> from sklearn_soapbpnn.data import as_structures
+    >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+    >>> X, y = load_malonaldehyde(return_X_y=True)
+    >>> fitted = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20]).fitted_
+    >>> fitted.targets
+    ('energy', 'forces')
+    >>> fitted.predict(as_structures(X[:2]), ["energy"])["energy"].shape
+    (2,)
     """
 
     steps: Steps
@@ -44,7 +58,7 @@ class FittedModel:
     hyperparameters: dict
 
     def __getstate__(self):
-        # in torch's own format, which a machine without the device of the network reads as well
+        # in torch's format, which can be read on a machine without the device of the network
         buffer = io.BytesIO()
         torch.save(self.network, buffer)
         device = str(self.network.device)
@@ -58,22 +72,28 @@ class FittedModel:
         vars(self).update(state, network=network)
 
     def predict(self, X, names, memory_limit=None):
-        """Predict what is named, in the user's units.
+        """Predict the named outputs, in the user's units.
 
         Parameters
         ----------
         X : Structures
-            As they were in fit.
+            Structures, with the same data attached as X in fit.
         names : collection of str
-            What is wanted, see :func:`list_outputs`.
+            Names of outputs, see :func:`list_outputs`.
         memory_limit : float, default=None
-            Bytes up to which the descriptors of all of X are made at once, and kept for the next
-            call; None means half of the memory of the machine.
+            Size in bytes up to which the descriptors of all structures are computed together and
+            kept for the next call; None means half of the memory of the machine.
 
         Returns
         -------
         dict of str to array or list of arrays
             See :func:`evaluate`.
+
+        Raises
+        ------
+        ValueError
+            If X contains elements absent from fit, if other data are attached to X than in fit, or
+            if long-range sums over X are impossible or need too much memory.
         """
         network, featurizer = self.network, self.steps.own.featurizer
         self._check_sums(X)
@@ -86,16 +106,31 @@ class FittedModel:
         return evaluate(network, X, names)
 
     def predict_once(self, X, names):
-        """Predict for structures that will not come again, as those of a simulation.
+        """Predict for structures that will not occur again, such as those of a simulation.
 
-        As :meth:`predict`, but descriptors are neither looked for nor kept, and those that X
-        carried in fit may be missing.
+        This differs from :meth:`predict` in two points: descriptors are neither looked up nor kept,
+        and X need not have features attached, even if it had in fit.
+
+        Parameters
+        ----------
+        X, names
+            See :meth:`predict`.
+
+        Returns
+        -------
+        dict of str to array or list of arrays
+            See :func:`evaluate`.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`predict`, except for missing features.
         """
         self._check_sums(X)
         return evaluate(self.network, self.steps.prepare(X, featurized=False), names)
 
     def _check_sums(self, X):
-        """Raise if the long-range sums of structures cannot be made."""
+        """Raise if long-range sums over structures are impossible or need too much memory."""
         network = self.network
         if network.long_range is not None:
             n_charges = network.long_range.charges.out_features

@@ -1,15 +1,15 @@
-"""What a model takes in memory, and whether there is as much."""
+"""Estimates of the memory that a model needs, and checks of them."""
 
 from ..data import has_derivatives
 from ..descriptors import estimate_weights, exceeds_memory, find_memory
 from ..potentials import check_long_range
 
-# real arrays of the size of the mesh that a long-range sum holds at once, for each charge
+# number of real arrays of the size of the mesh that a long-range sum holds at a time, per charge
 MESH_ARRAYS = 3
 
 
 def measure_weights(architecture, parameters, n_elements):
-    """Return the bytes that the weights take in training, as far as they grow with the elements.
+    """Return the size in bytes of the weights in training, if it grows with the elements; else 0.
 
     Parameters
     ----------
@@ -27,39 +27,41 @@ def measure_weights(architecture, parameters, n_elements):
 
 
 def is_large(parts, parameters, names, itemsize, limit):
-    """Whether descriptors, and for forces or stress the pair basis, take more bytes than a limit.
+    """Return whether descriptors (for forces or stress also the pair basis) exceed a memory limit.
 
     Parameters
     ----------
     parts : list of Structures
-        All that is to be held at the same time.
+        All structures whose descriptors are held at the same time.
     parameters : SoapParameters
         The descriptor.
     names : collection of str
         Targets.
     itemsize : int
-        Bytes of a number.
+        Bytes per number.
     limit : float
-        Bytes that there are.
+        Available bytes.
     """
     return exceeds_memory(parts, parameters, has_derivatives(names), itemsize, limit)
 
 
 def check_sums(X, long_range, n_charges, itemsize, device, name="X"):
-    """Raise if long-range sums over structures are not known, or their mesh exceeds the memory.
+    """Raise if long-range sums over structures are impossible, or their mesh exceeds the memory.
 
     Parameters
     ----------
     X : Structures
-        Structures, which messages call ``name``.
+        Structures.
     long_range : LongRangeParameters or None
-        What sets the mesh; None has no such sums.
+        Hyperparameters, which determine the mesh; None means that there are no such sums.
     n_charges : int
-        Charges of an atom.
+        Number of charges per atom.
     itemsize : int
-        Bytes of a number.
+        Bytes per number.
     device : torch.device
-        Where the sums are made.
+        Device of the sums.
+    name : str, default="X"
+        Name of the structures in error messages.
     """
     if long_range is not None:
         most = 2 * find_memory(device) / (MESH_ARRAYS * itemsize * n_charges)

@@ -1,4 +1,4 @@
-"""What can be asked of a model by name: targets, derivatives of the energy, features."""
+"""Outputs of a model by name: targets, derivatives of the energy, features."""
 
 import warnings
 
@@ -6,20 +6,20 @@ import numpy as np
 
 from ..data import KNOWN_KINDS, LEARNT_DERIVATIVES, TargetKind, find_volumes
 
-# what the hidden layers give
+# name of the output of the hidden layers
 FEATURES = "features"
-# what the name of a target ends in where the input of its last layer is asked for
+# suffix of the name of a target that stands for the input of its last layer
 LAST_LAYER = "_last_layer_features"
 
 
 def list_outputs(kinds):
-    """Return the names of all that a model of these targets predicts."""
+    """Return the names of all outputs of a model with these targets."""
     derived = ("energies", *LEARNT_DERIVATIVES) if "energy" in kinds else ()
     return [*kinds, *derived, FEATURES, *(name + LAST_LAYER for name in kinds)]
 
 
 def check_names(names, kinds):
-    """Return names as a list; raise if a model of these targets does not predict one of them."""
+    """Return names as a list; raise if one is not an output of a model with these targets."""
     names = [names] if isinstance(names, str) else list(np.ravel(names).tolist())
     available = list_outputs(kinds)
     unknown = [name for name in names if name not in available]
@@ -30,7 +30,7 @@ def check_names(names, kinds):
 
 
 def is_features(name):
-    """Whether a name stands for features rather than for a prediction."""
+    """Return whether a name stands for features rather than for a prediction."""
     return name == FEATURES or name.endswith(LAST_LAYER)
 
 
@@ -44,9 +44,9 @@ def find_output_kind(name, kinds, values):
 
 
 def find_main(kinds):
-    """Return the name of the target that is predicted and scored unless others are asked for.
+    """Return the name of the target that is predicted and scored by default.
 
-    It is the one that ``np.asarray`` of Targets with these kinds gives, if it gives one.
+    ``np.asarray`` of Targets with these kinds returns the same one, unless it raises an error.
     """
     per_structure = [name for name, kind in kinds.items() if not kind.per_atom]
     scalars = [name for name in per_structure if kinds[name].shape == ()]
@@ -54,23 +54,23 @@ def find_main(kinds):
 
 
 def check_volumes(structures, names, kinds):
-    """Raise if something per volume is wanted, but no structure has a cell."""
+    """Raise if an output needs the volume, but no structure has a cell of finite volume."""
     known = {**KNOWN_KINDS, **kinds}
     wanted = [n for n in names if n == "virial" or (n in known and known[n].per_volume)]
     if wanted and np.isnan(find_volumes(structures)).all():
         raise ValueError(
-            f"X holds no cell of finite volume, so there is no {' or '.join(sorted(wanted))}. "
+            f"X has no cell of finite volume, so there is no {' or '.join(sorted(wanted))}. "
             "Leave these targets out, or set cells."
         )
 
 
 def warn_of_constant(names, kinds, targets, stacklevel):
-    """Warn if energies are to be predicted that were learnt from their derivatives alone."""
+    """Warn if energies are requested that were learnt from their derivatives alone."""
     if {"energy", "energies"} & {*names} and "energy" in kinds and "energy" not in targets:
         warnings.warn(
-            f"The model learnt {list(targets)} without energies, so its energies are known up to a "
-            "constant for each composition: compare them at one composition only, or fit with "
-            "energies of some structures.",
+            f"The model was fitted on {list(targets)} without energies, so its energies are known "
+            "up to a constant for each composition. Compare only energies of the same composition, "
+            "or fit with the energies of some structures.",
             UserWarning,
             stacklevel=stacklevel + 1,
         )

@@ -1,4 +1,4 @@
-"""What comes before the network: ZBL, composition baseline, scale and descriptor."""
+"""Steps before the network: ZBL, composition baseline, scale and descriptor."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from ._carried import PIPELINE, check_carried, check_features, list_attached, na
 
 @dataclass(frozen=True)
 class OwnSteps:
-    """Steps that a regressor fits for itself: those of a Pipeline, in this order.
+    """Steps that a regressor fits itself, in the order that they have in a Pipeline.
 
     Parameters
     ----------
     zbl, baseline, scaler, featurizer : estimator or None
-        None where X carries what the step attaches, or where it is not wanted.
+        None if X already has the data attached that the step would attach, or if the step is
+        switched off.
     """
 
     zbl: ZBLBaseline | None = None
@@ -37,20 +38,21 @@ class OwnSteps:
 
 @dataclass(frozen=True)
 class Steps:
-    """What a regressor fitted for itself, and what X has to bring.
+    """Steps that a regressor has fitted itself, and the data that X must have attached.
 
     Parameters
     ----------
     elements : array of shape (n_elements,)
-        Atomic numbers that the network knows, ascending.
+        Atomic numbers for which the network was built, in ascending order.
     parameters : SoapParameters
-        The descriptor.
+        Hyperparameters of the descriptor.
     own : OwnSteps
         Fitted steps.
     carried : dict of str to frozenset of str
-        What X carries, out of offset, scale and features, and of which targets.
+        Data attached to X: any of "offset", "scale" and "features", each with the names of its
+        targets.
     scales : dict of str to float or array
-        The scales that X carries.
+        Scales attached to X.
     """
 
     elements: np.ndarray
@@ -60,14 +62,14 @@ class Steps:
     scales: dict = field(default_factory=dict)
 
     def prepare(self, X, featurized=True):
-        """Bring structures to the state that X had in fit, but for the descriptor.
+        """Attach to structures the same data as to X in fit, except for the descriptor.
 
-        With ``featurized=False`` the features that X carried in fit may be missing.
+        With ``featurized=False`` structures need not have features, even if X had in fit.
 
         Raises
         ------
         ValueError
-            If structures hold other elements, or do not carry what X carried in fit.
+            If structures contain other elements, or arrive with other data attached than X in fit.
         """
         check_elements(X, self.elements)
         attached, carried = list_attached(X), self.carried.keys()
@@ -84,12 +86,12 @@ class Steps:
         return self.own.attach(X)
 
     def extend(self, X, y, sample_weight, fixed_baseline, fixed_scales, per_structure):
-        """Return steps that are fitted on targets which are new, too; the others stay.
+        """Return steps that are also fitted on new targets; known targets stay as they are.
 
         Parameters
         ----------
         X, y, sample_weight
-            See :meth:`SoapBPNNRegressor.fit`; y holds the new targets.
+            See :meth:`SoapBPNNRegressor.fit`; y contains the new targets only.
         fixed_baseline, fixed_scales : mapping or None
             ``fixed_weights`` of the baseline and of the scaler.
         per_structure : sequence of str
@@ -115,14 +117,14 @@ class Steps:
 
 
 def fit_steps(own, parameters, X, y, sample_weight):
-    """Fit the steps that attach what X does not carry.
+    """Fit the steps whose data X does not have attached yet.
 
     Parameters
     ----------
     own : OwnSteps
-        Unfitted steps, all that are wanted.
+        Unfitted steps, all that are switched on.
     parameters : SoapParameters
-        The descriptor, that of X if it carries features.
+        Hyperparameters of the descriptor; those of the features of X, if it has features.
     X, y, sample_weight
         See :meth:`SoapBPNNRegressor.fit`.
 
@@ -131,7 +133,7 @@ def fit_steps(own, parameters, X, y, sample_weight):
     Steps
         The fitted steps.
     Structures
-        X with all but the descriptor.
+        X with all data attached except for the descriptor.
     """
     carried, scales = name_attached(X), dict(X.scale)
     zbl, baseline, scaler, featurizer = own.zbl, own.baseline, own.scaler, own.featurizer

@@ -1,4 +1,4 @@
-"""What the steps that attach something to structures share."""
+"""Common parts of the steps that are fitted on targets and attach data to structures."""
 
 from __future__ import annotations
 
@@ -13,19 +13,45 @@ from ..data import DERIVED_TARGETS, TargetKind, as_structures, as_targets, subtr
 
 
 class TargetStep(VersionedPickle, TransformerMixin, BaseEstimator):
-    """Pipeline step that learns about the targets and attaches what it learnt to X."""
+    """Pipeline step that is fitted on the targets and attaches the result to X."""
 
     def __init_subclass__(cls, **kwargs):
-        # structures are no table: never wrap them, whatever set_output says
+        # never convert structures to a table, even if set_output requests it
         super().__init_subclass__(auto_wrap_output_keys=None, **kwargs)
 
     def get_feature_names_out(self, input_features=None):
-        """Return the names that come in: no features are made here."""
+        """Return the names of the input features, since this step makes no features.
+
+        Parameters
+        ----------
+        input_features : sequence of str, default=None
+            Names of the input features.
+
+        Returns
+        -------
+        array of str
+            The same names; empty for None.
+
+        Raises
+        ------
+        NotFittedError
+            If the step is not fitted.
+        """
         check_is_fitted(self)
         return np.asarray([] if input_features is None else input_features, dtype=object)
 
     def set_output(self, *, transform=None):
-        """Return self: structures pass through, and a later step makes the table."""
+        """Do nothing: this step passes structures on, and a later step makes the table.
+
+        Parameters
+        ----------
+        transform : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        self
+        """
         return self
 
     def __sklearn_tags__(self):
@@ -37,22 +63,22 @@ class TargetStep(VersionedPickle, TransformerMixin, BaseEstimator):
 
 @dataclass
 class Residual:
-    """What the offset leaves of a target, in rows of structures or of all atoms.
+    """Residual of a target, i.e. label minus offset, with one row per structure or per atom.
 
     Parameters
     ----------
     kind : TargetKind
         Kind of the target.
     labels : array of shape (n_rows, kind.size)
-        Labels, zero where there is none.
+        Labels; zero if missing.
     values : array of shape (n_rows, kind.size)
-        ``labels - offset``, zero where there is no label.
-    known : array of shape (n_rows, kind.size)
-        Which components have a label.
+        ``labels - offset``; zero if the label is missing.
+    known : array of bool of shape (n_rows, kind.size)
+        Whether a component is labelled.
     weights : array of shape (n_rows,)
-        Weight of each row's structure.
+        Weight of the structure to which the row belongs.
     structure : array of shape (n_rows,)
-        Index of each row's structure.
+        Index of the structure to which the row belongs.
     """
 
     kind: TargetKind
@@ -64,14 +90,20 @@ class Residual:
 
 
 def compute_residuals(X, y, sample_weight):
-    """Return structures, and the :class:`Residual` of every target that is learnt by itself."""
+    """Return structures, and the :class:`Residual` of each target that is not derived.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If X or y is invalid, y has no such target, or all labelled structures have zero weight.
+    """
     structures = as_structures(X)
     targets = as_targets(y, structures)
     names = [name for name in targets.names if name not in DERIVED_TARGETS]
     if not names:
         raise ValueError(
-            f"y needs a column that is learnt by itself, such as 'energy', it has "
-            f"{list(targets.names)}."
+            f"y needs a column other than {list(DERIVED_TARGETS)}, such as 'energy', but its "
+            f"columns are {list(targets.names)}."
         )
     weights = _check_sample_weight(
         sample_weight, structures.n_atoms, dtype=np.float64, ensure_non_negative=True
@@ -91,5 +123,5 @@ def _compute_residual(structures, targets, name, weights):
         structure = np.repeat(structure, structures.n_atoms)
     rows = known.any(1)
     if rows.any() and not weights[structure][rows].any():
-        raise ValueError(f"sample_weight is zero for every structure whose {name} is known.")
+        raise ValueError(f"sample_weight is zero for every structure with a label of {name!r}.")
     return Residual(kind, labels, values, known, weights[structure], structure)

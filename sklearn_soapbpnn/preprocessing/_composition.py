@@ -1,4 +1,4 @@
-"""Composition baseline: targets of atoms that do not see each other."""
+"""Composition baseline: the part of a target that depends on the numbers of atoms only."""
 
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -13,51 +13,54 @@ from ._base import TargetStep, compute_residuals
 
 
 class CompositionBaseline(RegressorMixin, TargetStep):
-    r"""Offset per element, :math:`E^0 = \sum_Z n_Z e_Z`, of every target.
+    r"""Baseline of the targets to which each element contributes a constant value per atom.
 
-    The weights :math:`e_Z` solve the least-squares problem of the energies on the element counts,
-    with the smallest norm where it is singular (all structures of one composition, say), in
-    float64. ``transform`` attaches :math:`E^0` to the structures, on top of an offset that they
-    carry already, and ``fit`` learns what that offset leaves: nothing is subtracted twice.
+    .. math:: E^0 = \sum_Z n_Z e_Z
 
-    Other targets go the same way, as far as they have a part that no rotation changes: scalars,
-    scalar blocks of spherical tensors, and of a Cartesian 3x3 tensor the mean of its diagonal. The
-    offset of a target with a value for each atom is its mean over the atoms of an element. That of
-    an intensive target is the mean of the weights over the atoms of a structure,
-    :math:`\sum_Z n_Z e_Z / \sum_Z n_Z`. A dipole has no such part, and stays as it is.
+    The weights :math:`e_Z` of the elements are a least-squares fit of the energies to the numbers
+    of atoms :math:`n_Z`, in float64. If the solution is not unique (e.g. if all structures have the
+    same composition), it is the one with the smallest norm. ``transform`` attaches :math:`E^0` to
+    the structures as an offset. If they already have an offset, ``fit`` uses the residual and
+    ``transform`` adds to the offset, so nothing is subtracted twice.
+
+    Other targets are treated in the same way if they have a rotationally invariant part: scalars,
+    scalar blocks of spherical tensors, and the mean of the diagonal of a Cartesian 3x3 tensor. For
+    a per-atom target the weight of an element is the mean over its atoms. For an intensive target
+    the offset is the mean over the atoms, :math:`\sum_Z n_Z e_Z / \sum_Z n_Z`. Targets without an
+    invariant part, such as a dipole, and targets per volume, such as a stress, have no baseline.
 
     Parameters
     ----------
     fixed_weights : mapping, default=None
-        Weights that are not to be fitted, e.g. energies of isolated atoms, in the unit of the
-        target: ``{element: energy}``, with elements by symbol or atomic number, or for any targets
+        Weights to use instead of fitted ones, e.g. energies of isolated atoms, in the unit of the
+        target: ``{element: energy}``, with elements by symbol or atomic number; for any target
         ``{target: {element: number}}``, or ``{target: number}`` for all elements. The number
-        applies to each invariant component, and is the diagonal of a Cartesian tensor.
+        applies to each invariant component; for a Cartesian tensor it is the diagonal.
     warm_start : bool, default=False
-        Keep the elements and the baseline of the fit before, and fit targets that are new only,
-        whatever ``fixed_weights`` says of the others: for a Pipeline whose regressor goes on
-        learning.
+        Whether to keep the elements and the baseline of the previous fit, so that only new targets
+        are fitted; ``fixed_weights`` then applies to new targets only. Meant for a Pipeline whose
+        regressor continues training.
 
     Attributes
     ----------
     elements_ : array of shape (n_elements,)
-        Atomic numbers seen in fit, ascending.
+        Atomic numbers seen in fit, in ascending order.
     coef_ : dict of str to array of shape (n_elements, ...)
-        For each target that has an invariant part, the value of an atom of each element.
+        For each target with a baseline the weight of each element, in the unit of the target.
     kinds_ : dict of str to TargetKind
-        The kinds of these targets.
+        Kinds of these targets.
 
     See Also
     --------
-    TargetScaler : The scale of what remains.
+    TargetScaler : The scale of the residual.
 
     Notes
     -----
-    Removing the composition is what lets one network serve structures of different size: total
+    The baseline makes it possible to train one network on structures of different sizes: total
     energies differ by the energies of atoms, binding energies by a thousandth of that.
 
-    With the energy, ``offset["energies"]`` is attached as well: how the energy offset is shared out
-    over the atoms.
+    For the energy, ``offset["energies"]`` is attached as well: the contribution of each atom to the
+    energy offset.
 
     Examples
     --------
@@ -86,7 +89,7 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         X : sequence of ase.Atoms, or Structures
             Structures.
         y : array of shape (n_structures,), or Targets
-            Energies, or any targets; NaN in Targets is left out.
+            Energies, or any targets; missing labels (NaN) in Targets are ignored.
         sample_weight : array of shape (n_structures,), default=None
             Weights of the structures.
 
@@ -96,9 +99,14 @@ class CompositionBaseline(RegressorMixin, TargetStep):
 
         Raises
         ------
-        TypeError, ValueError
-            If X or y cannot be used, ``fixed_weights`` does not fit them, or X carries a scale
-            already, which would be that of total energies.
+        TypeError
+            If X is not a sequence of structures.
+        ValueError
+            If y does not match X, has no target other than derivatives of the energy, or has only
+            labels of zero weight; if ``fixed_weights`` is invalid or names an unknown element or
+            target; or if X has a scale attached, which comes from a TargetScaler before this step
+            and would be the scale of total energies. With ``warm_start=True`` also if X contains
+            new elements or a target is of another kind than before.
         """
         structures, residuals = compute_residuals(X, y, sample_weight)
         _check_order(structures, [n for n, r in residuals.items() if _has_baseline(r.kind)])
@@ -110,8 +118,8 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         for name, residual in residuals.items():
             if kinds.get(name, residual.kind) != residual.kind:
                 raise ValueError(
-                    f"Target {name!r} is {residual.kind!r}, but {kinds[name]!r} in the fit before. "
-                    "Declare it as before, or fit with warm_start=False."
+                    f"Target {name!r} is {residual.kind!r}, but was {kinds[name]!r} in the "
+                    "previous fit. Declare the same kind, or fit with warm_start=False."
                 )
             if name not in kinds and _has_baseline(residual.kind):
                 kinds[name] = residual.kind
@@ -120,19 +128,40 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         return self
 
     def predict(self, X, targets=None):
-        """Return the composition energies, or those of other targets.
+        """Return the baseline of the energy, or of other targets.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
-            Structures.
+            Structures of elements seen in fit.
         targets : str or list of str, default=None
-            Names in ``coef_``. None is the energy, or the first target if there is no energy.
+            Names in ``coef_``. None means the energy, or the first target if there is no energy.
 
         Returns
         -------
         array of shape (n_structures, ...), list of arrays, or Targets
-            Targets if ``targets`` is given; a list if the only target is one of atoms.
+            Without ``targets`` an array or, for a per-atom target, a list of arrays of shape
+            (n_atoms, ...). With ``targets``, Targets with these columns.
+
+        Raises
+        ------
+        NotFittedError
+            If the step is not fitted.
+        TypeError
+            If X is not a sequence of structures.
+        ValueError
+            If a name is not in ``coef_``, or X contains elements absent from fit.
+
+        Examples
+        --------
+        >>> from ase.build import molecule
+        >>> from sklearn_soapbpnn import CompositionBaseline
+        >>> baseline = CompositionBaseline(fixed_weights={"H": -1.0, "O": -10.0})
+        >>> baseline = baseline.fit([molecule("H2O")], [-12.5])
+        >>> baseline.predict([molecule("H2O2")]).tolist()
+        [-22.0]
+        >>> baseline.predict([molecule("H2O2")], targets=["energy"])
+        Targets(1 structures: energy)
         """
         check_is_fitted(self)
         names = list(self.coef_) if targets is None else list(np.atleast_1d(targets).tolist())
@@ -152,16 +181,35 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         return Targets(kinds=self.kinds_, **columns)
 
     def transform(self, X):
-        """Attach the composition baseline of every target in ``coef_``.
+        """Attach the baseline of every target in ``coef_`` as an offset.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
-            Structures.
+            Structures of elements seen in fit.
 
         Returns
         -------
         Structures
+            Structures with ``offset``; an offset that X already has is added.
+
+        Raises
+        ------
+        NotFittedError
+            If the step is not fitted.
+        TypeError
+            If X is not a sequence of structures.
+        ValueError
+            If X contains elements absent from fit.
+
+        Examples
+        --------
+        >>> from ase.build import molecule
+        >>> from sklearn_soapbpnn import CompositionBaseline
+        >>> X = [molecule("H2"), molecule("O2")]
+        >>> baseline = CompositionBaseline().fit(X, [-2.0, -20.0])
+        >>> baseline.transform(X).offset["energy"].round(6).tolist()
+        [-2.0, -20.0]
         """
         check_is_fitted(self)
         structures = attached = as_structures(X)
@@ -173,25 +221,25 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         return attached
 
     def _compute(self, name, structures):
-        """Offset of one target: an array, or a tuple of arrays if it is one of atoms."""
+        """Return the offset of one target: an array, or a tuple of arrays for a per-atom target."""
         if self.kinds_[name].per_atom:
             return self._share_out(name, structures)
         counts = count_elements(structures, self.elements_, self.kinds_[name].intensive)
         return np.tensordot(counts, self.coef_[name], axes=1)
 
     def _share_out(self, name, structures):
-        """Give every atom the value of its element."""
+        """Return the weight of its element for every atom, as one array per structure."""
         coef = self.coef_[name]
         return tuple(coef[np.searchsorted(self.elements_, z)] for z in structures.numbers)
 
 
 def _check_order(structures, names):
-    """Raise if a TargetScaler came first: it saw what the baseline is about to take away."""
+    """Raise if a TargetScaler came first: it was fitted on targets that include the baseline."""
     scaled = sorted(structures.scale.keys() & set(names))
     if scaled:
         raise ValueError(
-            f"X carries the scale of {scaled} already, which was found before the composition "
-            "baseline is subtracted and would be far too large. Put CompositionBaseline before "
+            f"X carries the scale of {scaled} already. It was fitted before the composition "
+            "baseline is subtracted, so it is far too large. Put CompositionBaseline before "
             "TargetScaler."
         )
 
@@ -205,10 +253,17 @@ def count_elements(structures, elements, as_shares):
 
 
 def check_fixed_weights(weights, name="fixed_weights", kinds=None):
-    """Return fixed weights as {target: {Z: number} or number}; messages call them ``name``.
+    """Return fixed weights as ``{target: {Z: number} or number}``.
 
-    Numbers of elements without a target are energies. With ``kinds``, those of the columns of y,
-    the targets must be columns that have a baseline.
+    Parameters
+    ----------
+    weights : mapping or None
+        Weights as given by the user. Elements without a target belong to the energy.
+    name : str
+        Name of the argument in error messages.
+    kinds : dict of str to TargetKind, default=None
+        Kinds of the columns of y. If given, each target must be one of the columns and have a
+        baseline.
     """
     checked = _parse_fixed_weights(weights, name)
     if kinds is None:
@@ -221,9 +276,9 @@ def check_fixed_weights(weights, name="fixed_weights", kinds=None):
     for target in checked:
         if target not in known:
             raise ValueError(
-                f"{name} names {target!r}, which is no chemical element and no target of y with a "
-                f"composition baseline; these are {known}. Elements without a target are those of "
-                "'energy'."
+                f"{name} names {target!r}, which is neither a chemical element nor a target of y "
+                f"with a composition baseline; these are {known}. Elements without a target belong "
+                "to 'energy'."
             )
     return checked
 
@@ -238,8 +293,8 @@ def _parse_fixed_weights(weights, name):
     if elements and len(elements) < len(weights):
         others = [key for key in weights if key not in elements]
         raise ValueError(
-            f"{name} mixes the elements {elements} with {others}, of which each is no chemical "
-            "element. Pass {element: number}, or {target: {element: number}}."
+            f"{name} mixes the elements {elements} with {others}, which are not chemical elements. "
+            "Pass {element: number}, or {target: {element: number}}."
         )
     if elements:
         return {"energy": _check_elements_of(weights, name)}
@@ -254,15 +309,15 @@ def _parse_fixed_weights(weights, name):
 
 
 def as_atomic_number(element, name):
-    """Return the atomic number of a symbol or number that the argument ``name`` names."""
+    """Return the atomic number of an element; ``name`` is its argument in error messages."""
     number = atomic_numbers.get(element, element)
     if not isinstance(number, Integral) or number not in atomic_numbers.values():
-        raise ValueError(f"{name} names {element!r}, which is no chemical element.")
+        raise ValueError(f"{name} names {element!r}, which is not a chemical element.")
     return int(number)
 
 
 def _check_elements_of(weights, name):
-    """Return numbers by atomic number, from symbols or numbers."""
+    """Return weights by atomic number, from weights by symbol or atomic number."""
     return {
         as_atomic_number(element, name): _check_weight(weight, f"{name}[{element!r}]")
         for element, weight in weights.items()
@@ -276,8 +331,8 @@ def _check_weight(weight, name):
 
 
 def _fit_coef(structures, residual, elements, fixed):
-    """Fit the invariant part of a target: array of shape (n_elements, *kind.shape)."""
-    # an invariant is one number in several components, such as the diagonal of a tensor
+    """Fit the weights of a target: array of shape (n_elements, *kind.shape)."""
+    # an invariant may occupy several components, such as the diagonal of a tensor
     basis = (residual.kind.invariants != 0).astype(np.float64)
     values = residual.values @ basis / basis.sum(0)
     known = ~residual.known @ basis == 0
@@ -296,7 +351,7 @@ def _fit_coef(structures, residual, elements, fixed):
 
 
 def _average_elements(element, values, weights, n_elements):
-    """Weighted mean of the rows of each element, zero where there is none."""
+    """Return the weighted mean of the rows of each element; zero for an element without rows."""
     total, norm = np.zeros((2, n_elements, values.shape[1]))
     np.add.at(total, element, weights * values)
     np.add.at(norm, element, weights)
@@ -304,7 +359,7 @@ def _average_elements(element, values, weights, n_elements):
 
 
 def _solve_counts(counts, values, known, root_weights, fixed):
-    """Least squares of smallest norm, for the weights that are NaN in ``fixed``."""
+    """Fit the weights that are NaN in ``fixed`` by least squares with the smallest norm."""
     free = np.isnan(fixed)
     coef = np.repeat(np.where(free, 0.0, fixed)[:, None], values.shape[1], axis=1)
     if not free.any():
@@ -321,5 +376,5 @@ def _solve_counts(counts, values, known, root_weights, fixed):
 
 
 def _has_baseline(kind):
-    """Whether atoms can be said to add to a value by themselves: not to a stress."""
+    """Return whether a target is a sum or mean of atomic values with an invariant part."""
     return kind.invariants.size > 0 and not kind.per_volume

@@ -30,41 +30,44 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
         \qquad p_i^{l,(an)(a'n')} = \sum_m c_i^{a,nlm} c_i^{a',n'lm}
 
     with Laplacian eigenstates :math:`R_{nl}`, a shifted-cosine cutoff :math:`f_c` and real
-    spherical harmonics [1]_ [2]_. The spectrum is symmetric in its two channels, so each pair is
-    kept once, times :math:`\sqrt 2` off the diagonal.
+    spherical harmonics [1]_ [2]_. The spectrum is symmetric in its two channels, so each pair of
+    channels is kept once; pairs of different channels are multiplied by :math:`\sqrt 2`.
 
-    Each structure is featurised once, whoever asks: folds, candidates of a grid search, and (with
-    ``memory``) other processes and later runs.
+    Each structure is featurised only once, since the features are shared between the folds and
+    candidates of a grid search and, with ``memory``, with other processes and later runs.
 
     Parameters
     ----------
     cutoff_radius : float, default=5.0
-        Neighbours farther than this are not seen, in the unit of the positions (Angstrom).
+        Distance beyond which neighbours are ignored, in the unit of the positions (Angstrom for
+        ASE's data).
     cutoff_width : float, default=0.5
-        Width over which the weight of a neighbour falls smoothly to zero.
+        Width of the range below the cutoff radius in which the weight of a neighbour falls smoothly
+        to zero, in the same unit.
     max_radial : int, default=7
-        Highest radial channel at l = 0, inclusive. More resolve distances better, at a cost that
-        grows with the square.
+        Index of the highest radial channel at l = 0, inclusive; higher l have fewer channels. More
+        channels resolve distances better, at a cost that grows with the square of their number.
     max_angular : int, default=6
-        Highest degree of the spherical harmonics, inclusive.
+        Highest degree l of the spherical harmonics, inclusive.
     pooling : {"mean", "sum"}, default="mean"
-        How ``np.asarray`` joins the atoms of a structure.
+        How ``np.asarray`` combines the features of the atoms of a structure.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the features.
     memory : str, path or joblib.Memory, default=None
-        Folder that shares the features between processes and runs. None shares them within this
-        process only, and forgets the least recently used beyond 2 GiB.
+        Folder in which features are stored, for other processes and later runs. None shares them
+        within this process only; if they exceed 2 GiB, the least recently used are discarded.
     warm_start : bool, default=False
-        Keep the elements of the fit before: for a Pipeline whose regressor goes on learning.
+        Whether to keep the elements of the previous fit. Meant for a Pipeline whose regressor
+        continues training.
 
     Attributes
     ----------
     elements_ : array of shape (n_elements,)
-        Atomic numbers seen in fit, ascending.
+        Atomic numbers seen in fit, in ascending order.
 
     See Also
     --------
-    SoapBPNNRegressor : The network that learns on these features.
+    SoapBPNNRegressor : The network that is trained on these features.
 
     References
     ----------
@@ -117,19 +120,28 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Find the elements that the features range over.
+        """Determine the elements, which set the number of features.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
             Structures.
         y : ignored
+            Not used.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        TypeError
+            If X is not a sequence of structures.
+        ValueError
+            If a parameter is invalid, ``cutoff_width`` exceeds ``cutoff_radius``, or, with
+            ``warm_start=True``, X contains elements absent from the previous fit.
         """
-        read_soap_parameters(self)  # raises where the descriptor cannot be made
+        read_soap_parameters(self)  # raises if the parameters contradict each other
         self.elements_ = find_elements(self, as_structures(X))
         return self
 
@@ -144,8 +156,27 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
         Returns
         -------
         Structures
-            With ``features``; ``np.asarray`` of it is (n_structures, n_features), its
-            ``per_atom()`` (n_atoms, n_features).
+            Structures with ``features``. ``np.asarray`` gives the pooled features, of shape
+            (n_structures, n_features), and ``per_atom()`` those of all atoms, of shape
+            (n_atoms, n_features).
+
+        Raises
+        ------
+        NotFittedError
+            If the step is not fitted.
+        TypeError
+            If X is not a sequence of structures.
+        ValueError
+            If X contains elements absent from fit, or atoms at the same place.
+
+        Examples
+        --------
+        >>> from ase.build import molecule
+        >>> from sklearn_soapbpnn import SoapFeaturizer
+        >>> X = [molecule("H2O"), molecule("H2")]
+        >>> featurizer = SoapFeaturizer(max_radial=3, max_angular=2).fit(X)
+        >>> featurizer.transform(X[:1]).per_atom().shape
+        (3, 84)
         """
         check_is_fitted(self)
         structures = as_structures(X)
@@ -165,21 +196,38 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
         return structures.with_features(features)
 
     def get_feature_names_out(self, input_features=None):
-        """Name the features, e.g. ``l2_H0_O3``: degree l, then two (element, radial) channels.
+        """Return the names of the features.
+
+        A name such as ``l2_H0_O3`` consists of the degree l and two channels, each with its element
+        and its radial index.
 
         Parameters
         ----------
         input_features : ignored
+            Not used.
 
         Returns
         -------
         array of str of shape (n_features,)
+
+        Raises
+        ------
+        NotFittedError
+            If the step is not fitted.
+
+        Examples
+        --------
+        >>> from ase.build import molecule
+        >>> from sklearn_soapbpnn import SoapFeaturizer
+        >>> featurizer = SoapFeaturizer(max_radial=3, max_angular=2).fit([molecule("H2")])
+        >>> featurizer.get_feature_names_out()[:2].tolist()
+        ['l0_H0_H0', 'l0_H0_H1']
         """
         check_is_fitted(self)
         return name_features(read_soap_parameters(self), self.elements_)
 
     def _compute(self, structures):
-        """Featurise structures that no store knows yet."""
+        """Compute the expansions of structures that are not in the store yet."""
         return compute_expansions(
             structures, read_soap_parameters(self), getattr(torch, self.dtype)
         )

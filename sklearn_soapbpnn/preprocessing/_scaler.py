@@ -1,4 +1,4 @@
-"""Target scaling: the size of what the network has to learn."""
+"""Target scaling: typical sizes of the residuals that the network has to learn."""
 
 from collections.abc import Mapping
 from numbers import Real
@@ -19,52 +19,57 @@ from ..data import (
 from ._base import TargetStep, compute_residuals
 from ._composition import as_atomic_number
 
-# relative size of what least squares leaves of labels that it can explain
+# relative size of the residual of a least-squares fit that is exact up to rounding
 ROUNDING = 1e-12
-# what forces are multiplied by to compare them with energies, in the unit of the positions; chosen
-# by errors on molecules, crystals and alloys, which hardly differ between 1 and 4
+# length by which forces are multiplied to compare them with energies, in the unit of the positions;
+# chosen by the errors for molecules, crystals and alloys, which hardly differ between 1 and 4
 FORCE_LENGTH = 2.0
 
 
 class TargetScaler(TargetStep):
-    r"""Scale of the targets: the uncentred RMS of what the offset leaves, per atom.
+    r"""Scale of each target: the root mean square of the residual per atom.
 
     .. math:: s^2 = \frac{1}{N} \sum_A \left( \frac{E_A - E^0_A}{n_A} \right)^2
 
-    Energies share one scale with their derivatives: the largest of this :math:`s`, the RMS of the
-    force components times a length of 2 (in the unit of the positions), and the RMS of the
-    components of the strain gradient (stress times volume) per atom, as far as they are labelled.
-    Forces are what a potential has to resolve: near a minimum energies hardly differ, and divided
-    by their spread alone forces would be too large for the network.
+    The sum is over the N structures A with :math:`n_A` atoms, and :math:`E^0` is the offset. The
+    mean of the residuals is not subtracted. ``transform`` attaches :math:`s` to the structures. The
+    network is trained on energies, forces and stresses divided by :math:`s`, and its output is
+    multiplied by :math:`s`.
 
-    ``transform`` attaches :math:`s` to the structures; the network learns energies, forces and
-    stresses divided by it, and its output is multiplied by it. A target with a value for each atom
-    has a scale for each element, a target of several properties or spherical blocks one for each
-    of them, over all its components m; a stress-like one counts times the volume of the cell, an
-    intensive one as it is.
+    The energy and its derivatives share one scale. It is the largest of this :math:`s`, the RMS of
+    the force components times a length of 2 (in the unit of the positions), and the RMS of the
+    components of the strain gradient (stress times volume) per atom, if they are labelled. The
+    reason is that a potential has to resolve forces: near a minimum, energies hardly differ, and if
+    forces were divided by their spread alone, they would be too large for the network.
+
+    A per-atom target has one scale per element. A target with several properties or spherical
+    blocks has one scale for each of them, common to all components m. A target per volume, such as
+    a stress, is multiplied by the volume of the cell first; an intensive target is not divided by
+    the number of atoms.
 
     Parameters
     ----------
     fixed_weights : mapping of str to float, sequence or mapping, default=None
-        Scales that are not to be fitted: ``{"energy": 0.1}``, or for a target of several scales a
-        sequence of numbers, or for one of atoms ``{"charges": {"H": 0.1, 8: 0.3}}``. One number
-        applies to all properties and elements.
+        Scales to use instead of fitted ones, in the unit of the target: ``{"energy": 0.1}``; for a
+        target with several scales a sequence of numbers; for a per-atom target
+        ``{"charges": {"H": 0.1, 8: 0.3}}``. A single number applies to all properties and elements.
     per_structure_targets : sequence of str, default=()
-        Targets that are not divided by the number of atoms. Intensive ones never are, and need not
-        be named.
+        Targets that are not divided by the number of atoms. Intensive targets never are, and need
+        not be named.
     warm_start : bool, default=False
-        Keep the scales of the fit before, and fit targets that are new only, whatever
-        ``fixed_weights`` says of the others: for a Pipeline whose regressor goes on learning.
+        Whether to keep the scales of the previous fit, so that only new targets are fitted;
+        ``fixed_weights`` then applies to new targets only. Meant for a Pipeline whose regressor
+        continues training.
 
     Attributes
     ----------
     scale_ : dict of str to float or array
-        Scale of each target, in its unit: a number, an array of shape (n_scales,), or, of a target
-        of atoms, a table of shape (119, n_scales) that atomic numbers index.
+        Scale of each target, in its unit: a number, an array of shape (n_scales,), or for a
+        per-atom target a table of shape (119, n_scales) indexed by atomic number.
 
     See Also
     --------
-    CompositionBaseline : The offset that comes before.
+    CompositionBaseline : The offset, to be subtracted first.
 
     Examples
     --------
@@ -92,15 +97,26 @@ class TargetScaler(TargetStep):
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
-            Structures; an offset that they carry is subtracted from the labels.
+            Structures. If they have an offset attached, it is subtracted from the labels.
         y : array of shape (n_structures,), or Targets
-            Energies, or any targets; NaN in Targets is left out.
+            Energies, or any targets; missing labels (NaN) in Targets are ignored.
         sample_weight : array of shape (n_structures,), default=None
             Weights of the structures.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        TypeError
+            If X is not a sequence of structures.
+        ValueError
+            If y does not match X, has no target other than derivatives of the energy, or has only
+            labels of zero weight; if ``fixed_weights`` is invalid or names an unknown element or
+            target; if ``per_structure_targets`` names an unknown target; or if a target per volume
+            has no label of a structure with a cell. With ``warm_start=True`` also if a target is of
+            another kind than before.
         """
         structures, residuals = compute_residuals(X, y, sample_weight)
         y = as_targets(y, structures)
@@ -129,7 +145,7 @@ class TargetScaler(TargetStep):
         return self
 
     def transform(self, X):
-        """Attach the scales.
+        """Attach the scale of every target in ``scale_``.
 
         Parameters
         ----------
@@ -139,6 +155,22 @@ class TargetScaler(TargetStep):
         Returns
         -------
         Structures
+            Structures with ``scale``.
+
+        Raises
+        ------
+        NotFittedError
+            If the step is not fitted.
+        TypeError
+            If X is not a sequence of structures.
+
+        Examples
+        --------
+        >>> from ase.build import molecule
+        >>> from sklearn_soapbpnn import TargetScaler
+        >>> X = [molecule("H2"), molecule("O2")]
+        >>> dict(TargetScaler().fit(X, [-1.0, 1.0]).transform(X).scale)
+        {'energy': 0.5}
         """
         check_is_fitted(self)
         structures = as_structures(X)
@@ -148,10 +180,17 @@ class TargetScaler(TargetStep):
 
 
 def check_scales(scales, name="fixed_weights", kinds=None):
-    """Return fixed scales as {target: number, array or {Z: number}}, which must be positive.
+    """Return fixed scales as ``{target: number, array or {Z: number}}``; raise if one is invalid.
 
-    Messages call them ``name``. With ``kinds``, those of the columns of y, the targets must be
-    columns that have such scales.
+    Parameters
+    ----------
+    scales : mapping or None
+        Scales as given by the user; they must be positive.
+    name : str
+        Name of the argument in error messages.
+    kinds : dict of str to TargetKind, default=None
+        Kinds of the columns of y. If given, each target must be one of the columns and its scales
+        must match its kind.
     """
     checked = _parse_scales(scales, name)
     if kinds is None:
@@ -189,21 +228,21 @@ def _check_scale(scale, name):
 
 
 def _check_layout(scale, kind, name):
-    """Raise if a fixed scale is not one that a target of this kind can have."""
+    """Raise if a fixed scale does not match the kind of its target."""
     if isinstance(scale, Mapping) and not kind.per_atom:
         raise ValueError(
-            f"{name} gives scales of elements, but the target has one value for each structure. "
-            "Pass a number."
+            f"{name} gives scales of elements, but the target has one value per structure. Pass a "
+            "number."
         )
     if isinstance(scale, np.ndarray) and len(scale) != kind.n_scales:
         raise ValueError(
             f"{name} has {len(scale)} numbers, but the target has {kind.n_scales} scales. Pass one "
-            "for each, or a single number for all."
+            "number per scale, or a single number for all."
         )
 
 
 def _measure_derivatives(structures, targets, energy, per_structure):
-    """Size of the forces over a length, or of the strain gradients: the larger, or 0."""
+    """Return the larger of RMS force times length and RMS strain gradient; 0 without labels."""
     sizes = []
     if "forces" in targets:
         forces = subtract_forces(structures, targets)
@@ -215,13 +254,13 @@ def _measure_derivatives(structures, targets, energy, per_structure):
             gradients = gradients / structures.n_atoms[:, None]
         sizes.append(_root_mean_square(gradients, energy.weights))
     labels = np.where(energy.known, energy.labels / structures.n_atoms[:, None], np.nan)
-    # forces that are zero by symmetry are rounding
+    # forces that are zero by symmetry are only rounding noise
     smallest = ROUNDING * _root_mean_square(labels, energy.weights)
     return max((size for size in sizes if size > smallest), default=0.0)
 
 
 def _root_mean_square(values, weights):
-    """Root of the weighted mean square of rows of components, as far as they are known; or 0."""
+    """Return the weighted RMS of all components that are not NaN; 0 if there are none."""
     weights = np.where(np.isfinite(values), weights[:, None], 0.0)
     if not weights.any():
         return 0.0
@@ -229,7 +268,7 @@ def _root_mean_square(values, weights):
 
 
 def _fit_scale(name, structures, residual, extensive, fixed, at_least):
-    """Scale of one target, in the layout of ``Structures.scale``."""
+    """Return the scale of one target, in the layout of ``Structures.scale``."""
     kind = residual.kind
     if kind.per_atom:
         scale = np.ones((N_NUMBERS, kind.n_scales))
@@ -251,7 +290,7 @@ def _fit_scale(name, structures, residual, extensive, fixed, at_least):
 
 
 def _per_atom_factor(name, structures, residual, extensive):
-    """What turns a label into the share of an atom, one number for each row."""
+    """Return the factor that converts a label to its value per atom, one number per row."""
     factor = np.ones(len(structures))
     if residual.kind.per_volume:
         factor = structures.volumes
@@ -266,9 +305,9 @@ def _per_atom_factor(name, structures, residual, extensive):
 
 
 def _compute_scale(residual, factor, rows, n_rows):
-    """Root of the weighted mean square, one row for each value of ``rows``; 0 where it is none."""
+    """Return the weighted RMS, one row per value of ``rows``; 0 if only rounding noise is left."""
     kind = residual.kind
-    # a factor of zero is a cell without volume, which says nothing about the scale
+    # a factor of zero means a cell without volume; such structures are ignored
     weights = np.where(residual.known & (factor > 0)[:, None], residual.weights[:, None], 0.0)
 
     def add_up(values):
@@ -281,5 +320,5 @@ def _compute_scale(residual, factor, rows, n_rows):
         np.sqrt(add_up(weights * (factor[:, None] * values) ** 2) / np.where(norm > 0, norm, 1.0))
         for values in (residual.values, residual.labels)
     )
-    # a residual that is rounding has no scale
+    # a residual that is only rounding noise has no scale
     return np.where(residual_rms > ROUNDING * label_rms, residual_rms, 0.0)

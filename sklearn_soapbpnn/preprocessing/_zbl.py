@@ -1,4 +1,4 @@
-"""ZBL baseline: the repulsion of the nuclei, which needs no learning."""
+"""ZBL baseline: the known repulsion of nuclei at short distances."""
 
 import numpy as np
 from sklearn.base import _fit_context
@@ -10,46 +10,47 @@ from ._base import TargetStep
 
 
 class ZBLBaseline(TargetStep):
-    r"""Offset of the screened repulsion of the nuclei, :math:`E^0 = \sum_{i<j} V_{ij}(r_{ij})`.
+    r"""Baseline of the energy and its derivatives: the screened repulsion of the nuclei.
 
     .. math::
 
+        E^0 = \sum_{i<j} V_{ij}(r_{ij}), \qquad
         V_{ij}(r) = \frac{e^2}{4 \pi \varepsilon_0} \frac{Z_i Z_j}{r}
         \sum_{k=1}^4 c_k e^{-d_k r / a_{ij}} + S_{ij}(r), \qquad
         a_{ij} = \frac{0.46850}{Z_i^{0.23} + Z_j^{0.23}}
 
-    is the potential of Ziegler, Biersack and Littmark [1]_, :math:`S` a polynomial with which it
-    ends smoothly at the sum of the covalent radii. ``transform`` attaches its energies, forces and
-    virials to the structures, on top of an offset of the energies that they carry already.
+    :math:`V` is the potential of Ziegler, Biersack and Littmark [1]_. The polynomial :math:`S`
+    makes it go smoothly to zero at the sum of the covalent radii. ``transform`` attaches its
+    energies, forces and virials to the structures as offsets.
 
-    Atoms that come closer than in any training structure then repel each other as nuclei do,
-    whatever the network says there.
+    At distances shorter than in any training structure, atoms then repel each other as nuclei do,
+    whatever the network predicts there.
 
     Parameters
     ----------
     warm_start : bool, default=False
-        Keep the elements of the fit before.
+        Whether to keep the elements of the previous fit.
 
     Attributes
     ----------
     elements_ : array of shape (n_elements,)
-        Atomic numbers seen in fit, ascending.
+        Atomic numbers seen in fit, in ascending order.
 
     See Also
     --------
-    CompositionBaseline : The offset that comes next.
+    CompositionBaseline : The next step, which is fitted on the residual.
 
     Notes
     -----
-    The units are fixed: **eV and Angstrom**, in positions as in targets.
+    The units are fixed: **eV and Angstrom**, for positions and for targets.
 
-    Put it **before** :class:`CompositionBaseline`, which fits what is left of the energies, and
-    before :class:`TargetScaler`. After them it is refused: the energies of the elements would
+    Put this step **before** :class:`CompositionBaseline` and :class:`TargetScaler`, which are
+    fitted on the residual. The opposite order is refused, since the weights of the elements would
     contain part of the repulsion.
 
     Nothing is fitted: the coefficients are those of ``pair_style zbl`` in LAMMPS, the covalent
-    radii those of ASE. Elements that have none there (beyond curium) get the value that ASE writes
-    for all of them: 0.2 Angstrom in older releases, 2.0 in newer ones.
+    radii those of ASE. For elements without a radius (beyond curium) ASE has one placeholder value:
+    0.2 Angstrom in older releases, 2.0 Angstrom in newer ones.
 
     References
     ----------
@@ -72,7 +73,7 @@ class ZBLBaseline(TargetStep):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Note the elements.
+        """Store the elements; nothing is fitted.
 
         Parameters
         ----------
@@ -87,11 +88,15 @@ class ZBLBaseline(TargetStep):
 
         Raises
         ------
-        TypeError, ValueError
-            If X cannot be used, or comes from a CompositionBaseline or TargetScaler.
+        TypeError
+            If X is not a sequence of structures.
+        ValueError
+            If X comes from a CompositionBaseline or a TargetScaler or, with ``warm_start=True``,
+            contains elements absent from the previous fit.
         """
         structures = as_structures(X)
-        # an offset of the elements; one of the structures alone is of a step of the user's own
+        # only CompositionBaseline attaches energies without forces; an offset of the energy alone
+        # comes from a step that the user has written
         elements = "energies" in structures.offset and "forces" not in structures.offset
         for step, came_first in (
             ("CompositionBaseline", elements),
@@ -99,30 +104,50 @@ class ZBLBaseline(TargetStep):
         ):
             if came_first:
                 raise ValueError(
-                    f"X comes from {step}, whose values then contain part of the repulsion. Put "
+                    f"X comes from {step}, whose fit then contains part of the repulsion. Put "
                     f"ZBLBaseline before {step}."
                 )
         self.elements_ = find_elements(self, structures)
         return self
 
     def transform(self, X):
-        """Attach energies, forces and virials.
+        """Attach the energies, forces and virials of the repulsion as offsets.
 
         Parameters
         ----------
         X : sequence of ase.Atoms, or Structures
-            Structures.
+            Structures of elements seen in fit.
 
         Returns
         -------
         Structures
+            Structures with ``offset``, in eV and Angstrom; an offset of the energy that X already
+            has is added.
+
+        Raises
+        ------
+        NotFittedError
+            If the step is not fitted.
+        TypeError
+            If X is not a sequence of structures.
+        ValueError
+            If X contains elements absent from fit or atoms at the same place, or already has an
+            offset of the forces.
+
+        Examples
+        --------
+        >>> from ase import Atoms
+        >>> from sklearn_soapbpnn import ZBLBaseline
+        >>> X = [Atoms("OH", [[0, 0, 0], [0, 0, 0.5]])]
+        >>> ZBLBaseline().fit(X).transform(X).offset["forces"][0].shape
+        (2, 3)
         """
         check_is_fitted(self)
         structures = as_structures(X)
         check_elements(structures, self.elements_)
         if "forces" in structures.offset:
             raise ValueError(
-                "X carries an offset of the forces: ZBL was subtracted already. Use one "
+                "X carries an offset of the forces, so ZBL was subtracted already. Use one "
                 "ZBLBaseline only."
             )
         zbl = compute_zbl(structures)

@@ -1,4 +1,4 @@
-"""Checks of what a fit is given, before any work starts."""
+"""Checks of the data and parameters of a fit, before any work starts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ._losses import TargetLoss
 
 @dataclass(frozen=True)
 class FitData:
-    """What a regressor is fitted on, after all checks.
+    """Data of a fit, after all checks.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class FitData:
     validation : tuple of Structures and Targets, or None
         ``X_val`` and ``y_val``.
     before : FittedModel or None
-        What the fit continues from.
+        Model from which the fit continues.
     losses : dict of str to TargetLoss
         Loss of each target.
     """
@@ -58,22 +58,22 @@ class FitData:
 
     @property
     def known(self) -> dict[str, TargetKind]:
-        """Targets of the model that the fit continues from."""
+        """Targets of the model from which the fit continues."""
         return {} if self.before is None else self.before.kinds
 
     @property
     def weights(self) -> dict[str, torch.Tensor] | None:
-        """Weights to start from."""
+        """Initial weights; None if the fit starts from scratch."""
         return None if self.before is None else self.before.network.state_dict()
 
     @property
     def kinds(self) -> dict[str, TargetKind]:
-        """All targets that are predicted."""
+        """All targets that the fitted model predicts, those of earlier fits first."""
         return {**self.known, **{name: self.y.kinds[name] for name in list_learnt(self.y)}}
 
 
 def check_data(parameters, before, X, y, X_val, y_val, sample_weight, groups):
-    """Check everything that a fit is given; ``before`` is the model that it continues from."""
+    """Check the data and parameters of a fit; ``before`` is the model from which it continues."""
     X = as_structures(X)
     y = check_learnt(as_targets(y, X), X)
     known = {} if before is None else before.kinds
@@ -100,20 +100,25 @@ def check_data(parameters, before, X, y, X_val, y_val, sample_weight, groups):
 
 
 def list_learnt(targets):
-    """Names of the targets that have an output of their own: all but derivatives."""
+    """Return the names of the targets that have a separate output: all except derivatives."""
     return [name for name in targets.names if name not in LEARNT_DERIVATIVES]
 
 
 def check_learnt(targets, structures, name="y"):
-    """Return targets that can be learnt from; ``name`` is what messages call them."""
+    """Raise if a model cannot be trained on targets; return them otherwise.
+
+    ``name`` is the name of the targets in error messages.
+    """
     columns = list(targets.names)
     if "energies" in columns:
         raise ValueError(
-            f"{name} has a column 'energies', which is what the model says of atoms, not a target. "
-            "Give labels of atoms another name, e.g. Targets(kinds={'atomic_energy': "
-            "TargetKind.scalar(per_atom=True)}, atomic_energy=...)."
+            f"{name} has a column 'energies', but this name stands for the model's contributions "
+            "of the atoms to the energy. Give per-atom labels another name, e.g. "
+            "Targets(kinds={'atomic_energy': TargetKind.scalar(per_atom=True)}, "
+            "atomic_energy=...)."
         )
-    # outputs of predict, errors in tables, what evaluation holds, errors of blocks in history_
+    # names of other outputs of predict, of errors in the metrics, of intermediate values in the
+    # evaluation, and of errors of blocks in history_
     taken = {FEATURES, PER_ATOM, "strain_gradient"}
     for column, kind in targets.kinds.items():
         taken |= {f"{column}[{block}]" for block in kind.scale_names}
@@ -124,7 +129,9 @@ def check_learnt(targets, structures, name="y"):
             "predict, in the metrics or in history_. Give the columns other names."
         )
     if {"stress", "virial"} <= set(columns):
-        raise ValueError(f"{name} has both 'stress' and 'virial', which are one. Leave one out.")
+        raise ValueError(
+            f"{name} has both 'stress' and 'virial', which are equivalent. Leave one out."
+        )
     for column in columns:
         if not targets.kinds[column].per_volume and column != "virial":
             continue
@@ -140,40 +147,42 @@ def check_learnt(targets, structures, name="y"):
 def _check_continues(before, parameters, X, y):
     """Raise if a fit cannot continue from a model with other data or parameters."""
     steps = before.steps
-    check_elements(X, steps.elements, what="the fit before", remedy="Fit with warm_start=False")
+    check_elements(X, steps.elements, what="the previous fit", remedy="Fit with warm_start=False")
     now = parameters.hyperparameters(before.kinds)
     for name, value in before.hyperparameters.items():
-        # values may be arrays, which do not compare as one
+        # values may be arrays, for which == does not give a single bool
         if repr(now[name]) != repr(value):
             raise ValueError(
-                f"{name}={now[name]!r}, but the fit that this continues had {value!r}. Set it "
-                "back, or start afresh: fit with warm_start=False."
+                f"{name}={now[name]!r}, but the previous fit, from which this one continues, had "
+                f"{value!r}. Set it back, or start from scratch: fit with warm_start=False."
             )
     for name in list_learnt(y):
         known = before.kinds.get(name, y.kinds[name])
         if known != y.kinds[name]:
             raise ValueError(
-                f"Target {name!r} is {y.kinds[name]!r}, but the fit that this continues had "
-                f"{known!r}. Declare it as before (kinds=model.kinds_), or under another name."
+                f"Target {name!r} is {y.kinds[name]!r}, but the previous fit, from which this one "
+                f"continues, had {known!r}. Declare the same kind (kinds=model.kinds_), or give "
+                "the target another name."
             )
     new = [name for name in list_learnt(y) if name not in before.kinds]
     if new and parameters.num_hidden_layers == 0:
         raise ValueError(
-            f"y has the new targets {new}, but without hidden layers (num_hidden_layers=0) there "
-            f"is nothing that they share with {list(before.kinds)}. Fit a model of their own."
+            f"y has the new targets {new}, but without hidden layers (num_hidden_layers=0) they "
+            f"share no weights with {list(before.kinds)}. Fit a separate model for them."
         )
     attached = list_attached(X)
     if attached != steps.carried.keys():
         raise ValueError(
-            f"The fit that this continues had structures that carry {sorted(steps.carried)}, but "
-            f"X carries {sorted(attached)}. Use the same Pipeline steps."
+            "The previous fit, from which this one continues, had structures that carry "
+            f"{sorted(steps.carried)}, but X carries {sorted(attached)}. Use the same Pipeline "
+            "steps."
         )
-    remedy = "Set warm_start=True on every step of the Pipeline, so that they keep what they know"
+    remedy = "Set warm_start=True on every step of the Pipeline, so that all keep their fit"
     check_carried(X, steps.carried, steps.scales, remedy)
 
 
 def _check_validation(parameters, before, X, y, X_val, y_val):
-    """Return validation structures and labels that fit the training data, or None."""
+    """Return validation structures and labels that match the training data, or None."""
     if (X_val is None) != (y_val is None):
         raise ValueError("X_val and y_val must be given together.")
     if X_val is None:
@@ -196,7 +205,7 @@ def _check_validation(parameters, before, X, y, X_val, y_val):
         raise ValueError(f"y_val has the columns {y_val.kinds}, but y has {y.kinds}.")
     elements, what = (X.elements, "X")
     if before is not None:
-        elements, what = before.steps.elements, "the fit before"
+        elements, what = before.steps.elements, "the previous fit"
     check_elements(X_val, elements, "X_val", what)
     check_memory(parameters, X_val, "X_val")
     if X.features is not None:
@@ -211,16 +220,16 @@ def _check_groups(groups, X, has_validation):
     groups = np.asarray(groups)
     if groups.shape != (len(X),):
         raise ValueError(
-            f"groups must name the group of each of the {len(X)} structures, got an array of shape "
-            f"{groups.shape}."
+            f"groups must have one entry for each of the {len(X)} structures, got an array of "
+            f"shape {groups.shape}."
         )
     if any(group != group for group in groups.tolist()):
         raise ValueError("groups contains NaN. Give every structure a group.")
-    # of mixed types, which cannot be sorted
+    # entries of mixed types cannot be sorted, their texts can
     labels = [repr(group) for group in groups] if groups.dtype == object else groups
     if not has_validation and len(np.unique(labels)) < 2:
         raise ValueError(
-            f"groups names {groups.tolist()[0]!r} for every structure, so none can be held out. "
+            f"groups is {groups.tolist()[0]!r} for every structure, so no group can be held out. "
             "Leave it out, or pass X_val and y_val."
         )
     return np.asarray(labels)

@@ -1,4 +1,4 @@
-"""Checks of the regressor's arguments that constraints on single ones cannot make."""
+"""Checks of the regressor's arguments that involve several arguments, the targets or the data."""
 
 import numpy as np
 
@@ -29,27 +29,27 @@ def check_parameters(parameters, targets, known=(), has_validation=False):
     Raises
     ------
     ValueError, TypeError
-        If arguments contradict each other, or name what there is not.
+        If arguments contradict each other or name unknown targets.
     ImportError
         If torch-pme is needed and not installed.
     """
     kinds = {**dict(known), **targets.kinds}
     learnt = [name for name in kinds if name not in LEARNT_DERIVATIVES]
     _check_named_targets(parameters, kinds, learnt)
-    read_soap_parameters(parameters)  # raises if there is no such descriptor
+    read_soap_parameters(parameters)  # raises if they contradict each other
     if parameters.zbl and "energy" not in kinds:
         raise ValueError(f"zbl=True needs a target 'energy', but y has {list(targets.names)}.")
     if parameters.long_range:
         import_torchpme()
         if parameters.num_hidden_layers == 0:
             raise ValueError(
-                "long_range=True needs hidden layers, whose features are the charges: set "
-                "num_hidden_layers to 1 or more."
+                "long_range=True needs hidden layers, from whose features the charges are "
+                "computed. Set num_hidden_layers to 1 or more."
             )
     if parameters.early_stopping and parameters.validation_fraction == 0 and not has_validation:
         raise ValueError(
-            "early_stopping=True needs validation structures, but validation_fraction=0. Raise it, "
-            "or pass X_val and y_val."
+            "early_stopping=True needs validation structures, but validation_fraction=0. Use a "
+            "larger validation_fraction, or pass X_val and y_val."
         )
     check_callbacks(parameters.callbacks)
     check_workers(parameters.num_workers)
@@ -58,7 +58,7 @@ def check_parameters(parameters, targets, known=(), has_validation=False):
 
 
 def _check_named_targets(parameters, kinds, learnt):
-    """Raise if an argument names a target that there is not."""
+    """Raise if an argument names an unknown target."""
     for target, head in (parameters.heads or {}).items():
         if target not in learnt or head not in ("mlp", "linear"):
             raise ValueError(
@@ -74,7 +74,7 @@ def _check_named_targets(parameters, kinds, learnt):
 
 
 def check_contradictions(parameters, X):
-    """Raise if arguments set what X carries already, to something else."""
+    """Raise if arguments contradict the data that are already attached to X."""
     attached = list_attached(X)
     if parameters.zbl and "forces" in X.offset:
         raise ValueError(
@@ -93,7 +93,7 @@ def check_contradictions(parameters, X):
 
 
 def _check_descriptor(parameters, features):
-    """Raise if the descriptor of features is not the one that arguments set."""
+    """Raise if arguments contradict the descriptor of the features of X."""
     for name in SOAP_PARAMETERS:
         value, carried = getattr(parameters, name), getattr(features.parameters, name)
         if value not in (carried, parameters.defaults[name]):
@@ -117,7 +117,7 @@ def check_degrees(kinds, max_angular):
         if degree > max_angular:
             raise ValueError(
                 f"Target {name!r} is built from spherical harmonics of degree {degree}, but "
-                f"max_angular={max_angular}. Raise max_angular to {degree}."
+                f"max_angular={max_angular}. Set max_angular to at least {degree}."
             )
 
 
@@ -131,8 +131,9 @@ def check_memory(parameters, X, name="X"):
     most = max(parameters.memory_limit or 0, find_memory(device))
     if size > most:
         raise ValueError(
-            f"{name} contains {n_elements} elements, for which species_encoding='orthogonal' takes "
-            f"{size / 2**30:.0f} GiB of weights in training, more than {most / 2**30:.0f} GiB. Set "
-            "species_encoding='alchemical', whose weights hardly grow with the elements, lower "
-            "max_radial, max_angular or num_neurons_per_layer, or raise memory_limit."
+            f"{name} contains {n_elements} elements, for which the weights of "
+            f"species_encoding='orthogonal' take {size / 2**30:.0f} GiB in training, more than "
+            f"{most / 2**30:.0f} GiB. Set species_encoding='alchemical', whose weights hardly grow "
+            "with the number of elements, lower max_radial, max_angular or num_neurons_per_layer, "
+            "or raise memory_limit."
         )

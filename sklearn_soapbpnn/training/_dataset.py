@@ -14,36 +14,38 @@ from torch.utils.data import Dataset
 from ..data import has_derivatives, plan_batches, to_network_units
 from ..nn import EnvironmentBatch, Environments
 
-# atoms in a batch that is only evaluated: enough to amortise Python, few enough for the cache
+# atoms per batch in validation: enough to amortise the overhead of Python, few enough for the cache
 ATOMS_PER_EVALUATION = 512
-# bytes that the pair gradients of a data set may take; beyond, their factors are kept
+# bytes up to which the pair gradients of a data set are stored; above, only their factors are
 PAIR_GRADIENT_MEMORY = 256 * 1024**2
-# labels below this, in units of the scale, are zero by symmetry, and what is predicted is rounding
+# labels below this, in units of the scale, count as zero by symmetry; predictions of them are
+# rounding noise
 ZERO_LABEL = 1e-6
-# errors below this, in units of the scale, are not told apart where the labels are zero
+# errors below this, in units of the scale, count as equal if the labels are zero
 ZERO_ERROR = 1e-4
 
 
 @dataclass
 class Labels:
-    """Labels of one target, as the network predicts them.
+    """Labels of one target, in the units of the network.
 
     Parameters
     ----------
     values : Tensor of shape (n_structures or n_atoms, ...)
-        In units of the scale and, for extensive targets of structures, divided by ``divisor``.
+        Labels in units of the scale; extensive per-structure targets are divided by ``divisor``.
     weight : Tensor or None
-        Weights of the entries, zero where there is no label; None where all weigh the same.
+        Weight of each entry, zero if there is no label; None if all weights are equal.
     divisor : Tensor
-        What losses act on is the sum over the atoms of a structure divided by this: the number of
-        atoms, or 1.
+        The loss compares the sum over the atoms of a structure, divided by this number, with the
+        label. It is the number of atoms, or 1.
     unit : Tensor
-        What turns errors into the user's units: those of ``predict``, but per atom for the energy.
+        Factor that converts errors to the user's units: those of ``predict``, but per atom for the
+        energy.
     per_atom : bool
-        Whether there is one value for each atom.
+        Whether there is one value per atom.
     n_labelled : Tensor, default=None
-        Entries with a label in the whole batch, where this is the share of one process; None where
-        it is all of it.
+        Number of labelled entries in the whole batch, if these labels are only the share of one
+        process; otherwise None.
     """
 
     values: Tensor
@@ -54,7 +56,10 @@ class Labels:
     n_labelled: Tensor | None = None
 
     def split(self, order: Tensor, sizes: list[int]) -> list[Labels]:
-        """Take the entries ``order`` in pieces, gathered at once, so that a piece is a view."""
+        """Return the entries ``order`` in pieces of these sizes.
+
+        All entries are gathered in a single call, so that each piece is a view.
+        """
 
         def split(values):
             if values is None or values.ndim == 0:
@@ -65,9 +70,9 @@ class Labels:
         return [Labels(*part, self.per_atom) for part in zip(*parts)]
 
     def sum_errors(self, predictions: Tensor | float) -> Tensor:
-        """Sum up errors, for each component: number of labels, absolute and squared errors.
+        """Return, per component, the number of labels and the sums of absolute and squared errors.
 
-        They are in the user's units; the components of a target stand along the last axis.
+        Errors are in the user's units; the components of a target are along the last axis.
         """
         error = (predictions - self.values) * self.unit
         known = torch.ones_like(error)
@@ -78,7 +83,7 @@ class Labels:
 
     @property
     def smallest_error(self) -> float:
-        """Smallest error that means anything, in the user's units: 0 but where labels vanish."""
+        """Smallest significant error, in the user's units: zero unless all labels are zero."""
         is_zero = bool((self.values.abs() <= ZERO_LABEL).all())
         return ZERO_ERROR * float(self.unit.max()) if is_zero else 0.0
 
@@ -90,11 +95,11 @@ class Batch:
     Parameters
     ----------
     environments : EnvironmentBatch
-        What the network sees.
+        Input of the network.
     labels : dict of str to Labels
         Labels of each target.
     n_structures : int
-        Structures of the batch, of which this may be the share of one process.
+        Number of structures in the whole batch, of which this may be the share of one process.
     """
 
     environments: EnvironmentBatch
@@ -105,7 +110,7 @@ class Batch:
         return self.n_structures
 
     def predictions(self, network) -> dict[str, Tensor]:
-        """Evaluate the network, as the labels are to be compared with it."""
+        """Evaluate the network; return predictions in the form of the labels."""
         outputs = network(self.environments, strain="stress" in self.labels)
         index = self.environments.index
         derived = {"energy": outputs.energy, "forces": outputs.forces}
@@ -123,30 +128,31 @@ class Batch:
 
 
 class TrainingData(Dataset):
-    """Structures and labels, on the device; a batch is an index into them.
+    """Structures and labels on the device, from which batches are selected by index.
 
     Parameters
     ----------
     structures : Structures
-        With offset and scale, with features.
+        Structures with offset, scale and features attached.
     targets : Targets
         Labels in the user's units.
     network : SoapBPNN
         Network, on the device.
     sample_weight : array of shape (n_structures,), default=None
-        Weights of the structures; their mean does not matter.
+        Weights of the structures; only their ratios matter.
     per_structure : collection of str
-        Targets whose loss is not divided by the number of atoms; that of intensive ones never is.
+        Targets that are not divided by the number of atoms in the loss. Intensive targets never
+        are.
     """
 
     def __init__(self, structures, targets, network, *, sample_weight=None, per_structure=()):
-        # the virial per atom is what the loss of the stress acts on
+        # the loss of the stress compares virials per atom, so stress and virial are the same here
         names, per_structure = (
             ["stress" if name == "virial" else name for name in names]
             for names in (targets.names, per_structure)
         )
         self.names = list(dict.fromkeys(names))
-        # what errors are in, for the reader
+        # units of the errors, for the output of a fit
         self.units = {name: _name_unit(name, targets.units, per_structure) for name in self.names}
         self.device = network.device
         self._prepare(structures, network, has_derivatives(self.names))
@@ -157,10 +163,10 @@ class TrainingData(Dataset):
             divisor = np.asarray(divisor, dtype=np.float64)
             arrays = to_network_units(structures, targets, name, divisor)
             weight = _weigh_labels(arrays[0], per_atom, structures, sample_weight)
-            # a missing label has weight zero, but zero times NaN would still be NaN
+            # a missing label has zero weight, but zero times NaN would be NaN
             arrays = (np.nan_to_num(arrays[0]), weight, *arrays[1:])
             self.labels[name] = Labels(*(_to_tensor(a, network) for a in arrays), per_atom)
-        # names of the targets that have a label at all
+        # names of the targets with at least one label
         self.labelled = [
             name
             for name, labels in self.labels.items()
@@ -170,7 +176,7 @@ class TrainingData(Dataset):
         self.n_elements = len(network.elements)
 
     def _prepare(self, structures, network, derivatives):
-        """Put the environments on the device."""
+        """Compute the environments on the device."""
         self.environments = Environments(
             structures, network.recipe(), derivatives=derivatives, memory=PAIR_GRADIENT_MEMORY
         )
@@ -180,7 +186,7 @@ class TrainingData(Dataset):
         return len(self.atom_counts)
 
     def __getitem__(self, index):
-        raise TypeError("TrainingData is cut into batches by its own batches method.")
+        raise TypeError("TrainingData has no items; use its batches method.")
 
     def batches(self, order: Tensor, sizes: list[int]) -> Iterator[Batch]:
         """Yield the structures ``order`` in batches of these sizes."""
@@ -198,14 +204,14 @@ class TrainingData(Dataset):
 
 
 class BatchIterator(ABC):
-    """Batches of one size, but for the last.
+    """Batches of equal size, except for the last one.
 
     Parameters
     ----------
     dataset : TrainingData
         Data.
     batch_size : int
-        Structures in a batch.
+        Number of structures per batch.
     """
 
     def __init__(self, dataset: TrainingData, batch_size: int) -> None:
@@ -224,14 +230,14 @@ class BatchIterator(ABC):
 
 
 class TrainingIterator(BatchIterator):
-    """Shuffled batches, anew in every epoch.
+    """Batches that are shuffled in every epoch.
 
     Parameters
     ----------
     dataset, batch_size
         See :class:`BatchIterator`.
     generator : torch.Generator
-        Source of the order, on the CPU so that it is the same for every device.
+        Random generator of the order, on the CPU so that the order is the same for any device.
     """
 
     def __init__(self, dataset: TrainingData, batch_size: int, generator: torch.Generator) -> None:
@@ -245,7 +251,7 @@ class TrainingIterator(BatchIterator):
 
 
 class EvaluationIterator(BatchIterator):
-    """Batches in order, of a size that suits evaluation.
+    """Batches in fixed order, of a size that suits evaluation.
 
     Parameters
     ----------
@@ -263,9 +269,9 @@ class EvaluationIterator(BatchIterator):
 
 
 def _name_unit(name, units, per_structure):
-    """Name the unit of the errors of a target, given those of all columns; "" if it has none."""
+    """Return the unit of the errors of a target from the units of all columns; "" if unknown."""
     if name not in units:
-        # a stress whose labels are virials
+        # the labels of this stress are virials
         unit = units["virial"]
         return {"eV": "eV/Angstrom^3", "": ""}.get(unit, f"{unit}/volume")
     unit = units[name]
@@ -275,7 +281,7 @@ def _name_unit(name, units, per_structure):
 
 
 def _weigh_labels(values, per_atom, structures, sample_weight):
-    """Weights of the entries, zero where there is no label; None if they are all the same."""
+    """Return the weight of each entry, zero if it has no label; None if all weights are equal."""
     if sample_weight is None and np.isfinite(values).all():
         return None
     weights = np.ones(len(structures)) if sample_weight is None else np.asarray(sample_weight)

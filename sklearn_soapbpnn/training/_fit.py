@@ -1,4 +1,4 @@
-"""The order of a fit: checkpoint, steps, network, epochs, and what to warn of at its end."""
+"""The sequence of a fit: checkpoint, steps, network, epochs, and final checks with warnings."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ._reference import follow_reference
 from ._resume import check_folder, describe_fit, find_state, name_checkpoint
 from ._streamed import StreamedData, Workers, count_workers
 
-# a target whose error is at least this share of the baseline's has not been learnt
+# a target has not been learnt if its error is at least this fraction of the baseline's error
 NO_BETTER = 0.95
-# of fewer steps of the optimiser nobody expects to learn: they try whether a fit runs
+# fits with fewer optimizer steps are not checked: they only try whether a fit runs
 FEWEST_STEPS = 10
 
 
 def fit_model(parameters, data, resume, processes):
-    """Fit what comes before the network, and the network.
+    """Fit the steps before the network, then the network.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ def fit_model(parameters, data, resume, processes):
     resume : bool
         Whether to continue from a checkpoint.
     processes : SingleProcess or ProcessGroup
-        Who trains.
+        The processes that train the network.
 
     Returns
     -------
     FittedModel
         The result.
     SoapBPNNNet
-        The net that found it, with its history.
+        The skorch net that trained the network, with its history.
     """
     path, state = _find_checkpoint(parameters, data, resume, processes)
     seeds = check_random_state(parameters.random_state).randint(2**31 - 1, size=3).tolist()
@@ -73,7 +73,7 @@ def fit_model(parameters, data, resume, processes):
 
 
 def make_net(parameters, network, losses, order_seed):
-    """Return the skorch net that trains a network, to be initialised."""
+    """Return the skorch net that trains a network; it is not initialised yet."""
     return SoapBPNNNet(
         network,
         TotalLoss(losses),
@@ -95,7 +95,7 @@ def make_net(parameters, network, losses, order_seed):
 
 
 def _find_checkpoint(parameters, data, resume, processes):
-    """Return the path of this fit's checkpoint, and the state to go on from; None where is none.
+    """Return the path of this fit's checkpoint and the state to resume from, each may be None.
 
     Raise if the processes of a distributed fit were given different data or parameters.
     """
@@ -116,7 +116,7 @@ def _find_checkpoint(parameters, data, resume, processes):
 
 
 def _count_epochs(parameters, state):
-    """Return how many epochs there are still to do."""
+    """Return the number of remaining epochs."""
     num_epochs = int(parameters.num_epochs)
     if state is None:
         return num_epochs
@@ -128,7 +128,7 @@ def _count_epochs(parameters, state):
 
 
 def _list_targets(data):
-    """Return the names of the columns that the model has learnt from, now or before."""
+    """Return the names of the columns on which the model was trained, in this or earlier fits."""
     y, before = data.y, () if data.before is None else data.before.targets
     is_relative = "energy" in y and not y.labelled("energy").any()
     labelled = [name for name in y.names if not (name == "energy" and is_relative)]
@@ -136,7 +136,10 @@ def _list_targets(data):
 
 
 def _fit_steps(parameters, data):
-    """Return fitted steps, or those of the model before, and X with all but the descriptor."""
+    """Return the fitted steps, and X with all data attached except for the descriptor.
+
+    If the fit continues from a model, its steps are kept and only extended by new targets.
+    """
     X, y, before = data.X, data.y, data.before
     if before is None:
         soap = parameters.find_soap(X)
@@ -155,16 +158,16 @@ def _fit_steps(parameters, data):
 
 
 def _prepare(parameters, steps, X, data, seed):
-    """Attach the descriptors, unless they are too large, and divide the data.
+    """Attach the descriptors, unless they are too large, and split off the validation data.
 
     Returns
     -------
     train : tuple of Structures, Targets, and array or None
-        With their weights.
+        Training structures, their labels and their weights.
     validation : tuple of Structures and Targets, or None
-        Held out, or given.
+        Validation structures, given or held out, and their labels.
     large : bool
-        Whether the data exceed the memory, so that batches make their own descriptors.
+        Whether the descriptors exceed the memory limit, so that each batch computes its own.
     """
     parts = [X]
     if data.validation is not None:
@@ -182,9 +185,10 @@ def _prepare(parameters, steps, X, data, seed):
 
 
 def _hold_out(fraction, X, data, seed):
-    """Return what to train on, and what to validate on, at least one structure or group; or None.
+    """Split the data into training data and validation data.
 
-    Nothing is held out of a single structure.
+    At least one structure or group is held out, unless ``fraction`` is 0 or there is a single
+    structure; the validation data are then None.
     """
     y, weight, groups = data.y, data.sample_weight, data.groups
     if fraction == 0 or len(X) == 1:
@@ -203,7 +207,7 @@ def _hold_out(fraction, X, data, seed):
 
 
 def _run(parameters, net, train, validation, n_epochs, large):
-    """Put the data on the device, or what they are made of, and run the net."""
+    """Put the data on the device, unless they are too large, and train the net."""
     n_atoms = parameters.batch_size * train[0].n_atoms.mean()
     n_workers = count_workers(parameters.num_workers) if large else 0
     with use_threads(n_atoms), Workers(n_workers) as workers:
@@ -224,12 +228,12 @@ def _check_labelled(early_stopping, validation):
         return validation
     if early_stopping:
         raise ValueError(
-            "early_stopping=True needs labels of validation structures, but none that was held out "
-            "has one. Pass X_val and y_val, or raise validation_fraction."
+            "early_stopping=True needs labels of validation structures, but none of the held-out "
+            "structures has one. Pass X_val and y_val, or use a larger validation_fraction."
         )
     warnings.warn(
-        "No structure that was held out for validation has a label, so the last epoch is kept. "
-        "Pass X_val and y_val, or raise validation_fraction.",
+        "None of the structures held out for validation has a label, so the last epoch is kept. "
+        "Pass X_val and y_val, or use a larger validation_fraction.",
         UserWarning,
         stacklevel=7,
     )
@@ -237,7 +241,7 @@ def _check_labelled(early_stopping, validation):
 
 
 def _check_end(net, num_epochs, learning_rate):
-    """Warn of a fit that diverged or was interrupted; forget the epoch that was broken off."""
+    """Warn if the fit diverged or was interrupted; discard the epoch that was not completed."""
     history = net.history
     while len(history) and "dur" not in history[-1]:
         history.pop()
@@ -247,22 +251,22 @@ def _check_end(net, num_epochs, learning_rate):
         raise KeyboardInterrupt
     if net.interrupted_:
         warnings.warn(
-            f"fit was interrupted after {len(history)} of {num_epochs} epochs; the best of them is "
-            "kept.",
+            f"fit was interrupted after {len(history)} of {num_epochs} epochs; the best epoch so "
+            "far is kept.",
             ConvergenceWarning,
             stacklevel=7,
         )
     if not np.isfinite(history[-1]["train_loss"]):
         warnings.warn(
-            f"The loss is {history[-1]['train_loss']} after {len(history)} epochs. Lower "
-            f"learning_rate={learning_rate}, or look for labels that are off.",
+            f"The loss is {history[-1]['train_loss']} after {len(history)} epochs. Use a smaller "
+            f"learning rate than learning_rate={learning_rate}, or look for wrong labels.",
             ConvergenceWarning,
             stacklevel=7,
         )
 
 
 def _check_learnt(net, train, validation):
-    """Warn of targets that are predicted no better than by the composition baseline alone."""
+    """Warn if the errors of a target are no better than those of the composition baseline."""
     history = net.history
     n_steps = len(history) * -(-len(train) // net.batch_size)
     if n_steps < FEWEST_STEPS or not np.isfinite(history[-1]["train_loss"]):
@@ -277,10 +281,10 @@ def _check_learnt(net, train, validation):
         errors = ", ".join(f"{name!r}: {ratio:.2g}" for name, ratio in poor.items())
         warnings.warn(
             f"After {len(history)} epochs the fit is no better than the composition baseline "
-            f"alone. Root mean square error in {what}, divided by that of the baseline: {errors}. "
-            "Usual causes: too few epochs; a learning_rate that is too high or too low; units that "
-            "do not belong together (Hartree beside eV, kbar beside eV/Angstrom^3); a wrong sign "
-            "(forces are minus the derivative of the energy, stress is positive under tension).",
+            f"alone. RMSE in {what}, divided by the RMSE of the baseline: {errors}. Usual causes: "
+            "too few epochs; a learning_rate that is too high or too low; inconsistent units "
+            "(Hartree with eV, kbar with eV/Angstrom^3); a wrong sign (forces are minus the "
+            "derivative of the energy, stress is positive under tension).",
             ConvergenceWarning,
             stacklevel=7,
         )

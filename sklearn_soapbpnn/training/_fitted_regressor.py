@@ -1,4 +1,4 @@
-"""What a fitted regressor shows of its FittedModel."""
+"""Attributes that a fitted regressor reads from its FittedModel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._parameters import FitParameters, read_parameters
 
 
 class FittedRegressor:
-    """Estimator whose fit results in a :class:`FittedModel`, of which its attributes are views.
+    """Estimator whose fit results in a :class:`FittedModel`, from which its attributes are read.
 
     Attributes
     ----------
@@ -23,18 +23,34 @@ class FittedRegressor:
     """
 
     def set_fitted(self, fitted: FittedModel, history=()):
-        """Take over a fitted model in the place of a fit, as readers of files do.
+        """Use an existing fitted model, e.g. from a file, instead of calling ``fit``.
 
         Parameters
         ----------
         fitted : FittedModel
-            What a fit with the arguments of this estimator could have resulted in.
+            The fitted model. It must be consistent with the arguments of this estimator; this is
+            not checked.
         history : list of dict, default=()
-            Losses and errors of each epoch.
+            Losses and errors of each epoch, for ``history_``.
 
         Returns
         -------
-        self
+        self : SoapBPNNRegressor
+
+        Raises
+        ------
+        ValueError
+            If ``net_params`` has ``optimizer__param_groups`` that match none of the weights.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+        >>> X, y = load_malonaldehyde(return_X_y=True)
+        >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
+        >>> other = SoapBPNNRegressor(max_angular=1).set_fitted(model.fitted_)
+        >>> bool((other.predict(X[:2]) == model.predict(X[:2])).all())
+        True
         """
         arguments = read_parameters(self)
         on_device = {**arguments.arguments, "device": fitted.network.device}
@@ -48,7 +64,7 @@ class FittedRegressor:
         return self
 
     def __getstate__(self):
-        # the net is made anew: it would hold the weights another time
+        # the net is rebuilt from the rest, so that a pickle holds the weights once
         state = super().__getstate__()
         if "net_" in state:
             state["_history"] = list(state.pop("net_").history)
@@ -63,7 +79,7 @@ class FittedRegressor:
 
     @property
     def module_(self):
-        """The torch module."""
+        """The network, a torch module."""
         return self._result.network
 
     @property
@@ -74,42 +90,42 @@ class FittedRegressor:
 
     @property
     def kinds_(self):
-        """Targets that have an output of their own, by name."""
+        """Kind of each target that has a separate output."""
         return self._result.kinds
 
     @property
     def targets_(self):
-        """Names of the columns that were learnt from."""
+        """Names of the columns of y on which the model was trained."""
         return self._result.targets
 
     @property
     def n_features_in_(self):
-        """Size of the power spectrum of an atom."""
+        """Number of features of the power spectrum of one atom."""
         return self._result.network.first.n_features
 
     @property
     def elements_(self):
-        """Atomic numbers seen in fit, ascending."""
+        """Atomic numbers seen in fit, in ascending order."""
         return self._result.steps.elements
 
     @property
     def baseline_(self):
-        """The fitted composition baseline; None if there is none."""
+        """The fitted composition baseline; None if X had an offset attached or none is used."""
         return self._result.steps.own.baseline
 
     @property
     def zbl_(self):
-        """The ZBL step; None without it."""
+        """The ZBL step; None with ``zbl=False``."""
         return self._result.steps.own.zbl
 
     @property
     def scaler_(self):
-        """The fitted scaler; None if there is none."""
+        """The fitted scaler; None if X had a scale attached or none is used."""
         return self._result.steps.own.scaler
 
     @property
     def featurizer_(self):
-        """The descriptor; None if X carried features."""
+        """The descriptor; None if X had features attached."""
         return self._result.steps.own.featurizer
 
     @property

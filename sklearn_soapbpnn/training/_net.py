@@ -18,14 +18,14 @@ from ._progress import Bar, Progress
 
 
 class WarmupCosine:
-    """Linear warm-up over a fraction of the steps, then a cosine to zero.
+    """Schedule of the learning rate: linear warm-up, then a cosine down to zero.
 
     Parameters
     ----------
     n_steps : int
-        Steps of the whole fit.
+        Number of steps of the whole fit.
     warmup_fraction : float
-        Share of them that warms up.
+        Fraction of the steps that belong to the warm-up.
     """
 
     def __init__(self, n_steps: int, warmup_fraction: float) -> None:
@@ -33,7 +33,7 @@ class WarmupCosine:
         self.n_warmup = int(warmup_fraction * n_steps)
 
     def __call__(self, step: int) -> float:
-        """Return the factor of the learning rate at a step."""
+        """Return the factor by which the learning rate is multiplied at a step."""
         if step < self.n_warmup:
             return step / self.n_warmup
         done = (step - self.n_warmup) / max(1, self.n_steps - self.n_warmup)
@@ -41,12 +41,12 @@ class WarmupCosine:
 
 
 class BestEpoch(Callback):
-    """Keep the weights of the epoch with the best validation metric, and restore them.
+    """Keep the weights of the epoch with the best validation metric; restore them at the end.
 
     Parameters
     ----------
     metric : {"rmse_prod", "mae_prod", "loss"}
-        Product of the errors of all targets, or the loss.
+        Product of the validation errors of all targets, or validation loss.
     """
 
     def __init__(self, metric="rmse_prod"):
@@ -64,12 +64,12 @@ class BestEpoch(Callback):
             value = epoch["valid_loss"]
         else:
             kind = self.metric.removesuffix("_prod")
-            # an error that is zero by symmetry is rounding, which grows as the weights do
+            # an error that is zero by symmetry is only rounding noise, which grows with the weights
             value = math.prod(
                 max(epoch[f"valid_{name}_{kind}"], smallest)
                 for name, smallest in dataset_valid.smallest_errors.items()
             )
-        is_best = value < self.best_  # NaN never is
+        is_best = value < self.best_  # always False for NaN
         self.best_loss_ = min(self.best_loss_, epoch["valid_loss"])
         net.history.record("valid_loss_best", epoch["valid_loss"] == self.best_loss_)
         net.history.record("valid_metric", value)
@@ -86,29 +86,30 @@ class BestEpoch(Callback):
 
 
 class StopEarly(Callback):
-    """End the fit when the best epoch is long ago, or the loss is not a number."""
+    """End the fit if the metric has stopped improving, or if the loss is NaN or infinite."""
 
     def on_epoch_end(self, net, **kwargs):
         epoch = net.history[-1]["epoch"]
         if epoch < net.max_epochs and net.ends_after(epoch):
-            # what ends a fit in skorch
+            # this ends a fit in skorch
             raise KeyboardInterrupt
 
 
 class SoapBPNNNet(NeuralNet):
-    """skorch net whose data is :class:`TrainingData`.
+    """skorch net that trains on :class:`TrainingData`.
 
-    ``fit(train, valid)`` takes the training and the validation set (or None). Losses and errors are
-    summed on the device and recorded once an epoch, so that no step waits for the one before.
+    ``fit(train, valid)`` takes the training set and the validation set (or None). Losses and errors
+    are summed on the device and recorded once per epoch, so that no step has to wait for the
+    previous one.
 
     Parameters
     ----------
     module, criterion, **kwargs
         See :class:`skorch.NeuralNet`.
     order_seed : int
-        Seed of the order of the batches.
+        Seed for the order of the batches.
     warmup_fraction : float
-        Share of the steps that warms up.
+        Fraction of the steps that belong to the warm-up.
     best_model_metric : str
         See :class:`BestEpoch`.
     log_interval : int
@@ -116,13 +117,13 @@ class SoapBPNNNet(NeuralNet):
     log_mae : bool
         See :class:`Progress`.
     log_separate_blocks : bool
-        Whether to record the errors of each block and property of a target as well.
+        Whether to record also the errors of each block and property of a target.
     n_iter_no_change : int, default=None
-        Epochs to wait for a better one; None runs all epochs.
+        Number of epochs without improvement after which the fit ends; None runs all epochs.
     checkpoints : Checkpoints, default=None
-        Callback that keeps the state of the fit.
+        Callback that writes the state of the fit to a file.
     processes : SingleProcess or ProcessGroup, default=None
-        Who trains; None is this process alone.
+        The processes that train together; None means this process alone.
     """
 
     def __init__(
@@ -166,7 +167,8 @@ class SoapBPNNNet(NeuralNet):
         return [*callbacks, ("stop_early", StopEarly()), *self.processes.callbacks]
 
     def _yield_callbacks(self):
-        # what others record in an epoch belongs into its checkpoint, and the end comes last
+        # a checkpoint must contain what all other callbacks have recorded in the epoch, and the
+        # callback that may end the fit must come last
         late = []
         for callback in super()._yield_callbacks():
             if callback[0] in ("checkpoints", "stop_early"):
@@ -176,7 +178,10 @@ class SoapBPNNNet(NeuralNet):
         yield from late
 
     def ends_after(self, epoch):
-        """Whether an epoch is the last one: of all, or since nothing is to be hoped for."""
+        """Return whether the fit ends after an epoch, as planned or for one of two reasons.
+
+        They are that the loss is NaN or infinite, and that the metric has stopped improving.
+        """
         if epoch >= self.max_epochs or not math.isfinite(self.history[-1, "train_loss"]):
             return True
         patience = self.n_iter_no_change
@@ -184,11 +189,11 @@ class SoapBPNNNet(NeuralNet):
 
     @property
     def best_epoch_(self):
-        """The callback that keeps the best epoch."""
+        """Callback that keeps the best epoch."""
         return dict(self.callbacks_)["best"]
 
     def initialize_optimizer(self, *args, **kwargs):
-        """Make the optimiser; raise if a group of weights that it treats apart is empty."""
+        """Create the optimizer; raise if one of its parameter groups matches no weights."""
         names = [name for name, _ in self.get_all_learnable_params()]
         for pattern, _ in self.get_params_for("optimizer").get("param_groups", ()):
             if not fnmatch.filter(names, pattern):
@@ -199,15 +204,15 @@ class SoapBPNNNet(NeuralNet):
         return super().initialize_optimizer(*args, **kwargs)
 
     def get_dataset(self, X, y=None):
-        """Return the training data as it is."""
+        """Return the training data unchanged."""
         return X
 
     def get_split_datasets(self, X, y=None, **fit_params):
-        """Return the training and the validation set, which ``fit`` was given as X and y."""
+        """Return the training and the validation set, which are passed to ``fit`` as X and y."""
         return X, y
 
     def get_iterator(self, dataset, training=False):
-        """Return shuffled batches for training, large ones in order for validation."""
+        """Return shuffled batches for training, or large batches in fixed order for validation."""
         if training:
             iterator = TrainingIterator(dataset, self.batch_size, self.order_)
         else:
@@ -215,7 +220,7 @@ class SoapBPNNNet(NeuralNet):
         return self.processes.share(iterator)
 
     def on_batch_begin(self, net, **kwargs):
-        """Keep no record of single batches but an empty one, which some callbacks ask for."""
+        """Record no single batches, except for an empty record that some callbacks need."""
         if not self.history[-1]["batches"]:
             self.history.new_batch()
 
@@ -229,7 +234,7 @@ class SoapBPNNNet(NeuralNet):
         super().on_train_begin(net, X=X, y=y, **kwargs)
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
-        """Forget the schedule and the moments of the optimiser, which are over."""
+        """Discard the schedule and the moments of the optimizer, which are no longer needed."""
         del self.schedule_, self.order_
         self.checkpoints = None
         self.optimizer_.state.clear()
@@ -237,12 +242,12 @@ class SoapBPNNNet(NeuralNet):
         super().on_train_end(net, X=X, y=y, **kwargs)
 
     def fit_loop(self, *args, **kwargs):
-        """Run the epochs; note if Ctrl-C ends them, and take the progress bar of an error away."""
+        """Run the epochs; note whether Ctrl-C ends them, and remove the progress bar on errors."""
         with note_interrupts() as noted:
             try:
                 return super().fit_loop(*args, **kwargs)
             except KeyboardInterrupt:
-                # callbacks end a fit in the same way
+                # callbacks raise the same exception to end a fit
                 self.interrupted_ = self.interrupted_ or bool(noted)
                 raise
             except Exception:
@@ -260,13 +265,13 @@ class SoapBPNNNet(NeuralNet):
         return {"loss": loss, "y_pred": predictions}
 
     def train_step(self, batch, **fit_params):
-        """Make one step of the optimiser and of the schedule."""
+        """Make one step of the optimizer and of the schedule."""
         step = super().train_step(batch, **fit_params)
         self.schedule_.step()
         return step
 
     def validation_step(self, batch, **fit_params):
-        """Compute the loss of a batch; forces need no gradients of the weights."""
+        """Compute the loss of a batch without gradients of the weights."""
         with torch.no_grad():
             predictions = batch.predictions(self.module_)
             return {"loss": self.criterion_(predictions, batch.labels), "y_pred": predictions}
@@ -279,7 +284,7 @@ class SoapBPNNNet(NeuralNet):
         try:
             total, n_structures, errors = self._run_batches(iterator, training, step_fn, fit_params)
         except KeyboardInterrupt:
-            # skorch ends the fit in silence, as it does when a callback stops it
+            # skorch then ends the fit without a warning, as if a callback had stopped it
             self.interrupted_ = True
             raise
         self.history.record(f"{prefix}_loss", float(total) / n_structures)
@@ -292,14 +297,14 @@ class SoapBPNNNet(NeuralNet):
                     self._record_errors(f"{prefix}_{name}[{block}]", sums[:, kind.scale_index == k])
 
     def compare_with_baseline(self, dataset, epoch):
-        """Return the root mean square errors of an epoch, in those of the baseline alone.
+        """Return the RMSE of each target, divided by the RMSE of the baseline alone.
 
         Parameters
         ----------
         dataset : TrainingData
-            What errors are wanted of.
+            Data for which the errors are computed.
         epoch : dict or None
-            Recorded errors; None computes them, with the weights that there are now.
+            Recorded errors of an epoch; None computes them with the current weights.
 
         Returns
         -------
@@ -347,6 +352,6 @@ class SoapBPNNNet(NeuralNet):
 
 
 def _add_errors(errors, predictions, batch):
-    """Add the sums of a batch to those of the targets so far."""
+    """Add the sums of errors of a batch to the sums of earlier batches, for each target."""
     for name, labels in batch.labels.items():
         errors[name] = errors.get(name, 0.0) + labels.sum_errors(predictions[name])

@@ -1,4 +1,4 @@
-"""The regressor's arguments as a fit reads them, and what they stand for together."""
+"""The regressor's arguments as a fit reads them, and the objects that follow from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..preprocessing import (
     check_scales,
 )
 
-# what weights, baseline and scale of a fit stand for
+# arguments that determine what the fitted weights, baseline and scale mean
 FIXED_BY_FIT = (
     *SOAP_PARAMETERS,
     *("num_hidden_layers", "num_neurons_per_layer", "layernorm", "add_lambda_basis", "zbl"),
@@ -33,7 +33,7 @@ FIXED_BY_FIT = (
 
 
 class FitParameters:
-    """The regressor's arguments as they stand when a fit begins: read, never set.
+    """The regressor's arguments at the start of a fit, read-only.
 
     Every argument is an attribute of the same name.
 
@@ -42,7 +42,7 @@ class FitParameters:
     arguments : dict of str to object
         ``get_params(deep=False)`` of the regressor.
     defaults : dict of str to object
-        Their defaults, in the order of the constructor.
+        Default of each argument, in the order of the constructor.
     """
 
     def __init__(self, arguments, defaults):
@@ -57,21 +57,21 @@ class FitParameters:
 
     @cached_property
     def soap(self):
-        """The descriptor of structures that carry no features."""
+        """Hyperparameters of the descriptor, used if X has no features attached."""
         return read_soap_parameters(self)
 
     def find_soap(self, X):
-        """Return the descriptor that X carries, or else the own one."""
+        """Return the descriptor of the features of X; without features the one of the arguments."""
         return self.soap if X.features is None else X.features.parameters
 
     @cached_property
     def torch_device(self):
-        """The device of the network."""
+        """Device of the network."""
         return resolve_device(self.device)
 
     @property
     def itemsize(self):
-        """Bytes of a number in the network."""
+        """Bytes per number in the network."""
         return np.dtype(self.dtype).itemsize
 
     @property
@@ -88,7 +88,7 @@ class FitParameters:
 
     @property
     def architecture(self):
-        """The network, but for what it learns from."""
+        """Architecture of the network, apart from its elements, descriptor and targets."""
         is_alchemical = self.species_encoding == "alchemical"
         return Architecture(
             num_hidden_layers=int(self.num_hidden_layers),
@@ -110,14 +110,14 @@ class FitParameters:
             scaler = TargetScaler(self.fixed_scaling_weights, self.per_structure_targets)
         names = (*SOAP_PARAMETERS, "dtype")
         featurizer = SoapFeaturizer(**{name: getattr(self, name) for name in names})
-        # structures are wanted, whatever the global configuration says of tables
+        # transform must return structures even if scikit-learn is configured to return tables
         featurizer.set_output(transform="default")
         return OwnSteps(ZBLBaseline() if self.zbl else None, baseline, scaler, featurizer)
 
     def hyperparameters(self, targets):
-        """Return the arguments that a fit which continues must not change.
+        """Return the arguments that must be the same if a later fit continues from this one.
 
-        Of those that hold an entry for each target, the entries of ``targets``.
+        Arguments with an entry for each target are reduced to the entries of ``targets``.
         """
         heads = self.heads or {}
         fixed = {
@@ -131,13 +131,13 @@ class FitParameters:
         }
 
     def memory_for_data(self, n_elements, soap):
-        """Return the bytes that descriptors may take beside the weights."""
+        """Return the bytes that remain for the descriptors when the weights are in memory."""
         limit = self.memory_limit or find_memory(self.torch_device)
         return limit - measure_weights(self.architecture, soap, n_elements)
 
 
 def read_parameters(estimator):
-    """Return the arguments of an estimator as they are now."""
+    """Return the current arguments of an estimator."""
     entries = signature(type(estimator)).parameters.items()
     return FitParameters(
         estimator.get_params(deep=False), {name: entry.default for name, entry in entries}

@@ -1,4 +1,4 @@
-"""Energies of another reference than those that the model was fitted on."""
+"""New energies with another reference than the energies of the previous fit."""
 
 import warnings
 from copy import copy
@@ -10,28 +10,33 @@ from ..data import Structures
 from ..model import evaluate
 from ..preprocessing import CompositionBaseline, check_fixed_weights, count_elements
 
-# structures that are looked at to find out whether the reference is another one
+# number of structures that are used to detect another reference
 SAMPLE = 1000
-# differences from the predictions that composition explains are of another reference where they
-# are this many times as large as what it leaves, and this share of the scale
+# the reference is another one if the part of the differences (label minus prediction) that the
+# composition explains exceeds this multiple of the residual, and this fraction of the scale
 TIMES_REST = 3.0
 SHARE_OF_SCALE = 0.1
 
 
 def follow_reference(before, X, y, fixed):
-    """Return a model's steps with a baseline of the reference of new energies, with a warning.
+    """Return a model's steps, with the baseline refitted if new energies have another reference.
 
-    Another functional, code or pseudopotential shifts energies by a constant for each atom of an
-    element. The network cannot learn that, and need not.
+    Another functional, code or pseudopotential shifts the energy by a constant for each atom of an
+    element. The network cannot learn this shift, and need not if the baseline contains it. A
+    warning tells that the baseline was refitted, or that it should be.
 
     Parameters
     ----------
     before : FittedModel
-        The model that a fit continues from.
+        Model from which the fit continues.
     X, y : Structures, Targets
         New data.
     fixed : mapping or None
         ``fixed_composition_weights``.
+
+    Returns
+    -------
+    Steps
     """
     steps = before.steps
     fixed = check_fixed_weights(fixed).get("energy")
@@ -41,22 +46,23 @@ def follow_reference(before, X, y, fixed):
     if shift <= max(TIMES_REST * rest, SHARE_OF_SCALE * scale):
         return steps
     text = (
-        "y holds energies of another reference than the fit that this continues: they differ by "
-        f"{shift:.3g} per atom from what it predicts, and composition alone explains that. "
+        "y has energies of another reference than the previous fit, from which this one continues: "
+        f"they differ by {shift:.3g} per atom from its predictions, a difference that depends on "
+        "the composition only. "
     )
     if steps.own.baseline is None or fixed:
-        where = "fixed_composition_weights" if fixed else "a baseline that is not its own"
+        where = "fixed_composition_weights" if fixed else "the baseline of another step"
         warnings.warn(
-            f"{text}This regressor keeps {where}, so predicted energies will be wrong. Fit the "
-            "baseline anew: set warm_start=False on the CompositionBaseline of a Pipeline (only), "
-            "or fit with warm_start=False.",
+            f"{text}This regressor keeps {where}, so predicted energies will be wrong. Refit the "
+            "baseline: set warm_start=False on the CompositionBaseline of a Pipeline (and on no "
+            "other step), or fit with warm_start=False.",
             UserWarning,
             stacklevel=7,
         )
         return steps
     if "energy" in before.targets:
         warnings.warn(
-            f"{text}The baseline was refitted, so predictions are of the new reference.",
+            f"{text}The baseline was refitted, so predictions have the new reference.",
             UserWarning,
             stacklevel=7,
         )
@@ -64,29 +70,42 @@ def follow_reference(before, X, y, fixed):
 
 
 def _fit_difference(before, X, y):
-    """Fit, by composition, what the model lacks of the labels; return that and the difference."""
+    """Fit label minus prediction by the composition.
+
+    Returns
+    -------
+    CompositionBaseline
+        The fit.
+    Structures
+        X without attached data.
+    array of shape (n_structures,)
+        Label minus prediction.
+    """
     predicted = evaluate(before.network, before.steps.prepare(X), ["energy"])
     difference = y["energy"] - predicted["energy"]
-    # without the offset that they carry
+    # without attached data, since an offset would be subtracted from the difference
     X = Structures(X.numbers, X.positions, X.cells, X.pbc)
     return CompositionBaseline().fit(X, difference), X, difference
 
 
 def _find_shift(before, X, y):
-    """Sizes per atom of what composition explains and of what it leaves; and the scale."""
+    """Return the RMS per atom of the shift and of the residual, and the scale of the energy.
+
+    The shift is the part of label minus prediction that the composition explains.
+    """
     found, bare, difference = _fit_difference(before, X, y)
     scale = before.steps.own.attach(X[:1]).scale.get("energy", 1.0)
     shift = found.predict(bare)
     size = np.sqrt(np.mean((shift / X.n_atoms) ** 2))
     n_free = len(X) - np.linalg.matrix_rank(count_elements(bare, bare.elements, as_shares=False))
     if n_free == 0:
-        # composition explains any labels of so few structures
+        # with so few structures the composition explains any labels
         return size, TIMES_REST * scale, scale
     return size, np.sqrt(np.sum(((difference - shift) / X.n_atoms) ** 2) / n_free), scale
 
 
 def _shift_baseline(before, X, y):
-    """Return steps whose baseline holds the difference of the references."""
+    """Return steps whose baseline includes the difference between the references."""
     found, *_ = _fit_difference(before, X, y)
     own = before.steps.own
     baseline = copy(own.baseline)

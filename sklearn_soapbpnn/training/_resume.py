@@ -1,4 +1,4 @@
-"""What tells one fit from another, and which checkpoint belongs to which."""
+"""Identification of a fit by its data and parameters, and of the checkpoint that belongs to it."""
 
 import os
 import reprlib
@@ -10,7 +10,7 @@ import joblib
 from ..descriptors import SOAP_PARAMETERS
 from ._checkpoints import load_checkpoint
 
-# they change what is shown and stored, or where it runs, but not what is learnt
+# arguments that do not affect the result, only output, storage and where the fit runs
 IRRELEVANT = {
     *("verbose", "log_interval", "log_mae", "log_separate_blocks", "callbacks", "warm_start"),
     *("checkpoint_dir", "checkpoint_interval", "device", "num_workers", "memory_limit"),
@@ -19,10 +19,10 @@ IRRELEVANT = {
 
 
 def describe_fit(parameters, data):
-    """Return everything that the result of a fit depends on, by the names of the arguments."""
+    """Return everything on which the result of a fit depends, by the names of the arguments."""
     inputs = {k: v for k, v in parameters.arguments.items() if k not in IRRELEVANT}
     if not isinstance(parameters.random_state, Integral):
-        # what it draws is in the checkpoint
+        # the seeds that it gives are in the checkpoint
         inputs["random_state"] = None
     X_val, y_val = data.validation or (None, None)
     weights = data.weights
@@ -35,14 +35,15 @@ def describe_fit(parameters, data):
         "y_val": y_val and _describe_labels(y_val),
         "sample_weight": data.sample_weight,
         "groups": data.groups,
-        "fit to go on from": weights,
+        "previous fit": weights,
     }
 
 
 def title_fit(parameters, data):
-    """Return lines that tell a reader which fit this is: its size, and its parameters.
+    """Return the title of a fit for printing: number of structures and parameters.
 
-    Only parameters that differ from their defaults are named, those of the descriptor as X has it.
+    Only parameters that differ from their defaults are listed. The parameters of the descriptor are
+    those of the features of X, if it has features attached.
     """
     soap = parameters.find_soap(data.X)
     values = {**parameters.arguments, **{name: getattr(soap, name) for name in SOAP_PARAMETERS}}
@@ -60,31 +61,30 @@ def title_fit(parameters, data):
 
 
 def name_checkpoint(folder, inputs):
-    """Return the path of the checkpoint of a fit: named after its data and parameters.
+    """Return the path of the checkpoint of a fit, with a name derived from data and parameters.
 
-    So the candidates and folds of a search do not meet in one folder, and a fit never goes on from
-    that of other data.
+    The candidates and folds of a search can therefore share a folder, and a fit never resumes from
+    the checkpoint of another fit.
 
     Raises
     ------
     ValueError
-        If it cannot be told whether a value is the same in another process.
+        If a value cannot be hashed, so that another process could not recognise it.
     """
     hashes = {}
     for name, value in inputs.items():
         try:
             hashes[name] = joblib.hash(value)
-        except Exception as err:  # whatever pickling may raise
+        except Exception as err:  # pickling may raise any exception
             raise ValueError(
-                f"{name}={value!r} cannot be recognised by a fit that is to go on from a "
-                f"checkpoint: {err}. Use classes and functions that can be imported, or "
-                "checkpoint_dir=None."
+                f"{name}={value!r} cannot be recognised by a fit that resumes from a checkpoint: "
+                f"{err}. Use classes and functions that can be imported, or checkpoint_dir=None."
             ) from err
     return folder / f"{joblib.hash(hashes)}.checkpoint"
 
 
 def check_folder(folder):
-    """Make the folder of checkpoints, and raise if it cannot be written to."""
+    """Create the folder of the checkpoints; raise if it is not writable."""
     probe = folder / f"{os.getpid()}.part"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
@@ -97,18 +97,18 @@ def check_folder(folder):
 
 
 def find_state(path, device, verbose):
-    """Return the state to continue from, or None to start afresh."""
+    """Return the state to resume from, or None to start from scratch."""
     state = load_checkpoint(path, device)
     if verbose and state is None:
-        message = f"There is no checkpoint of this fit in {path.parent}; starting afresh."
+        message = f"There is no checkpoint of this fit in {path.parent}; starting from scratch."
         print(message, flush=True)
     elif verbose:
-        print(f"Going on after epoch {len(state['history'])} of {path}.", flush=True)
+        print(f"Resuming after epoch {len(state['history'])} from {path}.", flush=True)
     return state
 
 
 def _describe_structures(X):
-    """Arrays that tell structures apart."""
+    """Return everything in structures that affects a fit, for hashing."""
     geometry = [X.numbers, X.positions, X.cells, X.pbc]
     attached = [dict(X.offset), dict(X.scale)]
     features = X.features
@@ -117,5 +117,5 @@ def _describe_structures(X):
 
 
 def _describe_labels(y):
-    """Arrays that tell labels apart."""
+    """Return everything in labels that affects a fit, for hashing."""
     return [(name, repr(y.kinds[name]), y[name]) for name in y.names]

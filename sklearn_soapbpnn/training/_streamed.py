@@ -1,4 +1,4 @@
-"""Training data larger than memory: environments are made for each batch, ahead of the loop."""
+"""Training data larger than memory: each batch computes its descriptors, ahead of the loop."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from ..data import build_graph, iterate_chunks, plan_batches
 from ..nn import Environments
 from ._dataset import Batch, TrainingData
 
-# atoms whose neighbours are looked for at once
+# number of atoms whose neighbours are searched at a time
 ATOMS_PER_CHECK = 2048
 
 
 class StreamedData(TrainingData):
     """Structures and labels whose environments exist for a few batches only.
 
-    Geometry and labels stay in memory, some hundred bytes an atom; expansions, spectra and the
-    pair basis, ten to a hundred kilobytes an atom, are computed for every batch anew, or read where
-    a featuriser left them on disk. It gives the same batches as :class:`TrainingData`.
+    Geometries and labels stay in memory, which takes some hundred bytes per atom. Expansions,
+    spectra and the pair basis, 10 to 100 kilobytes per atom, are computed again for every batch, or
+    read from disk if a featuriser with ``memory`` has stored them. The batches are the same as
+    those of :class:`TrainingData`.
 
     Parameters
     ----------
     structures, targets, network, sample_weight, per_structure
         See :class:`TrainingData`.
     workers : Workers
-        They make the batches.
+        Processes that prepare the batches.
     """
 
     def __init__(self, structures, targets, network, *, workers, **options):
@@ -42,9 +43,9 @@ class StreamedData(TrainingData):
         super().__init__(structures, targets, network, **options)
 
     def _prepare(self, structures, network, derivatives):
-        """Keep what a batch is made with, on the processor."""
+        """Keep on the CPU what is needed to compute the environments of a batch."""
         if structures.features is None:
-            # what cannot be described is to be found now, not within an epoch
+            # raises now, rather than during an epoch, if a structure cannot be described
             for part in iterate_chunks(structures.n_atoms, ATOMS_PER_CHECK):
                 build_graph(structures[part], network.basis.cutoff_radius, network.elements)
         self.basis, self.derivatives = network.basis, derivatives
@@ -55,7 +56,7 @@ class StreamedData(TrainingData):
     def batches(self, order: Tensor, sizes: list[int]) -> Iterator[Batch]:
         """Yield the structures ``order`` in batches of these sizes."""
         parts = order.split(sizes)
-        # something has to be there to select nothing from
+        # an empty share of a batch still needs environments, from which nothing is selected
         arguments = (
             (self.structures[part.tolist() or [0]], self.recipe, self.derivatives) for part in parts
         )
@@ -66,7 +67,7 @@ class StreamedData(TrainingData):
             yield Batch(environments.select(index), self._take_labels(part, index), len(part))
 
     def _take_labels(self, part, index):
-        """Return the labels of a batch, those of atoms in the order of its atoms."""
+        """Return the labels of a batch; per-atom labels are in the order of the batch's atoms."""
         counts = self.atom_counts[part]
         starts = self.first_atom[part] - (counts.cumsum(0) - counts)
         atoms = index.atoms + starts.repeat_interleave(counts)[index.atoms]
@@ -78,14 +79,14 @@ class StreamedData(TrainingData):
 
 
 class Workers:
-    """Processes that work ahead of the training loop, as long as the ``with`` block lasts.
+    """Processes that work ahead of the training loop; they end with the ``with`` block.
 
-    They are its own: those that joblib keeps for the next call are the user's.
+    They are not taken from joblib's pool of reusable processes, which belongs to the user.
 
     Parameters
     ----------
     n_workers : int
-        Number of processes; 0 does the work where its results are needed.
+        Number of processes; with 0 this process computes each result when it is needed.
     """
 
     def __init__(self, n_workers: int) -> None:
@@ -93,14 +94,14 @@ class Workers:
 
     def __enter__(self) -> Workers:
         if self.n_workers:
-            # one thread for each: the others are busy with the batches before and after
+            # one thread per process, since the other processes use the other cores
             self._pool = ProcessPoolExecutor(self.n_workers, env={"OMP_NUM_THREADS": "1"})
         return self
 
     def __exit__(self, *exception) -> None:
         if not self.n_workers:
             return
-        # in another thread, so that one more Ctrl-C does not lose what the fit has found
+        # in another thread, so that another Ctrl-C meanwhile does not discard the result of the fit
         ended = Event()
         Thread(target=self._shut_down, args=(ended,)).start()
         while not ended.is_set():
@@ -114,7 +115,7 @@ class Workers:
             ended.set()
 
     def map(self, function, arguments) -> Iterator:
-        """Yield ``function(*entry)`` for the arguments in order, only a few of them ahead."""
+        """Yield ``function(*entry)`` for the arguments in order, computing a few results ahead."""
         if not self.n_workers:
             for entry in arguments:
                 yield function(*entry)
@@ -133,22 +134,22 @@ class Workers:
 
 
 def count_workers(num_workers) -> int:
-    """Return the number of processes that ``num_workers`` stands for: one core is for training."""
+    """Return ``num_workers`` as a number; None leaves one core for the training loop."""
     if num_workers is not None:
         return int(num_workers)
     if current_process().daemon:
         return 0
-    # those that torchrun starts on a node share its cores
+    # the processes that torchrun starts on a node share its cores
     n_cores = joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(0, n_cores - 1)
 
 
 def check_workers(num_workers) -> None:
-    """Raise if this process can start no others."""
+    """Raise if ``num_workers`` needs other processes, but this process must not start any."""
     if num_workers and current_process().daemon:
         raise ValueError(
-            f"num_workers={num_workers}, but this process (of dask, or of multiprocessing) may not "
-            "start others. Set num_workers=0, or None to leave it open."
+            f"num_workers={num_workers}, but this process (a daemon of dask or multiprocessing) "
+            "must not start other processes. Set num_workers=0, or None to choose automatically."
         )
 
 

@@ -104,7 +104,7 @@ def test_fixed_weights_of_absent_elements_do_not_matter():
 @pytest.mark.parametrize("target", [None, "energy"])
 def test_no_element(element, target):
     fixed = {element: 0.0} if target is None else {target: {element: 0.0}}
-    with pytest.raises(ValueError, match="no chemical element") as info:
+    with pytest.raises(ValueError, match="chemical element") as info:
         CompositionBaseline(fixed).fit([Atoms("H")], [0.0])
     assert repr(element) in str(info.value)
 
@@ -126,9 +126,7 @@ def test_check_fixed_weights_knows_the_targets():
 
 
 def test_fixed_weights_mix_no_elements_and_targets():
-    message = (
-        r"weights mixes the elements \['H', 8\] with \['energy'\], of which each is no chemical"
-    )
+    message = r"weights mixes the elements \['H', 8\] with \['energy'\], which are not chemical"
     with pytest.raises(ValueError, match=message):
         check_fixed_weights({"H": 0.0, "energy": 0.0, 8: 1.0}, "weights")
 
@@ -137,7 +135,7 @@ def test_fixed_weights_mix_no_elements_and_targets():
 def test_fixed_weights_of_targets_without_a_baseline(fixed):
     y = Targets(dipole=np.ones((1, 3)), charges=[[1.0]])
     with pytest.raises(
-        ValueError, match=r"no target of y with a .* baseline; these are \['charges'"
+        ValueError, match=r"nor a target of y with a .* baseline; these are \['charges'"
     ):
         CompositionBaseline(fixed).fit([Atoms("H")], y)
 
@@ -196,9 +194,7 @@ def test_element_of_unlabelled_structures_is_known_with_weight_zero():
 
 def test_needs_a_target_that_is_learnt_by_itself():
     y = Targets(energies=[np.zeros(1)])
-    with pytest.raises(
-        ValueError, match=r"learnt by itself, such as 'energy', it has \['energies'\]"
-    ):
+    with pytest.raises(ValueError, match=r"such as 'energy', but its columns are \['energies'\]"):
         CompositionBaseline().fit([Atoms("H")], y)
 
 
@@ -395,7 +391,7 @@ def test_predict_names_its_targets():
 
 def test_needs_a_weight_for_every_target():
     y = Targets(energy=[1.0, 2.0], dipole=[[1.0, 1.0, 1.0], [np.nan] * 3])
-    with pytest.raises(ValueError, match="zero for every structure whose dipole is known"):
+    with pytest.raises(ValueError, match="zero for every structure with a label of 'dipole'"):
         CompositionBaseline().fit([Atoms("H")] * 2, y, sample_weight=[0.0, 1.0])
 
 
@@ -487,7 +483,7 @@ def test_a_sum_does_not_become_a_mean():
     frames, gap = [Atoms("H"), Atoms("H2")], [1.0, 2.0]
     first = Targets(kinds={"gap": TargetKind.scalar()}, gap=gap)
     baseline = CompositionBaseline(warm_start=True).fit(frames, first)
-    with pytest.raises(ValueError, match=r"'gap' is .*intensive=True.*but .*scalar\(\) in"):
+    with pytest.raises(ValueError, match=r"'gap' is .*intensive=True.*but was .*scalar\(\) in"):
         baseline.fit(frames, Targets(kinds={"gap": GAP}, gap=gap))
 
 

@@ -98,9 +98,7 @@ def test_weights_must_not_all_be_on_unlabelled_structures():
 
 def test_needs_a_target_that_is_learnt_by_itself():
     y = Targets(energies=[np.zeros(1)])
-    with pytest.raises(
-        ValueError, match=r"learnt by itself, such as 'energy', it has \['energies'\]"
-    ):
+    with pytest.raises(ValueError, match=r"such as 'energy', but its columns are \['energies'\]"):
         TargetScaler().fit([Atoms("H")], y)
 
 
@@ -143,7 +141,7 @@ def test_every_fixed_weight_must_be_positive(fixed):
 
 
 def test_fixed_weights_of_no_element():
-    with pytest.raises(ValueError, match=r"\['charges'\] names 'Qq', which is no chemical element"):
+    with pytest.raises(ValueError, match=r"\['charges'\] names 'Qq', .* not a chemical element"):
         check_scales({"charges": {"Qq": 1.0}})
 
 

@@ -397,7 +397,7 @@ def test_parameters_that_do_not_matter(tmp_path, energies, other, capsys):
         SoapBPNNRegressor(**FIT, checkpoint_dir=tmp_path, callbacks=[PowerCut(4)]).fit(X, y)
     options = {**FIT, "checkpoint_dir": str(tmp_path), "verbose": 1, **other}
     model = SoapBPNNRegressor(**options).fit(X, y, resume=True)
-    assert "Going on after epoch 2 of" in capsys.readouterr().out
+    assert "Resuming after epoch 2 from" in capsys.readouterr().out
     assert count_files(tmp_path) == 1
     assert read_bits(model)[0] == read_bits(SoapBPNNRegressor(**FIT).fit(X, y))[0]
 

@@ -217,12 +217,12 @@ def test_groups_of_any_type(groups):
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ([1, 2], r"groups must name the group of each of the 30 structures, .*\(2,\)"),
-        (np.ones((30, 1)), r"groups must name the group .*shape \(30, 1\)"),
-        (3, r"groups must name the group .*shape \(\)"),
-        ([7] * 30, "groups names 7 for every structure, so none can be held out"),
-        (["a"] * 30, "groups names 'a' for every structure"),
-        pytest.param(np.array(["a"] * 30, dtype=object), "groups names 'a' for every structure"),
+        ([1, 2], r"groups must have one entry of each of the 30 structures, .*\(2,\)"),
+        (np.ones((30, 1)), r"groups must have one entry .*shape \(30, 1\)"),
+        (3, r"groups must have one entry .*shape \(\)"),
+        ([7] * 30, "groups is 7 for every structure, so none can be held out"),
+        (["a"] * 30, "groups is 'a' for every structure"),
+        pytest.param(np.array(["a"] * 30, dtype=object), "groups is 'a' for every structure"),
     ],
     ids=["short", "matrix", "number", "one integer", "one text", "one object"],
 )
@@ -384,7 +384,7 @@ def test_the_table_goes_on_after_a_checkpoint(energies, capsys, read_table, tmp_
     capsys.readouterr()
     model = SoapBPNNRegressor(**options).fit(*energies, resume=True)
     text = capsys.readouterr().out
-    assert re.search(r"^Fit of .*^Going on after epoch 5 of .*\.checkpoint\.$", text, re.M | re.S)
+    assert re.search(r"^Fit of .*^Resuming after epoch 5 from .*\.checkpoint\.$", text, re.M | re.S)
     rows = read_table(text)
     assert read_epochs(rows) == [6, 8]
     assert rows[-1]["train loss"] == f"{model.history_[7, 'train_loss']:.3e}"

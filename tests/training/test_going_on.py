@@ -395,7 +395,7 @@ def test_what_weights_stand_for_cannot_change(X, name):
     model = SoapBPNNRegressor(**FIT).fit(X, y)
     before, history = predict(model, X), model.history_
     model.set_params(**{name: CHANGES[name]})
-    with pytest.raises(ValueError, match=f"{name}=.*but the .* had"):
+    with pytest.raises(ValueError, match=f"{name}=.*but the previous fit.* had"):
         model.partial_fit(X, y)
     model.set_params(**{name: clone(SoapBPNNRegressor(**FIT)).get_params()[name]})
     assert np.array_equal(predict(model, X), before)
@@ -440,7 +440,7 @@ def test_data_that_cannot_be_gone_on_with(X):
         model.partial_fit(other, draw(other, "energy"))
     kinds = {"charges": TargetKind.vector(per_atom=True)}
     vectors = Targets(kinds=kinds, charges=[atoms.positions for atoms in X])
-    with pytest.raises(ValueError, match="Target 'charges' is .*but the fit that this goes on"):
+    with pytest.raises(ValueError, match="Target 'charges' is .*but the previous fit"):
         model.partial_fit(X, vectors)
     with pytest.raises(ValueError, match="X carries"):
         model.partial_fit(CompositionBaseline().fit(X, y).transform(X), y)

@@ -1,4 +1,4 @@
-"""Files of fitted models, which run no code when they are read."""
+"""Files of fitted models; reading them runs no code."""
 
 from ._save import load_model, read_model, save_model, storable
 

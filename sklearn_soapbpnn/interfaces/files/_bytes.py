@@ -1,4 +1,4 @@
-"""The bytes of a model file: safetensors with a JSON header and a checksum of all of it."""
+"""Bytes of a model file: safetensors with a JSON header and a checksum of the whole file."""
 
 import re
 from hashlib import blake2b
@@ -13,9 +13,9 @@ from ._values import check_entries, read_json, write_json
 FORMAT = "sklearn_soapbpnn"
 FORMAT_VERSION = 1
 LARGEST_HEADER = 100_000_000  # bytes, as in safetensors
-# what stands in the place of the checksum while it is computed
+# replaces the checksum in the file while the checksum is computed
 BLANK = b"0" * 64
-# inside of the model the quotes are escaped, so that this is found once
+# occurs only once, since quotes inside the model's JSON are escaped
 CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 DTYPES = ("F32", "F64")
 
@@ -26,9 +26,9 @@ def pack(header, tensors):
     Parameters
     ----------
     header : dict
-        What JSON can hold.
+        Values that JSON can represent.
     tensors : dict of str to array
-        In float32 or float64.
+        Arrays in float32 or float64.
     """
     metadata = {
         "format": FORMAT,
@@ -36,13 +36,13 @@ def pack(header, tensors):
         "model": write_json(header),
         "checksum": BLANK.decode(),
     }
-    # in one piece; this alone would give numbers an axis
+    # safetensors needs contiguous arrays; ascontiguousarray turns numbers into arrays of shape (1,)
     tensors = {n: np.ascontiguousarray(a).reshape(np.shape(a)) for n, a in tensors.items()}
     return seal(save(tensors, metadata))
 
 
 def seal(content):
-    """Put the checksum of all other bytes in its place."""
+    """Insert the checksum of all other bytes."""
     place, checksum = _compute_checksum(content)
     return content[: place.start] + checksum + content[place.stop :]
 
@@ -53,48 +53,48 @@ def unpack(content):
     Raises
     ------
     ValueError
-        If these are not the bytes that :func:`pack` made.
+        If these are not bytes from :func:`pack`.
     """
     length = header_size(content)
     if not 2 <= length <= len(content) - 8:
-        raise ValueError("it is no safetensors file, or is not complete")
+        raise ValueError("it is not a safetensors file, or is incomplete")
     if length > LARGEST_HEADER:
         raise ValueError(f"its header of {length} bytes is beyond the limit of {LARGEST_HEADER}")
     header = read_json(content[8 : 8 + length].decode())
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise ValueError(f"it is no file of the format {FORMAT!r}")
+        raise ValueError(f"it is not a file of the format {FORMAT!r}")
     version = metadata.get("format_version")
     if version != str(FORMAT_VERSION):
         raise ValueError(
             f"it has the format version {version!r}, which this version of sklearn_soapbpnn, "
-            f"{__version__}, does not know. Update sklearn_soapbpnn"
+            f"{__version__}, cannot read. Update sklearn_soapbpnn"
         )
     entries = ("format", "format_version", "model", "checksum")
     check_entries(metadata, dict.fromkeys(entries, str), "its metadata")
     place, checksum = _compute_checksum(content)
     if content[place] != checksum:
-        raise ValueError("it is damaged: its checksum does not fit")
+        raise ValueError("it is damaged: its checksum is wrong")
     for name, entry in header.items():
         if not isinstance(entry, dict) or entry.get("dtype") not in DTYPES:
             raise ValueError(f"the tensor {name!r} must be float32 or float64")
     try:
         tensors = load(content)
     except SafetensorError as err:
-        raise ValueError(f"it is no safetensors file: {err}") from err
+        raise ValueError(f"it is not a safetensors file: {err}") from err
     return read_json(metadata["model"]), tensors
 
 
 def header_size(content):
-    """Return the number of bytes of the JSON header, as the first eight bytes say."""
+    """Return the size of the JSON header in bytes, which the first eight bytes contain."""
     return int.from_bytes(content[:8], "little")
 
 
 def _compute_checksum(content):
-    """Return where the checksum stands, as a slice, and what it must be."""
+    """Return the position of the checksum, as a slice, and its correct value."""
     found = [match.span(1) for match in CHECKSUM.finditer(content, 8, 8 + header_size(content))]
     if len(found) != 1:
-        raise ValueError("it is damaged: it must have one checksum")
+        raise ValueError("it is damaged: it must have exactly one checksum")
     (place,) = (slice(*span) for span in found)
     view, digest = memoryview(content), blake2b(digest_size=len(BLANK) // 2)
     for part in (view[: place.start], BLANK, view[place.stop :]):

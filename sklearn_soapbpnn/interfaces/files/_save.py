@@ -1,4 +1,4 @@
-"""Files of fitted models: safetensors with a JSON header, which run no code when they are read."""
+"""Writing and reading files of fitted models: safetensors with a JSON header."""
 
 import os
 from pathlib import Path
@@ -15,37 +15,39 @@ from ._stored_steps import STEPS, StoredTensors, dump_step, load_step
 from ._values import check_entries, check_list, encode
 
 REGRESSOR = "SoapBPNNRegressor"
-# classes of regressors that load_model makes, by the name in the file
+# class of the regressors that load_model builds, by its name in the file
 _REGRESSORS = {}
 
 
 def storable(cls):
-    """Class decorator: what load_model makes of a stored regressor is of this class."""
+    """Class decorator: load_model builds stored regressors as instances of this class."""
     _REGRESSORS[REGRESSOR] = cls
     return cls
 
 
 def save_model(model, path):
-    """Write a fitted model to a file that needs no trust to be read.
+    """Write a fitted model to a file; reading such a file runs no code.
 
-    The file holds all that is needed to predict and to go on learning. It appears at once and
-    complete, or not at all; what cannot be read back is not written.
+    The file contains everything that is needed to predict and to continue training. It is written
+    atomically, and only after a test that it can be read back.
 
     Parameters
     ----------
-    model : SoapBPNNRegressor, or Pipeline
-        Fitted; the steps of a Pipeline must be of this library. ``memory`` and ``checkpoint_dir``
-        are places on this machine, and are not written.
+    model : SoapBPNNRegressor or Pipeline
+        Fitted model. All steps of a Pipeline must be estimators of this library. The parameters
+        ``memory`` and ``checkpoint_dir`` are not stored, since they are paths on this machine.
     path : str or path
-        Where to write; a file that is there is replaced.
+        The file; an existing one is replaced.
 
     Raises
     ------
+    NotFittedError
+        If the model is not fitted.
     TypeError
-        If a step is of another class, or a parameter holds an object: ``callbacks``, classes in
-        ``net_params``, a RandomState.
+        If a step is of another class, or a parameter contains an object that cannot be stored:
+        ``callbacks``, classes in ``net_params``, a RandomState.
     ValueError
-        If parameters that say what was learnt were changed after fit, or if weights are not
+        If parameters that belong to the weights were changed after fit, or if weights are not
         finite.
     OSError
         If the file cannot be written.
@@ -57,16 +59,34 @@ def save_model(model, path):
     Notes
     -----
     The format is described in ``docs/files.md``.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor
+    >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+    >>> from sklearn_soapbpnn.interfaces import load_model, save_model
+    >>> X, y = load_malonaldehyde(return_X_y=True)
+    >>> model = make_pipeline(
+    ...     CompositionBaseline(), SoapBPNNRegressor(max_angular=1, num_epochs=1)
+    ... ).fit(X[:20], y[:20])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "model.safetensors")
+    ...     save_model(model, path)
+    ...     loaded = load_model(path)
+    >>> bool((loaded.predict(X[20:22]) == model.predict(X[20:22])).all())
+    True
     """
     if not isinstance(model, (FittedRegressor, Pipeline)):
         raise TypeError(
             f"model must be a fitted SoapBPNNRegressor or Pipeline, got {type(model).__name__}. "
             "Save the best_estimator_ of a search."
         )
-    # a link stays one, and what it points to is replaced
+    # if the path is a symbolic link, the file to which it points is replaced
     path = Path(os.path.realpath(Path(path)))
     if path.exists() and not path.is_file():
-        raise OSError(f"path={str(path)!r} is there already, and is not a file.")
+        raise OSError(f"path={str(path)!r} already exists, and is not a file.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path={str(path)!r}: there is no folder {str(path.parent)!r}.")
     tensors = {}
@@ -83,17 +103,18 @@ def save_model(model, path):
 
 
 def load_model(path):
-    """Read a model that :func:`save_model` wrote.
+    """Read a model that was written by :func:`save_model`.
 
     Parameters
     ----------
     path : str or path
-        The file. It may come from anywhere: nothing in it is run, and all of it is checked.
+        The file. It need not come from a trusted source: nothing in it is run, and everything is
+        checked.
 
     Returns
     -------
     SoapBPNNRegressor or Pipeline
-        Fitted, as it was saved. It is on its ``device`` where there is one, else on the CPU.
+        The fitted model. It is on its ``device`` if this machine has it, otherwise on the CPU.
 
     Raises
     ------
@@ -102,7 +123,11 @@ def load_model(path):
     ImportError
         If the model needs torch-pme, which is not installed.
     ValueError
-        If the file does not hold a model, is damaged, or was written by a newer version.
+        If the file is damaged, is not a model file, or was written by a newer version.
+
+    Examples
+    --------
+    See :func:`save_model`.
     """
     return read_model(path, _REGRESSORS[REGRESSOR])
 
@@ -113,7 +138,7 @@ def read_model(path, cls):
     with path.open("rb") as file:
         content = file.read(8)
         content += file.read(min(header_size(content), LARGEST_HEADER))
-        # any other file may be huge
+        # other files are not read completely, since they may be huge
         if FORMAT.encode() in content:
             content += file.read()
     try:
@@ -124,11 +149,11 @@ def read_model(path, cls):
 
 
 def _rebuild(cls, content):
-    """Return the model that the bytes of a file stand for."""
+    """Return the model that the bytes of a file represent."""
     header, arrays = unpack(content)
     check_entries(header, {"version": str, "model": dict}, "the header")
     if header["model"].get("class") not in ("Pipeline", REGRESSOR):
-        raise ValueError("it holds neither a SoapBPNNRegressor nor a Pipeline")
+        raise ValueError("it contains neither a SoapBPNNRegressor nor a Pipeline")
     tensors = StoredTensors(arrays)
     try:
         model = _load(cls, header["model"], tensors)
@@ -136,13 +161,13 @@ def _rebuild(cls, content):
     except ValueError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as err:
-        # of values that only a forged file can hold
+        # caused by values that occur only in a forged file
         raise ValueError(f"{type(err).__name__}: {err}") from err
     return model
 
 
 def _dump(model, tensors, prefix=""):
-    """Return a fitted estimator as JSON can hold it; its arrays go to ``tensors``, by name."""
+    """Return a fitted estimator as JSON values; its arrays are added to ``tensors``, by name."""
     if type(model) is Pipeline:
         return _dump_pipeline(model, tensors, prefix)
     if isinstance(model, FittedRegressor):
@@ -150,7 +175,7 @@ def _dump(model, tensors, prefix=""):
         return dump_regressor(model, tensors, prefix)
     if type(model) not in STEPS.values():
         raise TypeError(
-            f"{model!r} cannot be saved: a model file holds a SoapBPNNRegressor, or a Pipeline of "
+            f"{model!r} cannot be saved: a model file holds a SoapBPNNRegressor or a Pipeline of "
             f"{[*STEPS, REGRESSOR]}. Save the best_estimator_ of a search."
         )
     return dump_step(model, tensors, prefix)
@@ -164,7 +189,7 @@ def _load(cls, state, tensors, prefix=""):
     if name == REGRESSOR:
         return load_regressor(cls, state, tensors, prefix)
     if name not in list(STEPS):
-        raise ValueError(f"the class {name!r} is none of {[*STEPS, REGRESSOR]}")
+        raise ValueError(f"the class {name!r} is not one of {[*STEPS, REGRESSOR]}")
     return load_step(STEPS[name], state, tensors, prefix)
 
 
@@ -186,7 +211,7 @@ def _load_pipeline(cls, state, tensors, prefix):
     types = {"class": str, "steps": list, "transform_input": (list, type(None)), "verbose": bool}
     check_entries(state, types, "a Pipeline")
     if any(not isinstance(step, list) or len(step) != 2 for step in state["steps"]):
-        raise ValueError("the steps of a Pipeline must be names with a step each")
+        raise ValueError("the steps of a Pipeline must be pairs of a name and a step")
     names = check_list([name for name, _ in state["steps"]], (str,), "the names of steps")
     if not names or any("__" in name for name in names):
         raise ValueError(f"the steps of a Pipeline cannot be called {names}")

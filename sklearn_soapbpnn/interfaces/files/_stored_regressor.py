@@ -1,4 +1,4 @@
-"""Fitted regressors as what a model file holds, JSON and tensors, and back."""
+"""Conversion of fitted regressors to the content of a model file, JSON and tensors, and back."""
 
 import math
 from dataclasses import asdict
@@ -29,7 +29,7 @@ from ._stored_steps import (
 )
 from ._values import check_entries, check_list, decode, decode_kinds, encode, encode_kinds
 
-# steps that a regressor fits for itself, and what X then does not carry
+# steps that a regressor may fit itself, and the data that X then does not have attached
 OWN_STEPS = {
     "zbl": (ZBLBaseline, None),
     "baseline": (CompositionBaseline, "offset"),
@@ -47,19 +47,19 @@ REGRESSOR_ENTRIES = {
     "steps": dict,
     "history": list,
 }
-# bytes that the constants of all heads may take, which grow with the square of a target's size
+# largest size in bytes of the constants of all heads; it grows with the square of a target's size
 HEAD_MEMORY = 2**28
 
 
 def dump_regressor(model, tensors, prefix):
-    """Return a fitted regressor as JSON can hold it; its arrays go to ``tensors``, by name."""
+    """Return a fitted regressor as JSON values; its arrays are added to ``tensors``, by name."""
     fitted, steps = model.fitted_, model.fitted_.steps
     now = read_parameters(model).hyperparameters(fitted.kinds)
     changed = [n for n, value in fitted.hyperparameters.items() if repr(now[n]) != repr(value)]
     if changed:
         raise ValueError(
-            f"{changed} were changed after fit, so they no longer say what was learnt. Set them "
-            "back, or fit again."
+            f"{changed} were changed after fit, so they no longer belong to the fitted weights. "
+            "Set them back, or fit again."
         )
     own = {}
     for name in OWN_STEPS:
@@ -104,14 +104,14 @@ def load_regressor(cls, state, tensors, prefix):
 
 def _load_history(state):
     if not all(isinstance(epoch, dict) for epoch in state):
-        raise ValueError("the history must hold a dict for each epoch")
+        raise ValueError("the history must contain one dict per epoch")
     return [
         {"batches": [], **{name: decode(value) for name, value in epoch.items()}} for epoch in state
     ]
 
 
 def _load_own_steps(state, tensors, prefix):
-    """Return what came before the network: the steps that the regressor fitted for itself."""
+    """Return the steps before the network, including those that the regressor fitted itself."""
     elements = load_elements(state["elements"])
     soap = _load_descriptor(state["descriptor"])
     names = [f"{name}_" for name in OWN_STEPS]
@@ -134,7 +134,7 @@ def _load_own_steps(state, tensors, prefix):
         raise ValueError("the descriptor is missing")
     if own.featurizer is not None:
         if read_soap_parameters(own.featurizer) != soap:
-            raise ValueError("there are two descriptors")
+            raise ValueError("the descriptor of the model is not the descriptor of its featurizer")
         own.featurizer.set_output(transform="default")
     names = carried.get("scale", [])
     scales = {name: load_scale(tensors, f"{prefix}carried.scale.{name}") for name in names}
@@ -149,10 +149,9 @@ def _load_descriptor(state):
 
 
 def _check_targets(targets, kinds, steps):
-    """Raise if columns that were learnt from cannot be those of a model of these targets."""
+    """Raise if the columns of y do not match the targets, or if the targets need much memory."""
     learnt = [name for name in targets if name not in LEARNT_DERIVATIVES]
-    # energies may be known by their derivatives alone
-    # some kilobytes of Python, matrices of size x size, and Clebsch-Gordan coefficients
+    # Python objects of some kilobytes, matrices of size x size, and Clebsch-Gordan coefficients
     memory = sum(
         2**13
         + 8 * math.prod(kind.shape) ** 2
@@ -163,9 +162,10 @@ def _check_targets(targets, kinds, steps):
         raise ValueError(f"{len(kinds)} targets would take {memory} bytes")
     for name, kind in kinds.items():
         check_kind(name, kind)
+    # energies may be learnt from their derivatives alone
     outputs = {*learnt} if len(learnt) == len(targets) else {*learnt, "energy"}
     if outputs != {*kinds} or "energies" in learnt:
-        raise ValueError(f"targets {targets} cannot be of {list(kinds)}")
+        raise ValueError(f"targets {targets} do not match the kinds {list(kinds)}")
     check_degrees(kinds, steps.parameters.max_angular)
     baseline = steps.own.baseline
     if baseline is not None and not baseline.kinds_.items() <= kinds.items():
@@ -173,13 +173,13 @@ def _check_targets(targets, kinds, steps):
 
 
 def _load_network(steps, kinds, architecture, weights):
-    """Build the network, but only where the file holds as many weights."""
+    """Build the network, after checking that the file contains enough weights for it."""
     _check_sizes(steps, kinds, architecture, weights)
     with usual_settings():
         network = SoapBPNN(steps.elements, steps.parameters, kinds, architecture, seed=0)
     expected = network.state_dict()
     for name in sorted(expected.keys() ^ weights.keys()):
-        problem = "is missing" if name in expected else "belongs to nothing"
+        problem = "is missing" if name in expected else "is not part of the model"
         raise ValueError(f"the weight {name!r} {problem}")
     for name, tensor in expected.items():
         if weights[name].shape != tensor.shape:
@@ -190,11 +190,11 @@ def _load_network(steps, kinds, architecture, weights):
 
 
 def _check_sizes(steps, kinds, architecture, weights):
-    """Refuse what would take much more memory to build than the file is large."""
+    """Raise if the network would need much more memory than the size of the file."""
     found = sum(w.size for w in weights.values())
     n_layers = architecture.num_hidden_layers
     if n_layers > len(weights):
-        raise ValueError(f"{n_layers} hidden layers need more weights, but the file holds {found}")
+        raise ValueError(f"{n_layers} hidden layers need more weights than the {found} in the file")
     width, n_pseudo_species = architecture.num_neurons_per_layer, architecture.n_pseudo_species
     n_per_l = count_radial_channels(steps.parameters)
     if n_pseudo_species is None:
@@ -210,5 +210,5 @@ def _check_sizes(steps, kinds, architecture, weights):
     needed = n_networks * n_first * n_features + n_square * width**2
     if max(needed, n_features) > found:
         raise ValueError(
-            f"{steps.parameters}, {architecture}: {needed} weights, but the file holds {found}"
+            f"{steps.parameters}, {architecture} need {needed} weights, but the file has {found}"
         )

@@ -1,4 +1,4 @@
-"""Pipeline steps as what a model file holds, JSON and tensors, and back."""
+"""Conversion of Pipeline steps to the content of a model file, JSON and tensors, and back."""
 
 import numpy as np
 import torch
@@ -20,12 +20,12 @@ from ._values import check_entries, check_list, decode, decode_kinds, encode, en
 STEPS = {
     cls.__name__: cls for cls in (ZBLBaseline, CompositionBaseline, TargetScaler, SoapFeaturizer)
 }
-# places on the machine of the fit: a file must not say where to write on another one
+# paths on the machine of the fit: a file must not determine where another machine writes
 NOT_STORED = ("checkpoint_dir", "memory")
 
 
 class StoredTensors:
-    """Tensors of a file, each to be taken once.
+    """Tensors of a file, each of which must be taken exactly once.
 
     Parameters
     ----------
@@ -37,31 +37,31 @@ class StoredTensors:
         self._arrays = dict(arrays)
 
     def take(self, name, dtype="float64"):
-        """Return one that must be there, of this dtype and finite."""
+        """Return a tensor; raise if it is missing, is not finite or has another dtype."""
         if name not in self._arrays:
             raise ValueError(f"the tensor {name!r} is missing")
         array = self._arrays.pop(name)
         if array.dtype != dtype or array.size == 0:
             found = f"{array.dtype} of shape {array.shape}"
-            raise ValueError(f"the tensor {name!r} must hold {dtype}, got {found}")
+            raise ValueError(f"the tensor {name!r} must be {dtype} and not empty, got {found}")
         if not np.isfinite(array).all():
             raise ValueError(f"the tensor {name!r} is not finite")
-        # a copy that is aligned, and can be written to
+        # a copy is aligned and writeable
         return np.array(array)
 
     def take_all(self, prefix, dtype):
-        """Return all whose name starts with a prefix, by the rest of their name."""
+        """Return all tensors whose name starts with a prefix, by the rest of their name."""
         names = [name for name in self._arrays if name.startswith(prefix)]
         return {name.removeprefix(prefix): self.take(name, dtype) for name in names}
 
     def check_empty(self):
-        """Raise if something is left."""
+        """Raise if a tensor was not taken."""
         if self._arrays:
-            raise ValueError(f"the tensors {sorted(self._arrays)[:5]} belong to nothing")
+            raise ValueError(f"the tensors {sorted(self._arrays)[:5]} are not part of the model")
 
 
 def dump_step(step, tensors, prefix):
-    """Return a fitted step as JSON can hold it; its arrays go to ``tensors``, by name."""
+    """Return a fitted step as JSON values; its arrays are added to ``tensors``, by name."""
     check_is_fitted(step)
     state = {"class": type(step).__name__, "parameters": dump_parameters(step)}
     if isinstance(step, TargetScaler):
@@ -81,7 +81,7 @@ def load_step(cls, state, tensors, prefix):
     types |= {"kinds": dict} if cls is CompositionBaseline else {}
     check_entries(state, types, cls.__name__)
     if state["class"] != cls.__name__:
-        raise ValueError(f"there is a {state['class']!r} in the place of a {cls.__name__}")
+        raise ValueError(f"a {cls.__name__} was expected, got a {state['class']!r}")
     step = load_parameters(cls, state["parameters"])
     if cls is TargetScaler:
         check_scales(step.fixed_weights)
@@ -90,7 +90,7 @@ def load_step(cls, state, tensors, prefix):
         return step
     elements = load_elements(state["elements"])
     if cls is not CompositionBaseline:
-        return step.fit([Atoms(elements)])  # elements are all that it learns
+        return step.fit([Atoms(elements)])  # only the elements are fitted
     check_fixed_weights(step.fixed_weights)
     step.elements_, step.kinds_ = elements, decode_kinds(state["kinds"])
     step.coef_ = {}
@@ -103,7 +103,7 @@ def load_step(cls, state, tensors, prefix):
 
 
 def dump_parameters(estimator):
-    """Return the parameters as JSON can hold them; raise if it cannot."""
+    """Return the parameters as JSON values; raise if one cannot be represented."""
     parameters = {}
     for name, value in estimator.get_params(deep=False).items():
         if name in NOT_STORED:
@@ -120,12 +120,12 @@ def dump_parameters(estimator):
 
 
 def load_parameters(cls, state):
-    """Build an unfitted estimator, with valid parameters."""
+    """Build an unfitted estimator; raise if a parameter is unknown or invalid."""
     known = set(cls().get_params(deep=False)) - set(NOT_STORED)
     unknown = sorted(set(state) - known)
     if unknown:
         raise ValueError(
-            f"{cls.__name__} has no parameters {unknown[:5]}; if they are new, update "
+            f"{cls.__name__} has no parameters {unknown[:5]}; if a newer version has them, update "
             "sklearn_soapbpnn"
         )
     parameters = {name: decode(value) for name, value in state.items()}
@@ -137,10 +137,10 @@ def load_parameters(cls, state):
 
 
 def check_arguments(cls, arguments):
-    """Raise if the constructor of an estimator does not take these values."""
+    """Raise if these values are not valid arguments of an estimator."""
     constraints = getattr(cls, "_parameter_constraints", {})
     for name, value in arguments.items():
-        # a bool is an integer to scikit-learn
+        # scikit-learn accepts a bool as an integer
         takes_bool = any(rule in ("boolean", "verbose") for rule in constraints[name])
         if isinstance(value, bool) and not takes_bool:
             raise ValueError(f"{name} of {cls.__name__} must not be a bool, got {value}")
@@ -148,16 +148,16 @@ def check_arguments(cls, arguments):
 
 
 def load_elements(state):
-    """Return atomic numbers that can be those of a fit."""
+    """Return atomic numbers; raise unless they are valid and in ascending order."""
     numbers = check_list(state, (int,), "elements")
     if not numbers or numbers != sorted(numbers) or not 0 <= numbers[0] <= numbers[-1] < N_NUMBERS:
-        raise ValueError(f"elements must be atomic numbers, ascending, got {numbers[:200]}")
+        raise ValueError(f"elements must be atomic numbers in ascending order, got {numbers[:200]}")
     return np.array(numbers, dtype=np.int64)
 
 
 def load_scale(tensors, name):
-    """Return one scale: positive, a number, a row, or a table."""
+    """Return the scale of a target: a number, a row or a table; raise if it is not positive."""
     scale = tensors.take(name)
     if scale.ndim > 2 or (scale.ndim == 2 and len(scale) != N_NUMBERS) or not (scale > 0).all():
-        raise ValueError(f"{name!r} is no scale: positive, a number, a row, or a table")
+        raise ValueError(f"{name!r} is not a valid scale: a positive number, row or table")
     return scale if scale.ndim else float(scale)

@@ -1,4 +1,4 @@
-"""Values in model files: JSON that gives back the very same parameters, and nothing else."""
+"""Values in model files: JSON from which exactly the same parameters can be restored."""
 
 import json
 import math
@@ -27,13 +27,13 @@ def write_json(value):
 
 
 def read_json(text):
-    """Return what JSON text holds.
+    """Return the value of JSON text.
 
     Raises
     ------
     ValueError
-        If it is no JSON, repeats a key, nests too deep, or holds a number that is not finite or
-        does not fit 64 bits.
+        If the text is not JSON, repeats a key, is nested too deeply, or contains a number that is
+        not finite or does not fit into 64 bits.
     """
     try:
         return json.loads(
@@ -44,19 +44,21 @@ def read_json(text):
             parse_constant=_parse_float,
         )
     except RecursionError as err:
-        raise ValueError("its JSON nests too deep") from err
+        raise ValueError("its JSON is nested too deeply") from err
 
 
 def encode(value):
-    """Return a value as JSON can hold it, so that :func:`decode` gives it back.
+    """Return a value in a form that JSON can represent and :func:`decode` restores.
 
-    Tuples stay tuples, keys of dicts stay numbers; NumPy's scalars and arrays become numbers and
-    lists.
+    Tuples are restored as tuples, and numbers as keys of dicts as numbers. NumPy scalars and arrays
+    become numbers and lists.
 
     Raises
     ------
-    TypeError, ValueError
-        If the value is, or holds, an object of another type, or an integer beyond 64 bits.
+    TypeError
+        If the value is or contains an object of another type.
+    ValueError
+        If it contains an integer beyond 64 bits.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -76,7 +78,7 @@ def encode(value):
         return [encode(entry) for entry in value]
     if isinstance(value, Mapping):
         return {"dict": [[encode(key), encode(entry)] for key, entry in value.items()]}
-    raise TypeError(f"{value!r} is no number, text, list, tuple or dict")
+    raise TypeError(f"{value!r} is not a number, text, list, tuple or dict")
 
 
 def decode(value):
@@ -92,16 +94,16 @@ def decode(value):
         return tuple(decode(content))
     if tag == "dict" and isinstance(content, list):
         return _make_dict(_check_item(item) for item in content)
-    raise ValueError(f"{_shorten(value)} stands for no value")
+    raise ValueError(f"{_shorten(value)} is not an encoded value")
 
 
 def check_entries(state, types, what):
-    """Return a JSON object that must have these entries, each of one of these types exactly."""
+    """Return a JSON object; raise unless it has exactly these entries, of exactly these types."""
     if not isinstance(state, dict) or set(state) != set(types):
         raise ValueError(f"{what} must have the entries {list(types)}, got {_shorten(state)}")
     for name, allowed in types.items():
         allowed = allowed if isinstance(allowed, tuple) else (allowed,)
-        # a bool is an int to isinstance
+        # not isinstance, which accepts a bool as an int
         if type(state[name]) not in allowed:
             names = " or ".join(kind.__name__ for kind in allowed)
             raise ValueError(f"{name} of {what} must be {names}, got {_shorten(state[name])}")
@@ -109,7 +111,7 @@ def check_entries(state, types, what):
 
 
 def check_list(values, types, what):
-    """Return a list whose entries must be different and of these types exactly."""
+    """Return a list; raise unless its entries are different and of exactly these types."""
     if not isinstance(values, list) or any(type(value) not in types for value in values):
         names = " or ".join(kind.__name__ for kind in types)
         raise ValueError(f"{what} must be a list of {names}, got {_shorten(values)}")
@@ -119,7 +121,7 @@ def check_list(values, types, what):
 
 
 def encode_kinds(kinds):
-    """Return the kinds of targets, by name, as JSON can hold them."""
+    """Return the kinds of targets, by name, as JSON values."""
     return {name: _encode_kind(kind) for name, kind in kinds.items()}
 
 
@@ -141,13 +143,13 @@ def _encode_kind(kind):
 
 
 def _decode_kind(name, state):
-    """Build a kind the way that users do, and compare it with all that the file says of it."""
+    """Build a kind through its public constructors, and compare it with the file."""
     what = f"the kind of {name!r}"
     check_entries(state, KIND_ENTRIES, what)
     shape, rank = state["shape"], state["cartesian_rank"]
     for numbers in (shape, *state["blocks"]):
         if not isinstance(numbers, list) or any(type(number) is not int for number in numbers):
-            raise ValueError(f"{what} must hold integers, got {_shorten(numbers)}")
+            raise ValueError(f"{what} must contain integers, got {_shorten(numbers)}")
     options = {name: state[name] for name in ("per_atom", "intensive", "unit")}
     n_axes = {None: 1, 1: 1, 2: 2}.get(rank)
     n_properties = shape[-1] if n_axes is not None and len(shape) > n_axes else None
@@ -163,7 +165,7 @@ def _decode_kind(name, state):
     else:
         kind = TargetKind.spherical([tuple(block) for block in state["blocks"]], **options)
     if _encode_kind(kind) != state:
-        raise ValueError(f"{what} is no kind of target: {_shorten(state)}")
+        raise ValueError(f"{what} is invalid: {_shorten(state)}")
     return kind
 
 
@@ -171,34 +173,36 @@ def _make_dict(items):
     result = {}
     for key, value in items:
         if key in result:
-            raise ValueError(f"the key {key!r} is there twice")
+            raise ValueError(f"the key {key!r} occurs twice")
         result[key] = value
     return result
 
 
 def _check_item(item):
     if not isinstance(item, list) or len(item) != 2 or type(item[0]) not in (str, int):
-        raise ValueError(f"{_shorten(item)} is no key, a text or an integer, with its value")
+        raise ValueError(
+            f"{_shorten(item)} is not a pair of a key, a text or an integer, and its value"
+        )
     return item[0], decode(item[1])
 
 
 def _parse_int(text):
     if isinstance(text, str) and len(text) > len(str(LARGEST_INT)) + 1:
-        raise ValueError(f"{_shorten(text)} does not fit 64 bits")
+        raise ValueError(f"{_shorten(text)} does not fit into 64 bits")
     number = int(text)
     if abs(number) > LARGEST_INT:
-        raise ValueError(f"{number} does not fit 64 bits")
+        raise ValueError(f"{number} does not fit into 64 bits")
     return number
 
 
 def _parse_float(text):
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text} is not a finite number")
     return number
 
 
 def _shorten(value, length=200):
-    """Quote what a file says, which may be long."""
+    """Return the repr of a value from a file, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= length else text[:length] + "..."

@@ -1,4 +1,4 @@
-"""Weights of metatrain's models in the layout of ours."""
+"""Copying the weights of a metatrain model to our network, which has another layout."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ N_PSEUDO_SPECIES = 4  # metatrain's
 
 @torch.no_grad()
 def copy_weights(model, network, kinds):
-    """Fill our network with the weights of metatrain's model."""
+    """Copy the weights of metatrain's model to our network."""
     copy = _CopyOrthogonal(model) if model.legacy else _CopyAlchemical(model)
     copy.first_layer(network, kinds)
     for k, layer in enumerate(network.trunk.layers if network.trunk is not None else ()):
         _fill(layer.weight, copy.trunk_weight(k + 1))
     for (name, kind), head in zip(kinds.items(), network.heads):
-        # without hidden layers the weights of linear heads are the first layer
+        # without hidden layers the weights of linear heads are those of the first layer
         if len(head.layers):
             for layer, weight in zip(head.layers, copy.head_weights(name, kind)):
                 _fill(layer.weight, weight)
@@ -31,18 +31,18 @@ def copy_weights(model, network, kinds):
 
 
 class _CopyOrthogonal:
-    """Weights of a model with one network for each element."""
+    """Copy the weights of a model with one network per element."""
 
     def __init__(self, model):
         self.model, self.order = model, np.argsort(model.atomic_types)
         self.n_blocks = len(model.atomic_types)
 
     def trunk_weight(self, k):
-        """Weights of hidden layer k: (n_elements, n_outputs, n_inputs)."""
+        """Return the weights of hidden layer k: (n_elements, n_outputs, n_inputs)."""
         return self._stack(self.model.bpnn.module_list, 2 * k)
 
     def first_layer(self, network, kinds):
-        """LayerNorm's affine part goes into the weights and the bias of the layer."""
+        """Copy the first layer; its weights and bias include the affine part of LayerNorm."""
         first = network.first
         weight = self.trunk_weight(0)
         if first.bias is not None:
@@ -57,14 +57,14 @@ class _CopyOrthogonal:
         _fill(first.linear.weight, packed.view_as(first.linear.weight))
 
     def head_weights(self, name, kind):
-        """Weights of a head, the last of all its blocks joined."""
+        """Return the weights of the layers of a head; the last layers of its blocks are joined."""
         head = self.model.heads[name]
         hidden = [self._stack(head.module_list, 0)] if hasattr(head, "module_list") else []
         last = [self._stack(layer.module_map.module_list) for layer in self._last(name, kind)]
         return [*hidden, torch.cat(last, dim=1)]
 
     def contraction(self, ours, theirs):
-        """Weights of a contraction of the expansion."""
+        """Copy the weights of a contraction of the expansion."""
         linear = getattr(theirs, "contraction", None) or theirs.spex_contraction
         weight = self._stack(linear.module_map.module_list)
         _fill(ours.weight, _reorder_channels(weight, self.n_blocks, self.order))
@@ -78,7 +78,7 @@ class _CopyOrthogonal:
 
 
 class _CopyAlchemical(_CopyOrthogonal):
-    """Weights of a model with pseudo-species and one network."""
+    """Copy the weights of a model with pseudo-species and a single network."""
 
     def __init__(self, model):
         super().__init__(model)
@@ -122,14 +122,14 @@ class _CopyAlchemical(_CopyOrthogonal):
 
 
 def _choose_blocks(parts, kind):
-    """Leave out the antisymmetric block that metatrain symmetrises away."""
+    """Leave out the antisymmetric block, which metatrain removes by symmetrising the result."""
     if kind.cartesian_rank == 2 and len(kind.blocks) == 2:
         return [parts[0], parts[2]]
     return parts
 
 
 def _find_bases(model, name, kind):
-    """Metatrain's basis of each of our blocks; None for invariants."""
+    """Return metatrain's basis for each of our blocks; None for invariants."""
     bases = _choose_blocks(list(model.basis_calculators[name].values()), kind)
     orders = [(block.o3_lambda, block.o3_sigma) for block in kind.blocks]
     return [None if order == (0, 1) else basis for order, basis in zip(orders, bases)]
@@ -162,8 +162,8 @@ def _reorder_channels(weight: Tensor, n_blocks, order) -> Tensor:
 def _fill(parameter, values):
     if parameter.shape != values.shape:
         raise ValueError(
-            f"The checkpoint holds weights of shape {tuple(values.shape)} where "
-            f"{tuple(parameter.shape)} were expected; it was written by another version of "
+            f"The checkpoint has weights of shape {tuple(values.shape)}, but the shape "
+            f"{tuple(parameter.shape)} was expected. It was written by another version of "
             "metatrain."
         )
     parameter.copy_(values)

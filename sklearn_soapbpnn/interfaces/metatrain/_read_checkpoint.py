@@ -1,4 +1,4 @@
-"""Reading of metatrain checkpoints; this needs metatrain itself, nothing else here does."""
+"""Reading of metatrain checkpoints; the only module that needs metatrain itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ._options import read_hypers
 
 
 def load_checkpoint(path):
-    """Return metatrain's model, and the checkpoint that it was read from.
+    """Return metatrain's model, and the checkpoint from which it was read.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def load_checkpoint(path):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file holds another architecture, no trained model, or is not a checkpoint at all.
+        If the file is not a checkpoint, is of another architecture, or has no trained model yet.
     """
     try:
         from metatrain.utils.io import is_exported_file, model_from_checkpoint
@@ -46,7 +46,7 @@ def load_checkpoint(path):
     try:
         exported = is_exported_file(path)
         checkpoint = None if exported else torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as err:  # whatever unpickling may raise
+    except Exception as err:  # unpickling may raise any exception
         raise ValueError(
             f"path={str(path)!r} cannot be read. Pass a checkpoint (.ckpt) of metatrain."
         ) from err
@@ -63,29 +63,29 @@ def load_checkpoint(path):
         )
     if checkpoint.get("best_model_state_dict") is None:
         raise ValueError(
-            f"path={str(path)!r} holds no best epoch: it was written before the first was over. "
-            "Pass a later checkpoint of the training."
+            f"path={str(path)!r} holds no best epoch, since it was written before the first epoch "
+            "was completed. Pass a later checkpoint of the training."
         )
-    # metatrain's upgrades want a mapping
+    # metatrain's upgrades need a mapping
     if not isinstance(checkpoint.get("train_hypers"), Mapping):
         checkpoint["train_hypers"] = {}
     return model_from_checkpoint(checkpoint, context="export"), checkpoint
 
 
 def upgrade_training(checkpoint):
-    """Return the training options of a checkpoint, upgraded in place as far as metatrain can."""
+    """Return the training options of a checkpoint, after metatrain's upgrades, made in place."""
     from metatrain.soap_bpnn import __trainer__ as trainer
 
     if not checkpoint["train_hypers"]:
         return {}
     if checkpoint.get("trainer_ckpt_version") is None:
-        checkpoint["trainer_ckpt_version"] = 1  # as metatrain has it
+        checkpoint["trainer_ckpt_version"] = 1  # metatrain assumes the same
     while checkpoint["trainer_ckpt_version"] < trainer.__checkpoint_version__:
         try:
             trainer.upgrade_checkpoint(checkpoint)
-        except Exception:  # whatever upgrades of odd options raise
-            # metatrain refuses to go on training after some changes, that of the schedule of the
-            # learning rate for one; the options can be upgraded further all the same
+        except Exception:  # upgrades of unusual options may raise any exception
+            # metatrain refuses to continue training after some changes, e.g. of the learning-rate
+            # schedule; further upgrades of the options are nevertheless possible
             checkpoint["trainer_ckpt_version"] += 1
     return checkpoint["train_hypers"]
 
@@ -103,12 +103,13 @@ def read_checkpoint(path):
     parameters : dict
         Arguments of a regressor with metatrain's hyperparameters.
     make_fitted : callable
-        Gives the :class:`FittedModel` for the :class:`FitParameters` of that regressor.
+        Returns the :class:`FittedModel` for the :class:`FitParameters` of that regressor.
 
     Raises
     ------
     ImportError, FileNotFoundError, ValueError
-        See :func:`load_checkpoint`, and if the model has an option without a counterpart.
+        See :func:`load_checkpoint`. Also a ValueError if the model has an option without a
+        counterpart.
 
     Warns
     -----
@@ -121,9 +122,9 @@ def read_checkpoint(path):
     parameters, left_out = read_hypers(model.hypers, upgrade_training(checkpoint), kinds)
     if left_out := dict.fromkeys([*lost, *left_out]):
         warnings.warn(
-            "The checkpoint was trained with options that SoapBPNNRegressor has no counterpart of, "
-            f"and they are left out: {'; '.join(map(_shorten, left_out))}. Predictions do not "
-            "depend on them; a fit that continues from here may.",
+            "SoapBPNNRegressor has no counterpart of some training options of the checkpoint, "
+            f"which are left out: {'; '.join(map(_shorten, left_out))}. Predictions do not depend "
+            "on them; continued training may.",
             UserWarning,
             stacklevel=3,
         )
@@ -132,7 +133,7 @@ def read_checkpoint(path):
 
 
 def _make_fitted(model, kinds, parameters):
-    """Return what a fit would have resulted in."""
+    """Return the FittedModel with metatrain's weights, as if it were the result of a fit."""
     steps = _make_steps(model, kinds, parameters)
     ours = {strip_prefix(name): kind for name, kind in kinds.items()}
     check_degrees(ours, steps.parameters.max_angular)
@@ -144,11 +145,12 @@ def _make_fitted(model, kinds, parameters):
 
 
 def _make_steps(model, kinds, parameters):
-    """Return what comes before the network, fitted as metatrain's counterparts are."""
+    """Return the steps before the network, with the values of their counterparts in metatrain."""
     elements = np.sort(model.atomic_types)
     baseline = read_baseline(model, elements, kinds)
     scaler = read_scaler(model, elements, kinds)
-    # metatrain's models always have both; one that does nothing would be fitted to later targets
+    # metatrain's models always have a baseline and a scaler; one that is switched off and has no
+    # effect is left out, since it would otherwise be fitted to targets that are added later
     if not parameters.remove_composition_contribution and not _differ(baseline.coef_, 0.0):
         baseline = None
     if not parameters.scale_targets and not _differ(scaler.scale_, 1.0):
@@ -167,7 +169,7 @@ def _differ(arrays, value):
 
 
 def strip_prefix(name):
-    """Return the name of a metatrain target without the prefix of what is not standard."""
+    """Return the name of a metatrain target without the prefix of non-standard targets."""
     return name.removeprefix("mtt::")
 
 
@@ -177,7 +179,7 @@ def read_kinds(model) -> dict[str, TargetKind]:
 
 
 def read_derivatives(model) -> list[str]:
-    """Return which derivatives of the energy were learnt."""
+    """Return the derivatives of the energy on which the model was trained."""
     energy = model.dataset_info.targets.get("energy")
     gradients = () if energy is None else energy.gradients
     names = {"positions": "forces", "strain": "stress"}
