@@ -39,7 +39,7 @@ NETWORK = {"num_neurons_per_layer": 2, "num_epochs": 1, "batch_size": 2, "random
 PLACE = re.compile(r"\b(X|y)\b|structure \d+|sample_weight|Target|kinds")
 # the warnings that users are to see
 EXPECTED_WARNING = (
-    "No structure that was held out for validation has a label|After 1 epochs the fit"
+    "None of the structures held out for validation has a label|After 1 epochs the fit"
 )
 # how often what was accepted and refused
 TALLY = Counter()

@@ -147,7 +147,7 @@ def _list_properties(regressor):
     """Return the properties of ASE's calculators that a fitted regressor predicts."""
     if not isinstance(regressor, FittedRegressor):
         raise TypeError(
-            "model must be a SoapBPNNRegressor or a Pipeline that ends in one; it ends in a "
+            "model must be, or end in, a SoapBPNNRegressor; it ends in a "
             f"{type(regressor).__name__}."
         )
     check_is_fitted(regressor, "fitted_")

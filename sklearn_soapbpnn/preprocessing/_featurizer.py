@@ -176,7 +176,7 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
         >>> X = [molecule("H2O"), molecule("H2")]
         >>> featurizer = SoapFeaturizer(max_radial=3, max_angular=2).fit(X)
         >>> featurizer.transform(X[:1]).per_atom().shape
-        (3, 84)
+        (3, 78)
         """
         check_is_fitted(self)
         structures = as_structures(X)

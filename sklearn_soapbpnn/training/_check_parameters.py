@@ -117,7 +117,7 @@ def check_degrees(kinds, max_angular):
         if degree > max_angular:
             raise ValueError(
                 f"Target {name!r} is built from spherical harmonics of degree {degree}, but "
-                f"max_angular={max_angular}. Set max_angular to at least {degree}."
+                f"max_angular={max_angular}. Raise max_angular to {degree}."
             )
 
 

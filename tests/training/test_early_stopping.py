@@ -217,10 +217,10 @@ def test_groups_of_any_type(groups):
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ([1, 2], r"groups must have one entry of each of the 30 structures, .*\(2,\)"),
+        ([1, 2], r"groups must have one entry for each of the 30 structures, .*\(2,\)"),
         (np.ones((30, 1)), r"groups must have one entry .*shape \(30, 1\)"),
         (3, r"groups must have one entry .*shape \(\)"),
-        ([7] * 30, "groups is 7 for every structure, so none can be held out"),
+        ([7] * 30, "groups is 7 for every structure, so no group can be held out"),
         (["a"] * 30, "groups is 'a' for every structure"),
         pytest.param(np.array(["a"] * 30, dtype=object), "groups is 'a' for every structure"),
     ],
