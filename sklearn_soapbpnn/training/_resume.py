@@ -35,7 +35,7 @@ def describe_fit(parameters, data):
         "y_val": y_val and _describe_labels(y_val),
         "sample_weight": data.sample_weight,
         "groups": data.groups,
-        "previous fit": weights,
+        "fit to go on from": weights,
     }
 
 
