@@ -1,5 +1,6 @@
 """Data containers: structures, targets, neighbour pairs, batches."""
 
+from ._attached import expand_scale, flatten_offset
 from ._checks import N_NUMBERS, as_position, check_elements, find_elements, symbols
 from ._clebsch_gordan import real_clebsch_gordan
 from ._files import remove_parts, replace_file
@@ -12,19 +13,19 @@ from ._graphs import (
     number_own_elements,
     plan_batches,
 )
-from ._kinds import (
+from ._kinds import Block, TargetKind
+from ._known_kinds import (
     DERIVED_TARGETS,
     ENERGY_KINDS,
     KNOWN_KINDS,
     LEARNT_DERIVATIVES,
-    Block,
-    TargetKind,
+    check_kind,
     has_derivatives,
 )
 from ._sequences import LazyFrames, open_frames
 from ._settings import usual_settings
-from ._structures import Structures, as_structures, expand_scale, flatten_offset
-from ._targets import Targets, as_targets, check_kind
+from ._structures import Structures, as_structures
+from ._targets import Targets, as_targets
 from ._threads import use_threads
 from ._units import (
     find_volumes,

@@ -442,32 +442,3 @@ def _cartesian_basis(o3_lambda, rank):
         return axes
     coefficients = real_clebsch_gordan(1, 1, o3_lambda)
     return np.einsum("im,jn,mnp->ijp", axes, axes, coefficients).reshape(9, -1)
-
-
-KNOWN_KINDS = {
-    "energy": TargetKind.scalar(unit="eV"),
-    "forces": TargetKind.vector(per_atom=True, unit="eV/Angstrom"),
-    "stress": TargetKind.tensor(symmetric=True, per_volume=True, unit="eV/Angstrom^3"),
-    "virial": TargetKind.tensor(symmetric=True, unit="eV"),
-    "energies": TargetKind.scalar(per_atom=True, unit="eV"),
-    "dipole": TargetKind.vector(unit="e Angstrom"),
-    "polarizability": TargetKind.tensor(symmetric=True),
-    "charges": TargetKind.scalar(per_atom=True, unit="e"),
-    "non_conservative_forces": TargetKind.vector(per_atom=True, unit="eV/Angstrom"),
-    "non_conservative_stress": TargetKind.tensor(
-        symmetric=True, per_volume=True, unit="eV/Angstrom^3"
-    ),
-}
-
-# the energy, its parts and its derivatives: only the unit of these kinds may be changed
-ENERGY_KINDS = {
-    name: KNOWN_KINDS[name] for name in ("energy", "forces", "stress", "virial", "energies")
-}
-# derivatives of the energy, and atomic energies: such targets have no baseline, scale or head
-LEARNT_DERIVATIVES = ("forces", "stress", "virial")
-DERIVED_TARGETS = (*LEARNT_DERIVATIVES, "energies")
-
-
-def has_derivatives(names):
-    """Whether a derivative of the energy is among some names of targets."""
-    return any(name in LEARNT_DERIVATIVES for name in names)

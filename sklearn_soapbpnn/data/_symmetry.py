@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._kinds import ENERGY_KINDS, TargetKind
+from ._kinds import TargetKind
+from ._known_kinds import ENERGY_KINDS
 
 # LARGEST: a relative antisymmetric part above this is not noise. SMALL: tensors smaller than this
 # fraction of the RMS over all labels may be noise themselves, and are compared with that size.

@@ -8,7 +8,8 @@ import numpy as np
 
 from ._array_functions import apply_function, check_alike
 from ._checks import as_position, as_real, freeze, iterate_atoms
-from ._kinds import ENERGY_KINDS, KNOWN_KINDS, LEARNT_DERIVATIVES, TargetKind
+from ._kinds import TargetKind
+from ._known_kinds import KNOWN_KINDS, LEARNT_DERIVATIVES, check_kind
 from ._labels import format_shape, read_label
 from ._symmetry import check_symmetric
 
@@ -447,20 +448,6 @@ def _find_kind(name, declared):
             f"kinds[{name!r}] must be a TargetKind, e.g. TargetKind.scalar(), got {kind!r}."
         )
     return check_kind(name, kind)
-
-
-def check_kind(name, kind):
-    """Return the kind of a target; raise if its name stands for another one."""
-    if name not in ENERGY_KINDS:
-        return kind
-    own = ENERGY_KINDS[name]
-    for what in ("shape", "per_atom", "cartesian_rank", "intensive"):
-        if getattr(kind, what) != getattr(own, what):
-            raise ValueError(
-                f"kinds[{name!r}]={kind!r} changes what {name!r} means: its {what} must be "
-                f"{getattr(own, what)!r}. Change only its unit, or use another name."
-            )
-    return own.with_unit(kind.unit)
 
 
 def _check_column(name, values, kind):

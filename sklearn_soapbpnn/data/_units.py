@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._structures import expand_scale, flatten_offset
+from ._attached import expand_scale, flatten_offset
 
 
 def find_volumes(structures):
