@@ -95,15 +95,28 @@ class FittedModel:
             If X contains elements absent from fit, if other data are attached to X than in fit, or
             if long-range sums over X are impossible or need too much memory.
         """
-        network, featurizer = self.network, self.steps.own.featurizer
+        return evaluate(self.network, self.prepare(X, names, memory_limit), names)
+
+    def prepare(self, X, names, memory_limit=None):
+        """Attach all that the network needs, and the descriptors if they fit into memory.
+
+        Parameters
+        ----------
+        X, names, memory_limit
+            See :meth:`predict`.
+
+        Returns
+        -------
+        Structures
+        """
         self._check_sums(X)
-        X = self.steps.prepare(X)
-        if featurizer is not None:
-            limit = memory_limit or find_memory(network.device)
-            itemsize = network.dtype.itemsize
-            if not is_large([X], self.steps.parameters, names, itemsize, limit):
-                X = featurizer.transform(X)
-        return evaluate(network, X, names)
+        X, featurizer = self.steps.prepare(X), self.steps.own.featurizer
+        if featurizer is None:
+            return X
+        limit = memory_limit or find_memory(self.network.device)
+        itemsize = self.network.dtype.itemsize
+        large = is_large([X], self.steps.parameters, names, itemsize, limit)
+        return X if large else featurizer.transform(X)
 
     def predict_once(self, X, names):
         """Predict for structures that will not occur again, such as those of a simulation.

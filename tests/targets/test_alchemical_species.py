@@ -121,7 +121,7 @@ def test_gradients_of_padded_batches_are_sums_over_structures(model, frames, dra
     total = {"reduction": "sum"}
     specification = {**dict.fromkeys(KINDS, total), "energy": {**total, "forces": total}}
     loss = TotalLoss(parse_loss(specification, KINDS))
-    network, structures = model.module_, model._transform(as_structures(frames))
+    network, structures = model.module_, model.fitted_.steps.prepare(as_structures(frames))
 
     def find_gradient(batches):
         network.zero_grad()

@@ -81,7 +81,7 @@ def test_two_copies_have_the_same_loss_and_gradient(network, per_structure, mixt
     module, criterion = model.module_, TotalLoss(parse_loss("mse", KINDS))
     values, gradients = [], []
     for X, labels in ((mixture, y), ([copy_apart(atoms) for atoms in mixture], double(y))):
-        structures = model._transform(as_structures(X))
+        structures = model.fitted_.steps.prepare(as_structures(X))
         data = TrainingData(structures, labels, module, per_structure=per_structure)
         (batch,) = data.batches(torch.arange(len(X)), [len(X)])
         module.zero_grad()

@@ -41,7 +41,7 @@ def find_gradient(model, X, labels, names=None, loss="mse"):
     y = Targets(kinds=KINDS, **{name: labels[name] for name in names or labels})
     network = model.module_
     losses = TotalLoss(parse_loss(loss, KINDS))
-    data = TrainingData(model._transform(as_structures(X)), y, network)
+    data = TrainingData(model.fitted_.steps.prepare(as_structures(X)), y, network)
     (batch,) = data.batches(torch.arange(len(X)), [len(X)])
     network.zero_grad()
     value = losses(batch.predictions(network), batch.labels)

@@ -330,7 +330,7 @@ def test_predict_without_stored_features(data, option):
     names = list_names(model)
     expected = predict_flat(model, X, names)
     model.set_params(memory_limit=1)
-    assert model._transform(as_structures(X)).features is None
+    assert model.fitted_.prepare(as_structures(X), names, memory_limit=1).features is None
     for name, values in predict_flat(model, X, names).items():
         scale = np.abs(expected[name]).max()
         assert_allclose(values, expected[name], rtol=1e-12, atol=1e-13 * scale, err_msg=name)
