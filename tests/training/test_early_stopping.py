@@ -126,7 +126,7 @@ def test_without_validation_it_is_refused(energies):
 
 
 @pytest.mark.parametrize("case", ["one structure", "labels elsewhere"])
-@pytest.mark.filterwarnings("ignore:No structure that was held out")
+@pytest.mark.filterwarnings("ignore:None of the structures held out")
 def test_where_nothing_can_be_validated(energies, case):
     """Either an error, or all epochs: not the patience from the first epoch on."""
     X, y = energies
