@@ -5,6 +5,7 @@ import ctypes
 import multiprocessing
 import re
 import sys
+from multiprocessing.forkserver import ensure_running
 
 import numpy as np
 import pytest
@@ -66,6 +67,7 @@ def server():
     context = multiprocessing.get_context("forkserver")
     # torch imports the last one, which takes long, when the first optimizer is made
     context.set_forkserver_preload(["sklearn_soapbpnn.training", "torch._dynamo"])
+    ensure_running()
     return context
 
 
