@@ -5,6 +5,7 @@ import ctypes
 import multiprocessing
 import re
 import sys
+from multiprocessing.forkserver import ensure_running
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.build import molecule as build_molecule
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 
-from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind
+from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 from sklearn_soapbpnn.data import as_structures, plan_batches
 from sklearn_soapbpnn.datasets import load_cuau, load_malonaldehyde
 from sklearn_soapbpnn.descriptors import SoapParameters
@@ -62,7 +65,9 @@ def server():
     They are forked from one that has imported the library and has done nothing with it.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sklearn_soapbpnn.datasets", "sklearn_soapbpnn.training"])
+    # torch imports the last one, which takes long, when the first optimizer is made
+    context.set_forkserver_preload(["sklearn_soapbpnn.training", "torch._dynamo"])
+    ensure_running()
     return context
 
 
@@ -104,6 +109,26 @@ def shipped_molecules():
 def shipped_alloys():
     """The shipped alloys with energies, forces and stress, read once for all tests."""
     return load_cuau(return_X_y=True)
+
+
+@pytest.fixture(scope="session")
+def crystals():
+    """Eight small crystals of different composition and size, labelled by EMT."""
+    rng = np.random.RandomState(0)
+    frames = []
+    for i in range(8):
+        atoms = bulk("Cu", cubic=True, a=3.6 + 0.05 * i)
+        atoms.numbers[: i % 4] = 79
+        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+        if i % 3 == 2:
+            del atoms[-1]
+        atoms.calc = EMT()
+        names = ("energy", "forces", "stress")
+        results = {name: atoms.calc.get_property(name, atoms) for name in names}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        atoms.info["number"] = i
+        frames.append(atoms)
+    return frames, Targets.from_atoms(frames, energy="energy", forces="forces", stress="stress")
 
 
 @pytest.fixture(scope="session")

@@ -190,8 +190,8 @@ def test_energies_and_forces(tmp_path, molecules, options):
 
 
 @pytest.mark.parametrize("options", [{}, {"long_range": True}], ids=str)
-def test_many_targets(tmp_path, shipped_alloys, options):
-    X, y = (part[10:14] for part in shipped_alloys)
+def test_many_targets(tmp_path, crystals, options):
+    X, y = crystals
     rng = np.random.default_rng(0)
     labels = {}
     for name, kind in KINDS.items():
@@ -537,8 +537,8 @@ def test_data_that_matter(tmp_path, energies, capsys):
     ],
     ids=lambda value: next(iter(value), "") if isinstance(value, dict) else None,
 )
-def test_kinds_matter(tmp_path, shipped_alloys, first, second):
-    X = shipped_alloys[0][10:16]
+def test_kinds_matter(tmp_path, crystals, first, second):
+    X, _ = crystals
     values = np.random.default_rng(0).normal(size=(len(X), *first.shape))
     values = values + np.swapaxes(values, 1, -1)
     for kind in (first, second):

@@ -10,22 +10,28 @@ from sklearn.pipeline import Pipeline
 
 from sklearn_soapbpnn import SoapBPNNRegressor, SoapFeaturizer
 
+dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
 GRID = {"bpnn__num_neurons_per_layer": [4, 8]}
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(server):
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+    forked = {"distributed.worker.multiprocessing-method": server.get_start_method()}
+    with (
+        dask.config.set(forked),
+        distributed.LocalCluster(**options) as cluster,
+        distributed.Client(cluster) as client,
+    ):
         yield client
 
 
 @pytest.fixture
 def data(shipped_molecules):
     X, y = shipped_molecules
-    return X[:60:5], y[:60:5]["energy"]
+    return X[:40:5], y[:40:5]["energy"]
 
 
 def make_featurizer(folder=None):
@@ -33,7 +39,7 @@ def make_featurizer(folder=None):
 
 
 def make_search(folder, scoring=None):
-    model = SoapBPNNRegressor(num_epochs=2, random_state=0)
+    model = SoapBPNNRegressor(num_epochs=1, random_state=0)
     pipe = Pipeline([("soap", make_featurizer(folder)), ("bpnn", model)])
     return GridSearchCV(pipe, GRID, cv=2, scoring=scoring)
 
@@ -67,7 +73,7 @@ def test_structures_are_featurised_on_a_cluster(data):
     """The recipe of docs/distributed.md."""
     X, _ = data
     featurizer = make_featurizer().fit(X)
-    parts = [X[start : start + 5] for start in range(0, len(X), 5)]
+    parts = [X[start : start + 2] for start in range(0, len(X), 2)]
     with joblib.parallel_config(backend="dask"):
         parts = joblib.Parallel()(joblib.delayed(featurizer.transform)(part) for part in parts)
     found = np.concatenate([np.asarray(part) for part in parts])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distributed_worker import FITS, SMALL, load_data
+from distributed_worker import FITS, SMALL, join_slurm, load_data
 
 from sklearn_soapbpnn import SoapBPNNRegressor
 from sklearn_soapbpnn.training._launch import find_first_host
@@ -23,55 +23,49 @@ TOLERANCES = {name: 1e-5 if name == "float32" else 1e-9 for name in FITS}
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+        return probe.getsockname()[1]
 
 
-def environment(**variables):
-    own = {k: v for k, v in os.environ.items() if k not in LAUNCHERS}
-    return {**own, "OMP_NUM_THREADS": "1", **variables}
-
-
-def collect(processes, folder):
+def read_results(folder):
     """Return what the processes wrote, one after the other."""
-    for process in processes:
-        try:
-            output, _ = process.communicate(timeout=600)
-        except subprocess.TimeoutExpired:
-            for other in processes:
-                other.kill()
-            raise
-        assert process.returncode == 0, output.decode()
-    files = sorted(folder.glob("*.pickle"))
-    return [pickle.loads(file.read_bytes()) for file in files]
-
-
-def start(*command, **variables):
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env=environment(**variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    return [pickle.loads(file.read_bytes()) for file in sorted(folder.glob("*.pickle"))]
 
 
 @pytest.fixture(scope="module")
 def torchrun(tmp_path_factory):
     """What two processes found that torchrun started."""
     folder = tmp_path_factory.mktemp("torchrun")
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port", free_port()]
-    process = start(*launcher, WORKER, "torchrun", 1, folder)
-    return collect([process], folder)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--master-port", free_port(), WORKER, "torchrun", 1, folder]
+    own = {k: v for k, v in os.environ.items() if k not in LAUNCHERS}
+    done = subprocess.run(
+        [str(part) for part in command],
+        env={**own, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return read_results(folder)
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
+def slurm(server, tmp_path_factory):
     """What three processes found that have SLURM's variables."""
     folder, port = tmp_path_factory.mktemp("slurm"), free_port()
-    common = {"SLURM_NTASKS": "3", "SLURM_JOB_NODELIST": "localhost"}
     processes = [
-        start(WORKER, "slurm", port, folder, SLURM_PROCID=str(rank), **common) for rank in range(3)
+        server.Process(target=join_slurm, args=(rank, 3, port, folder)) for rank in range(3)
     ]
-    return collect(processes, folder)
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join(600)
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            process.kill()
+    return read_results(folder)
 
 
 @pytest.fixture(scope="module")
