@@ -143,6 +143,9 @@ def _load_own_steps(state, tensors, prefix):
 
 
 def _load_descriptor(state):
+    # files do not contain parameters that were added after they were written; their defaults keep
+    # the descriptor as it was
+    state = asdict(SoapParameters()) | state
     check_entries(state, SOAP_TYPES, "the descriptor")
     check_arguments(SoapFeaturizer, state)
     return SoapParameters(**state)
