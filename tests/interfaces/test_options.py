@@ -439,6 +439,22 @@ def test_arguments_that_metatrain_does_not_have(parameters, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_new_arguments_are_not_dropped():
+    class Regressor(SoapBPNNRegressor):
+        _parameter_constraints = {**SoapBPNNRegressor._parameter_constraints, "new": ["boolean"]}
+
+        def __init__(self, *, new=False, num_epochs=100):
+            super().__init__(num_epochs=num_epochs)
+            self.new = new
+
+        def get_params(self, deep=True):
+            return {**SoapBPNNRegressor().get_params(), **super().get_params(deep)}
+
+    write_options(Regressor())
+    with pytest.raises(ValueError, match="no counterpart of: new"):
+        write_options(Regressor(new=True))
+
+
 # checkpoints -----------------------------------------------------------------------------
 
 
