@@ -213,7 +213,7 @@ def write_options(model, path=None):
     names = list_named(parameters, list(kinds) or ["energy"])
     encoding = {ours: legacy for legacy, ours in SPECIES_ENCODINGS.items()}
     training = {
-        "loss": write_loss(parameters["loss"], names),
+        "loss": write_loss(parameters["loss"], names, problems),
         "atomic_baseline": write_baseline(parameters, names),
         "fixed_scaling_weights": write_scales(parameters["fixed_scaling_weights"], problems),
         "per_structure_targets": write_per_structure(
