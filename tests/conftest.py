@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import re
 import sys
 
@@ -52,6 +53,17 @@ STRUCTURES = {
 def _one_thread():
     """Numbers depend on how many threads share a sum, and networks of this size need only one."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Context of multiprocessing with processes that start at once.
+
+    They are forked from one that has imported the library and has done nothing with it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sklearn_soapbpnn.datasets", "sklearn_soapbpnn.training"])
+    return context
 
 
 @pytest.fixture(scope="module")

@@ -226,7 +226,7 @@ class Environments:
         )
 
     def move_to(self, basis: PairBasis) -> None:
-        """Move everything to where ``basis`` is, in place; it takes the place of their own."""
+        """Move everything to where ``basis`` is, in place, and use it from then on."""
         self.basis, device = basis, basis.device
         self.graph = self.graph.to(device, basis.dtype)
         self.constants = {name: t.to(device) for name, t in self.constants.items()}

@@ -97,7 +97,7 @@ def check_long_range(
 
 
 def _count_mesh_points(positions, cell, pbc, parameters):
-    """Count the points of the mesh that the waves are summed on; there is none without a cell."""
+    """Count the points of the mesh for the waves; zero where fewer than two directions repeat."""
     lengths = np.linalg.norm(cell[pbc], axis=1)
     if sum(pbc) == 2:
         normal = np.cross(*cell[pbc])

@@ -3,11 +3,10 @@
 import os
 import pickle
 import re
+import shutil
 import signal
-import subprocess
-import sys
+import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +26,6 @@ from sklearn_soapbpnn import (
 )
 from sklearn_soapbpnn.data import as_structures
 
-ROOT = Path(__file__).parents[2]
 SMALL = {"max_radial": 2, "max_angular": 1, "num_neurons_per_layer": 4, "random_state": 0}
 FIT = {**SMALL, "num_epochs": 6, "checkpoint_interval": 2, "learning_rate": 1e-2}
 KINDS = {
@@ -82,13 +80,28 @@ class KeepCopy(Callback):
 @pytest.fixture(scope="module")
 def molecules(shipped_molecules):
     X, y = shipped_molecules
-    return X[:100:5], y[:100:5]
+    return X[:60:5], y[:60:5]
 
 
 @pytest.fixture(scope="module")
 def energies(molecules):
     X, y = molecules
     return X, Targets(energy=y["energy"])
+
+
+@pytest.fixture(scope="module")
+def whole(energies):
+    """A fit that nobody interrupted; tests only read it."""
+    return SoapBPNNRegressor(**FIT).fit(*energies)
+
+
+@pytest.fixture(scope="module")
+def cut_off(energies, tmp_path_factory):
+    """The folder that a fit of the energies leaves that was killed in its fourth epoch."""
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.raises(PowerCutError):
+        SoapBPNNRegressor(**FIT, checkpoint_dir=folder, callbacks=[PowerCut(4)]).fit(*energies)
+    return folder
 
 
 def read_bits(model):
@@ -143,8 +156,7 @@ BIT_CASES = {
     "AdamW": {"net_params": {"optimizer": torch.optim.AdamW}},
     "L-BFGS": {"net_params": {"optimizer": torch.optim.LBFGS}},
     "odd batches": {"batch_size": 7},
-    "larger than memory": {"memory_limit": 1},
-    "larger than memory, made ahead": {"memory_limit": 1, "num_workers": 1},
+    "larger than memory": {"memory_limit": 1, "num_workers": 0},
 }
 
 
@@ -153,6 +165,17 @@ def test_energies(tmp_path, energies, options):
     X, y = energies
     model = resume_after_power_cut(tmp_path, X, y, **options)
     assert_same(model, SoapBPNNRegressor(**{**FIT, **options}).fit(X, y))
+
+
+def test_batches_that_another_process_makes_ahead(tmp_path, energies):
+    X, y = energies
+    options = {**FIT, "memory_limit": 1, "num_workers": 0}
+    folder = {"checkpoint_dir": tmp_path}
+    with pytest.raises(PowerCutError):
+        SoapBPNNRegressor(**options, **folder, callbacks=[PowerCut(4)]).fit(X, y)
+    model = SoapBPNNRegressor(**{**options, "num_workers": 1}, **folder).fit(X, y, resume=True)
+    assert model.net_.history[-1]["epoch"] == 6
+    assert_same(model, SoapBPNNRegressor(**options).fit(X, y))
 
 
 @pytest.mark.parametrize("options", [{}, {"species_encoding": "alchemical"}], ids=str)
@@ -168,7 +191,7 @@ def test_energies_and_forces(tmp_path, molecules, options):
 
 @pytest.mark.parametrize("options", [{}, {"long_range": True}], ids=str)
 def test_many_targets(tmp_path, shipped_alloys, options):
-    X, y = (part[10:20] for part in shipped_alloys)
+    X, y = (part[10:14] for part in shipped_alloys)
     rng = np.random.default_rng(0)
     labels = {}
     for name, kind in KINDS.items():
@@ -193,8 +216,8 @@ def test_what_fit_takes_besides(tmp_path, energies, case):
     assert_same(model, SoapBPNNRegressor(**FIT).fit(X, y, **fit_params))
 
 
-def test_early_stopping_stops_at_the_same_epoch(tmp_path, energies):
-    X, y = energies
+def test_early_stopping_stops_at_the_same_epoch(tmp_path, shipped_molecules):
+    X, y = shipped_molecules[0][:100:5], shipped_molecules[1][:100:5].select(["energy"])
     options = {"num_epochs": 40, "early_stopping": True, "n_iter_no_change": 4}
     model = resume_after_power_cut(tmp_path, X, y, **options)
     whole = SoapBPNNRegressor(**{**FIT, **options}).fit(X, y)
@@ -390,16 +413,14 @@ def count_files(folder):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else str(value),
 )
-def test_parameters_that_do_not_matter(tmp_path, energies, other, capsys):
-    X, y = energies
+def test_parameters_that_do_not_matter(tmp_path, energies, whole, cut_off, other, capsys):
     CountEpochs.power_cut_at = None
-    with pytest.raises(PowerCutError):
-        SoapBPNNRegressor(**FIT, checkpoint_dir=tmp_path, callbacks=[PowerCut(4)]).fit(X, y)
-    options = {**FIT, "checkpoint_dir": str(tmp_path), "verbose": 1, **other}
-    model = SoapBPNNRegressor(**options).fit(X, y, resume=True)
+    folder = shutil.copytree(cut_off, tmp_path / "copy")
+    options = {**FIT, "checkpoint_dir": str(folder), "verbose": 1, **other}
+    model = SoapBPNNRegressor(**options).fit(*energies, resume=True)
     assert "Resuming after epoch 2 from" in capsys.readouterr().out
-    assert count_files(tmp_path) == 1
-    assert read_bits(model)[0] == read_bits(SoapBPNNRegressor(**FIT).fit(X, y))[0]
+    assert count_files(folder) == 1
+    assert read_bits(model)[0] == read_bits(whole)[0]
 
 
 def test_ways_of_writing_the_same_data(tmp_path, energies):
@@ -799,60 +820,76 @@ def test_the_warning_points_to_the_call_of_fit(tmp_path, energies):
     assert caught[0].filename == __file__
 
 
-CHILD = """
-import sys, warnings
-from skorch.callbacks import Callback
-from sklearn_soapbpnn import SoapBPNNRegressor, Targets
-from sklearn_soapbpnn.datasets import load_malonaldehyde
-
 class Tell(Callback):
+    """Say through a pipe which epochs are done, and wait for the answer of one of them."""
+
+    def __init__(self, pipe, wait_after):
+        self.pipe = pipe
+        self.wait_after = wait_after
+
     def on_epoch_end(self, net, **kwargs):
-        print(net.history[-1]["epoch"], flush=True)
-
-X, y = load_malonaldehyde(return_X_y=True)
-X, y = X[:100:5], Targets(energy=y["energy"])[:100:5]
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    SoapBPNNRegressor(**{options}, callbacks=[Tell()], checkpoint_dir={folder!r}).fit(X, y)
-print("end", [str(entry.message) for entry in caught])
-"""
+        epoch = net.history[-1]["epoch"]
+        self.pipe.send(epoch)
+        if epoch == self.wait_after:
+            time.sleep(60)
 
 
-def test_sigint_of_a_process(tmp_path, energies):
-    options = {**FIT, "num_epochs": 60, "checkpoint_interval": 1}
-    code = CHILD.replace("{options}", repr(options)).replace("{folder!r}", repr(str(tmp_path)))
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        for line in child.stdout:
-            if line.strip() == "5":
-                child.send_signal(signal.SIGINT)
-                break
-        *_, last = child.stdout
-    assert child.returncode == 0
-    assert last.startswith("end")
+def fit_in_process(pipe, data, options, wait_after=None):
+    """Fit, and send the epochs that are done and the warnings."""
+    torch.set_num_threads(1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        SoapBPNNRegressor(**options, callbacks=[Tell(pipe, wait_after)]).fit(*data)
+    pipe.send([str(entry.message) for entry in caught])
+
+
+def start_fit(server, data, options, wait_after=None):
+    """Return a process that fits, and the pipe that it tells its epochs through."""
+    here, there = server.Pipe()
+    process = server.Process(target=fit_in_process, args=(there, data, options, wait_after))
+    process.start()
+    there.close()
+    return process, here
+
+
+def test_sigint_of_a_process(server, tmp_path, energies):
+    options = {**FIT, "num_epochs": 20, "checkpoint_interval": 1}
+    folder = {"checkpoint_dir": tmp_path}
+    process, pipe = start_fit(server, energies, {**options, **folder}, wait_after=5)
+    assert [pipe.recv() for _ in range(5)] == [1, 2, 3, 4, 5]
+    os.kill(process.pid, signal.SIGINT)
+    assert any("interrupted after" in message for message in pipe.recv())
+    process.join()
+    assert process.exitcode == 0
     done = count_epochs(find_checkpoint(tmp_path))
-    assert 4 <= done < 60
+    assert done in (4, 5)
     assert not list(tmp_path.glob("*.part"))
-    model = SoapBPNNRegressor(**options, checkpoint_dir=tmp_path, callbacks=[CountEpochs()])
+    model = SoapBPNNRegressor(**options, **folder, callbacks=[CountEpochs()])
     CountEpochs.count, CountEpochs.power_cut_at = 0, None
     model.fit(*energies, resume=True)
-    assert CountEpochs.count == 60 - done
+    assert CountEpochs.count == 20 - done
     assert_same(model, SoapBPNNRegressor(**options).fit(*energies))
 
 
 # --- SIGKILL -------------------------------------------------------------------------------------
 
 
-def test_fits_that_are_killed(tmp_path):
-    """A short form of the benchmark: random moments, and while a checkpoint is being written."""
-    script = ROOT / "benchmarks" / "kill_test.py"
-    options = ["--kills=3", "--epochs=6", "--width=64", "--structures=20"]
-    result = subprocess.run(
-        [sys.executable, str(script), *options],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert len(re.findall(r"\d +yes$", result.stdout, flags=re.MULTILINE)) == 3
-    assert result.stdout.endswith("all equal\n")
+@pytest.mark.parametrize("moment", ["epoch", "writing"])
+def test_fits_that_are_killed(server, tmp_path, energies, moment):
+    """In an epoch, and while a checkpoint is written; benchmarks/kill_test.py does it for hours."""
+    options, wait_after = {**FIT, "checkpoint_interval": 1}, 3
+    if moment == "writing":
+        options["num_neurons_per_layer"], wait_after = 512, None  # that takes a while
+    folder = {"checkpoint_dir": tmp_path}
+    process, pipe = start_fit(server, energies, {**options, **folder}, wait_after)
+    assert [pipe.recv() for _ in range(wait_after or 1)][0] == 1
+    while moment == "writing" and process.is_alive() and not any(tmp_path.glob("*.part")):
+        pass
+    process.kill()
+    process.join()
+    if moment == "epoch":
+        assert process.exitcode == -signal.SIGKILL
+        assert count_epochs(find_checkpoint(tmp_path)) == 2
+    model = SoapBPNNRegressor(**options, checkpoint_dir=tmp_path).fit(*energies, resume=True)
+    assert_same(model, SoapBPNNRegressor(**options).fit(*energies))
+    assert len(list(tmp_path.iterdir())) == 1
