@@ -380,7 +380,7 @@ NOT_LEARNABLE = {
     ),
     "energies": (
         {"energies": [np.zeros(len(atoms)) for atoms in make_frames()]},
-        "y has a column 'energies'.*of the atoms.*Give per-atom labels another name.*TargetKind",
+        "y has a column 'energies'.*follows from.*energy. Give labels another name.*TargetKind",
     ),
     "energy and energies": (
         {"energy": ENERGY, "energies": [np.zeros(len(atoms)) for atoms in make_frames()]},

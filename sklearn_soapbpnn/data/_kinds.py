@@ -305,7 +305,7 @@ class TargetKind:
     @property
     def is_symmetric(self):
         """Whether it is a symmetric Cartesian tensor."""
-        return self.cartesian_rank == 2 and len(self.blocks) == 2
+        return self.cartesian_rank == 2 and all(block.o3_lambda != 1 for block in self.blocks)
 
     def with_unit(self, unit):
         """Return the same kind with another unit.

@@ -19,18 +19,17 @@ KNOWN_KINDS = {
     ),
 }
 
-# the energy, its parts and its derivatives: only the unit of these kinds may be changed
-ENERGY_KINDS = {
-    name: KNOWN_KINDS[name] for name in ("energy", "forces", "stress", "virial", "energies")
-}
-# derivatives of the energy, and atomic energies: such targets have no baseline, scale or head
+# derivatives of the energy that can be learnt
 LEARNT_DERIVATIVES = ("forces", "stress", "virial")
-DERIVED_TARGETS = (*LEARNT_DERIVATIVES, "energies")
+# outputs that follow from the energy, which have no baseline, scale or head
+DERIVED_TARGETS = ("energies", *LEARNT_DERIVATIVES)
+# only the unit of these kinds may be changed
+ENERGY_KINDS = {name: KNOWN_KINDS[name] for name in ("energy", *DERIVED_TARGETS)}
 
 
 def has_derivatives(names):
-    """Whether a derivative of the energy is among some names of targets."""
-    return any(name in LEARNT_DERIVATIVES for name in names)
+    """Return whether names include an output that needs derivatives of the energy."""
+    return any(name in DERIVED_TARGETS and name != "energies" for name in names)
 
 
 def check_kind(name, kind):

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from ..data import KNOWN_KINDS, LEARNT_DERIVATIVES, TargetKind, find_volumes
+from ..data import DERIVED_TARGETS, KNOWN_KINDS, TargetKind, find_volumes
 
 # name of the output of the hidden layers
 FEATURES = "features"
@@ -14,7 +14,7 @@ LAST_LAYER = "_last_layer_features"
 
 def list_outputs(kinds):
     """Return the names of all outputs of a model with these targets."""
-    derived = ("energies", *LEARNT_DERIVATIVES) if "energy" in kinds else ()
+    derived = DERIVED_TARGETS if "energy" in kinds else ()
     return [*kinds, *derived, FEATURES, *(name + LAST_LAYER for name in kinds)]
 
 

@@ -9,6 +9,7 @@ import torch
 from sklearn.utils.validation import _check_sample_weight
 
 from ..data import (
+    DERIVED_TARGETS,
     LEARNT_DERIVATIVES,
     Structures,
     TargetKind,
@@ -110,13 +111,14 @@ def check_learnt(targets, structures, name="y"):
     ``name`` is the name of the targets in error messages.
     """
     columns = list(targets.names)
-    if "energies" in columns:
-        raise ValueError(
-            f"{name} has a column 'energies', but this name stands for the model's contributions "
-            "of the atoms to the energy. Give per-atom labels another name, e.g. "
-            "Targets(kinds={'atomic_energy': TargetKind.scalar(per_atom=True)}, "
-            "atomic_energy=...)."
-        )
+    for column in columns:
+        if column in DERIVED_TARGETS and column not in LEARNT_DERIVATIVES:
+            raise ValueError(
+                f"{name} has a column {column!r}, but this name stands for an output that follows "
+                "from the model's energy. Give labels another name, e.g. "
+                "Targets(kinds={'atomic_energy': TargetKind.scalar(per_atom=True)}, "
+                "atomic_energy=...)."
+            )
     # names of other outputs of predict, of errors in the metrics, of intermediate values in the
     # evaluation, and of errors of blocks in history_
     taken = {FEATURES, PER_ATOM, "strain_gradient"}

@@ -812,6 +812,20 @@ def test_forged_tensors(what, small, path):
     check_refused(path, file_bytes.pack(header, arrays), message)
 
 
+def test_a_file_from_before_a_parameter_of_the_descriptor(small, X, path):
+    """A parameter that was added after the file was written has its default."""
+    save_model(small, path)
+    assert small.cutoff_width == SoapBPNNRegressor().cutoff_width
+
+    def remove(state):
+        steps = state["steps"]["featurizer_"]
+        for entries in (state["parameters"], state["descriptor"], steps["parameters"]):
+            del entries["cutoff_width"]
+
+    forge(path, remove)
+    assert np.array_equal(load_model(path).predict(X), small.predict(X))
+
+
 def test_forged_pipeline(pipeline, path):
     save_model(pipeline, path)
     content = path.read_bytes()

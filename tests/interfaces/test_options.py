@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn_soapbpnn import SoapBPNNRegressor, SoapFeaturizer, TargetKind, Targets
 from sklearn_soapbpnn.datasets import load_malonaldehyde
 from sklearn_soapbpnn.interfaces.metatrain._options import read_hypers, read_options, write_options
-from sklearn_soapbpnn.training import parse_loss
+from sklearn_soapbpnn.training import _losses, parse_loss
 
 FILE = """
 seed: 7
@@ -437,6 +437,36 @@ def test_arguments_that_metatrain_does_not_have(parameters, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         write_options(SoapBPNNRegressor(**parameters), tmp_path / "options.yaml")
     assert not list(tmp_path.iterdir())
+
+
+def test_new_arguments_are_not_dropped():
+    class Regressor(SoapBPNNRegressor):
+        _parameter_constraints = {**SoapBPNNRegressor._parameter_constraints, "new": ["boolean"]}
+
+        def __init__(self, *, new=False, num_epochs=100):
+            super().__init__(num_epochs=num_epochs)
+            self.new = new
+
+        def get_params(self, deep=True):
+            return {**SoapBPNNRegressor().get_params(), **super().get_params(deep)}
+
+    write_options(Regressor())
+    with pytest.raises(ValueError, match="no counterpart of: new"):
+        write_options(Regressor(new=True))
+
+
+def test_new_losses_are_not_dropped(monkeypatch):
+    """Neither written, nor read as a loss that metatrain may define in another way."""
+    monkeypatch.setitem(_losses.FUNCTIONS, "new", None)
+    monkeypatch.setattr(_losses, "TYPES", ("new", *_losses.TYPES))
+    for loss, message in [
+        ("new", "loss='new'"),
+        ({"energy": {"forces": "new"}}, "loss of 'forces': type='new'"),
+    ]:
+        with pytest.raises(ValueError, match=f"no counterpart of: {message}"):
+            write_options(SoapBPNNRegressor(loss=loss))
+    with pytest.raises(ValueError, match="no counterpart of: .*loss='new'"):
+        read_options(options(training={"loss": "new"}))
 
 
 # checkpoints -----------------------------------------------------------------------------

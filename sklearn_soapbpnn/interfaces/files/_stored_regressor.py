@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from ...data import LEARNT_DERIVATIVES, check_kind, usual_settings
+from ...data import DERIVED_TARGETS, LEARNT_DERIVATIVES, check_kind, usual_settings
 from ...descriptors import (
     SOAP_TYPES,
     SoapParameters,
@@ -143,6 +143,9 @@ def _load_own_steps(state, tensors, prefix):
 
 
 def _load_descriptor(state):
+    # files do not contain parameters that were added after they were written; their defaults keep
+    # the descriptor as it was
+    state = asdict(SoapParameters()) | state
     check_entries(state, SOAP_TYPES, "the descriptor")
     check_arguments(SoapFeaturizer, state)
     return SoapParameters(**state)
@@ -164,7 +167,7 @@ def _check_targets(targets, kinds, steps):
         check_kind(name, kind)
     # energies may be learnt from their derivatives alone
     outputs = {*learnt} if len(learnt) == len(targets) else {*learnt, "energy"}
-    if outputs != {*kinds} or "energies" in learnt:
+    if outputs != {*kinds} or {*learnt} & {*DERIVED_TARGETS}:
         raise ValueError(f"targets {targets} do not match the kinds {list(kinds)}")
     check_degrees(kinds, steps.parameters.max_angular)
     baseline = steps.own.baseline

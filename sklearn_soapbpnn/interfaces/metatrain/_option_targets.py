@@ -14,7 +14,6 @@ import numpy as np
 from ...data import DERIVED_TARGETS, KNOWN_KINDS
 from ...preprocessing import check_fixed_weights, check_scales
 from ...training import TargetLoss, parse_loss
-from ...training._losses import REDUCTIONS, TYPES
 
 PREFIX = "mtt::"
 # target names that metatrain uses without the prefix
@@ -22,6 +21,8 @@ STANDARD_TARGETS = {
     *("energy", "non_conservative_force", "non_conservative_forces", "non_conservative_stress"),
     *("charge", "heat_flux", "mass", "momentum", "position", "spin_multiplicity", "velocity"),
 }
+# losses and reductions with the same name and meaning on both sides
+CHOICES = {"type": ("mse", "mae", "huber"), "reduction": ("mean", "sum")}
 GRADIENTS = {"positions": "forces", "strain": "stress"}
 # options of a loss in earlier versions that have no counterpart, with the values at which they have
 # no effect
@@ -93,10 +94,7 @@ def read_per_structure(names, path, problems):
 def read_loss(loss, path, problems):
     """Read the loss of all targets."""
     if not isinstance(loss, Mapping):
-        if loss not in TYPES:
-            problems.append(f"{path}={loss!r} ({', '.join(TYPES)} are available)")
-            return "mse"
-        return loss
+        return loss if _check_choice("type", loss, path, problems) else "mse"
     parts = {}
     for name, entry in loss.items():
         term, derivatives = _read_terms(entry, f"{path}.{name}", problems)
@@ -177,11 +175,14 @@ def write_per_structure(names, learnt, problems):
     return [_add_prefix(name) for name in dict.fromkeys(names) if name != "stress"]
 
 
-def write_loss(loss, names):
+def write_loss(loss, names, problems):
     """Return the loss of all targets, with every entry written out."""
     losses = parse_loss(loss, names)
     if isinstance(loss, str):
+        _check_choice("type", loss, "loss", problems)
         return loss
+    for name, part in losses.items():
+        _check_choice("type", part.type, f"loss of {name!r}: type", problems)
     terms = {name: _write_term(losses[name]) for name in loss}
     if "energy" in terms:
         terms["energy"]["gradients"] = {
@@ -237,18 +238,24 @@ def _read_terms(entry, path, problems):
 def _read_term(entry, path, problems):
     """Read a loss without derivatives."""
     entry = entry if isinstance(entry, Mapping) else {"type": entry}
-    allowed = {"type": TYPES, "reduction": REDUCTIONS}
     term = {}
     for name, value in entry.items():
         if name in IDLE_TERM and value == IDLE_TERM[name]:
             continue
         if name not in TargetLoss.__dataclass_fields__:
             problems.append(f"{path}.{name}={value!r}")
-        elif name in allowed and value not in allowed[name]:
-            problems.append(f"{path}.{name}={value!r} ({', '.join(allowed[name])} are available)")
-        else:
+        elif _check_choice(name, value, f"{path}.{name}", problems):
             term[name] = value
     return term
+
+
+def _check_choice(name, value, path, problems):
+    """Return whether both sides have an entry of a loss; otherwise append it to the problems."""
+    choices = CHOICES.get(name)
+    if choices is None or value in choices:
+        return True
+    problems.append(f"{path}={value!r} ({', '.join(choices)} are available)")
+    return False
 
 
 def _complete(term, derivatives):

@@ -75,6 +75,8 @@ DEPRECATED = {
     f"architecture.training.{name}": name
     for name in ("distributed", "remove_composition_contribution")
 }
+# arguments that do not affect the result, or only together with early_stopping
+NOT_WRITTEN = ("checkpoint_dir", "memory_limit", "n_iter_no_change", "verbose", "warm_start")
 
 
 def read_options(path):
@@ -199,19 +201,19 @@ def write_options(model, path=None):
     ValueError
         If an argument is invalid or has no counterpart; the message names all of them.
     """
-    parameters, problems = model.get_params(deep=False), _list_foreign(model)
+    parameters, defaults = model.get_params(deep=False), type(model)().get_params(deep=False)
     constraints = model._parameter_constraints
     validate_parameter_constraints(constraints, parameters, type(model).__name__)
     fitted = getattr(model, "fitted_", None)
     kinds, targets = (fitted.kinds, fitted.targets) if fitted is not None else ({}, ())
-    problems += list_intensive(kinds)
     if fitted is not None:
         # the features may come from another step, with other parameters than the model's arguments
         parameters |= {name: getattr(fitted.steps.parameters, name) for name in SOAP_PARAMETERS}
+    problems = [*_list_foreign(parameters, defaults), *list_intensive(kinds)]
     names = list_named(parameters, list(kinds) or ["energy"])
     encoding = {ours: legacy for legacy, ours in SPECIES_ENCODINGS.items()}
     training = {
-        "loss": write_loss(parameters["loss"], names),
+        "loss": write_loss(parameters["loss"], names, problems),
         "atomic_baseline": write_baseline(parameters, names),
         "fixed_scaling_weights": write_scales(parameters["fixed_scaling_weights"], problems),
         "per_structure_targets": write_per_structure(
@@ -354,14 +356,20 @@ def _write_base(parameters, problems):
     return options
 
 
-def _list_foreign(model):
+def _list_foreign(parameters, defaults):
     """Return the arguments that affect the result and that metatrain does not have."""
-    found = [name for name in ("early_stopping", "callbacks", "net_params") if getattr(model, name)]
-    if model.n_pseudo_species != N_PSEUDO_SPECIES:
-        found.append(
-            f"n_pseudo_species={model.n_pseudo_species} (metatrain has {N_PSEUDO_SPECIES})"
-        )
-    if model.validation_fraction == 0:
+    known = {*SAME.values(), *DEPRECATED.values(), *(name for name, _ in _READERS.values())}
+    known |= {*NOT_WRITTEN, "n_pseudo_species", "validation_fraction"}
+    # also arguments that are added later: metatrain would otherwise train another model
+    found = [
+        name
+        for name, default in defaults.items()
+        if name not in known and parameters[name] not in (default, [], {})
+    ]
+    n_pseudo_species = parameters["n_pseudo_species"]
+    if n_pseudo_species != N_PSEUDO_SPECIES:
+        found.append(f"n_pseudo_species={n_pseudo_species} (metatrain has {N_PSEUDO_SPECIES})")
+    if parameters["validation_fraction"] == 0:
         found.append(
             "validation_fraction=0 (metatrain needs a validation set to pick the best epoch)"
         )
