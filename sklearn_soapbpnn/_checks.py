@@ -75,7 +75,9 @@ def check_parameters(model, targets, known=(), has_validation=False):
         )
     check_callbacks(model.callbacks)
     check_workers(model.num_workers)
-    check_net_params(model.net_params, model.learning_rate, resolve_device(model.device))
+    check_net_params(
+        model.net_params, model.optimizer, model.learning_rate, resolve_device(model.device)
+    )
     return parse_loss(model.loss, learnt)
 
 

@@ -172,7 +172,7 @@ def make_net(model, losses, seed, order_seed):
         n_iter_no_change=int(model.n_iter_no_change) if model.early_stopping else None,
         verbose=model.verbose,
         callbacks=model.callbacks,
-        **choose_optimizer(model.net_params),
+        **choose_optimizer(model.optimizer, model.net_params),
     )
 
 

@@ -128,6 +128,9 @@ def load_parameters(cls, state):
             "sklearn_soapbpnn"
         )
     parameters = {name: decode(value) for name, value in state.items()}
+    if "optimizer" in known:
+        # files of versions that had no other
+        parameters.setdefault("optimizer", "adam")
     constraints = getattr(cls, "_parameter_constraints", {})
     for name, value in parameters.items():
         # a bool is an integer to scikit-learn

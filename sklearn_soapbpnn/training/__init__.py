@@ -5,6 +5,7 @@ from ._dataset import TrainingData
 from ._distributed import open_processes
 from ._extensions import check_callbacks, check_net_params, choose_optimizer
 from ._losses import TargetLoss, TotalLoss, parse_loss
+from ._muon import Muon
 from ._net import SoapBPNNNet
 from ._streamed import (
     StreamedData,
@@ -19,6 +20,7 @@ from ._streamed import (
 
 __all__ = [
     "Checkpoints",
+    "Muon",
     "SoapBPNNNet",
     "StreamedData",
     "TargetLoss",

@@ -11,6 +11,13 @@ from skorch.callbacks import (
 )
 from skorch.callbacks.scoring import ScoringBase
 
+from ._muon import Muon
+
+# what sets the optimizer of each name; the fused step saves most of Adam's overhead
+OPTIMIZERS = {
+    "muon": {"optimizer": Muon},
+    "adam": {"optimizer": torch.optim.Adam, "optimizer__fused": True},
+}
 # callbacks of skorch that cannot work here: why, and what to do instead
 REFUSED_CALLBACKS = {
     ScoringBase: "which scores a dataset of X and y; here there is none. history_ has the "
@@ -62,7 +69,7 @@ def check_callbacks(callbacks):
             )
 
 
-def check_net_params(net_params, learning_rate, device):
+def check_net_params(net_params, optimizer, learning_rate, device):
     """Raise if arguments of the net are not those of an optimizer that can be made."""
     for name in net_params or {}:
         is_optimizer = name == "optimizer" or str(name).startswith("optimizer__")
@@ -74,7 +81,7 @@ def check_net_params(net_params, learning_rate, device):
             "e.g. 'optimizer__weight_decay'. "
             + (f"Set {instead} instead." if instead else "Leave it out.")
         )
-    options = choose_optimizer(net_params)
+    options = choose_optimizer(optimizer, net_params)
     make = options.pop("optimizer")
     options = {name.removeprefix("optimizer__"): value for name, value in options.items()}
     try:
@@ -82,16 +89,16 @@ def check_net_params(net_params, learning_rate, device):
         groups = [{"params": [torch.zeros(1, device=device)], **group} for group in groups]
         optimizer = make(groups, lr=learning_rate, **options)
     except Exception as err:  # whatever the optimizer may raise
-        raise ValueError(f"net_params={net_params!r} does not make an optimizer: {err}") from err
+        raise ValueError(
+            f"net_params={net_params!r} does not make an optimizer with {optimizer=}: {err}"
+        ) from err
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             f"net_params: 'optimizer' must make an optimizer of torch, got {optimizer!r}."
         )
 
 
-def choose_optimizer(net_params):
-    """Return the arguments of the net that set its optimizer."""
+def choose_optimizer(name, net_params):
+    """Return the arguments of the net that set its optimizer; one in ``net_params`` goes first."""
     net_params = net_params or {}
-    # the fused step saves most of Adam's overhead; another optimizer may lack it
-    fused = {} if "optimizer" in net_params else {"optimizer__fused": True}
-    return {"optimizer": torch.optim.Adam, **fused, **net_params}
+    return {**({} if "optimizer" in net_params else OPTIMIZERS[name]), **net_params}

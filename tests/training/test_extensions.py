@@ -19,6 +19,7 @@ from skorch.callbacks import (
 )
 
 from sklearn_soapbpnn import SoapBPNNRegressor
+from sklearn_soapbpnn.training import Muon
 
 SMALL = {
     **{"max_radial": 2, "max_angular": 1, "num_neurons_per_layer": 8, "random_state": 0},
@@ -152,7 +153,7 @@ def test_decay_of_weights(molecules):
 
 def test_arguments_of_the_default_optimizer(molecules):
     model = fit(molecules, net_params={"optimizer__betas": (0.5, 0.6)})
-    assert type(model.net_.optimizer_) is torch.optim.Adam
+    assert type(model.net_.optimizer_) is Muon
     assert model.net_.optimizer_.param_groups[0]["betas"] == (0.5, 0.6)
     assert not np.array_equal(model.predict(molecules[0]), fit(molecules).predict(molecules[0]))
 

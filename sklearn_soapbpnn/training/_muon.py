@@ -1,0 +1,190 @@
+r"""Muon: matrices take steps of equal size in all directions, and everything else goes by Adam.
+
+With G the gradient of a matrix of weights W and M its running mean [1]_,
+
+.. math::
+
+    M \leftarrow \mu M + (1 - \mu) G, \qquad
+    W \leftarrow W - 20 \, \eta \sqrt{\frac{n_\text{out}}{n_\text{in}}} \;
+        \mathrm{orth}\left(\mu M + (1 - \mu) G\right)
+
+where :math:`\mathrm{orth}(U S V^T) = U V^T`. Adam scales each number on its own; of a wide layer on
+a power spectrum, whose entries rise and fall together, it then learns the few strong directions and
+hardly the many weak ones.
+
+The root makes one rate right for all widths: :math:`\mathrm{orth}` has singular values of 1, so
+that, for inputs of size 1 (root mean square), a step changes the outputs of a layer by at most
+:math:`20 \eta` (root mean square), whatever the numbers of inputs and outputs [2]_. Adam changes
+each weight by about :math:`\eta`. The factor of 20 is what lets both have the same
+:math:`\eta`.
+
+References
+----------
+.. [1] Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024),
+   https://kellerjordan.github.io/posts/muon.
+.. [2] Yang, Simon, Bernstein, "A spectral condition for feature learning" (2023),
+   arXiv:2310.17813.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+# eta of matrices, in that of everything else
+RATIO = 20.0
+# odd polynomial that takes singular values between 0 and 1 to the neighbourhood of 1, from [1]
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+N_STEPS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for stacks of matrices, and Adam for all other weights.
+
+    A weight of three axes, (n_networks, n_outputs, n_inputs), is a stack of matrices. One whose
+    gradient is zero, since no atom of its element is in the batch, stays as it is: a step has the
+    same size however small the mean of the gradients has become.
+
+    Parameters
+    ----------
+    params : iterable
+        Weights, or groups of them.
+    lr : float, default=1e-3
+        Learning rate of both, see above.
+    momentum : float, default=0.95
+        Share of the old in the running mean of the gradients of matrices.
+    betas : tuple of float, default=(0.9, 0.999)
+        The same of Adam, for the gradients and their squares.
+    eps : float, default=1e-8
+        Size of a gradient that counts as zero.
+    weight_decay : float, default=0
+        Share of a matrix that a step of rate 1 takes away.
+    """
+
+    def __init__(
+        self, params, lr=1e-3, momentum=0.95, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0
+    ) -> None:
+        for name, value in {"lr": lr, "eps": eps, "weight_decay": weight_decay}.items():
+            if not value >= 0 or (name == "eps" and value == 0):
+                raise ValueError(f"{name} must be {'>' if name == 'eps' else '>='} 0, got {value}")
+        for value in (momentum, *betas):
+            if not 0 <= value < 1:
+                raise ValueError(f"momentum and betas must lie in [0, 1), got {value}")
+        super().__init__(
+            params,
+            {
+                **{"lr": lr, "momentum": momentum, "betas": betas, "eps": eps},
+                "weight_decay": weight_decay,
+            },
+        )
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Make a step, with the gradients that there are."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            moving = [weight for weight in group["params"] if weight.grad is not None]
+            self._step_stacks([weight for weight in moving if weight.ndim == 3], group)
+            self._step_others([weight for weight in moving if weight.ndim != 3], group)
+        return loss
+
+    def _step_stacks(self, weights, group):
+        directions, present = [], []
+        for weight in weights:
+            state = self.state[weight]
+            if not state:
+                state["mean"] = torch.zeros_like(weight)
+            there = torch.linalg.vector_norm(weight.grad, dim=(1, 2), keepdim=True) > 0
+            there = there.to(weight.dtype)
+            state["mean"].lerp_(weight.grad, (1 - group["momentum"]) * there)
+            directions.append(weight.grad.lerp(state["mean"], group["momentum"]))
+            present.append(there)
+        for weight, there, step in zip(weights, present, orthogonalize(directions, group["eps"])):
+            if group["weight_decay"]:
+                weight.mul_(1 - group["lr"] * group["weight_decay"] * there)
+            _, n_outputs, n_inputs = weight.shape
+            rate = RATIO * group["lr"] * math.sqrt(n_outputs / n_inputs)
+            weight.addcmul_(step, there, value=-rate)
+
+    def _step_others(self, weights, group):
+        for weight in weights:
+            state = self.state[weight]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+                state["mean"] = torch.zeros_like(weight)
+                state["square"] = torch.zeros_like(weight)
+        states = [self.state[weight] for weight in weights]
+        adam(
+            weights,
+            [weight.grad for weight in weights],
+            [state["mean"] for state in states],
+            [state["square"] for state in states],
+            [],
+            [state["step"] for state in states],
+            **{"amsgrad": False, "maximize": False, "fused": True, "weight_decay": 0.0},
+            **{"lr": group["lr"], "eps": group["eps"]},
+            **dict(zip(("beta1", "beta2"), group["betas"])),
+        )
+
+
+def orthogonalize(stacks: list[Tensor], eps: float = 1e-8) -> list[Tensor]:
+    r"""Bring all singular values of matrices near 1, by Newton-Schulz steps.
+
+    A step is :math:`X \leftarrow (a + b X X^T + c (X X^T)^2) X`. All polynomials of
+    :math:`X X^T` commute, so the steps are made with the small matrix :math:`X X^T` alone, those of
+    all stacks with a smaller side of the same length at once, and X is multiplied a single time.
+
+    Parameters
+    ----------
+    stacks : list of Tensor of shape (n, n_rows, n_columns)
+        Matrices X.
+    eps : float, default=1e-8
+        Norm of a matrix that counts as zero.
+
+    Returns
+    -------
+    list of Tensor
+        Of the same shapes.
+    """
+    results = [None] * len(stacks)
+    by_size = {}
+    for k, X in enumerate(stacks):
+        by_size.setdefault(min(X.shape[1:]), []).append(k)
+    for places in by_size.values():
+        chosen = [stacks[k] for k in places]
+        is_wide = [X.shape[1] <= X.shape[2] for X in chosen]
+        grams = torch.cat([_gram(X if wide else X.mT) for X, wide in zip(chosen, is_wide)])
+        factors = _inverse_root(grams, eps).split([len(X) for X in chosen])
+        for k, X, Q, wide in zip(places, chosen, factors, is_wide):
+            results[k] = torch.bmm(Q, X) if wide else torch.bmm(X, Q)
+    return results
+
+
+def _gram(X: Tensor) -> Tensor:
+    """Return X X^T."""
+    # for MKL a product with one's own transpose is slow, a copy included
+    return torch.bmm(X, X.mT.contiguous())
+
+
+def _inverse_root(A: Tensor, eps: float) -> Tensor:
+    """Return about A^(-1/2), for matrices A that have no negative eigenvalues."""
+    trace = A.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    norm = trace.sqrt().clamp(min=eps)  # of X
+    if A.shape[1] == 1:
+        return 1 / norm
+    A = A / norm.square()
+    a, b, c = COEFFICIENTS
+    Q = None
+    for step in range(N_STEPS):
+        P = torch.baddbmm(A, A, A, beta=b, alpha=c)
+        P.diagonal(dim1=1, dim2=2).add_(a)
+        Q = P if Q is None else torch.bmm(P, Q)
+        if step < N_STEPS - 1:
+            A = torch.bmm(torch.bmm(P, A), P)
+    return Q / norm
