@@ -101,16 +101,16 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["mean"] = torch.zeros_like(weight)
             there = torch.linalg.vector_norm(weight.grad, dim=(1, 2), keepdim=True) > 0
-            there = there.to(weight.dtype)
-            state["mean"].lerp_(weight.grad, (1 - group["momentum"]) * there)
+            present.append(there.to(weight.dtype))
+            state["mean"].lerp_(weight.grad, (1 - group["momentum"]) * present[-1])
             directions.append(weight.grad.lerp(state["mean"], group["momentum"]))
-            present.append(there)
-        for weight, there, step in zip(weights, present, orthogonalize(directions, group["eps"])):
+        factors = inverse_roots(directions, group["eps"])
+        for weight, X, Q, there in zip(weights, directions, factors, present):
             if group["weight_decay"]:
                 weight.mul_(1 - group["lr"] * group["weight_decay"] * there)
             _, n_outputs, n_inputs = weight.shape
             rate = RATIO * group["lr"] * math.sqrt(n_outputs / n_inputs)
-            weight.addcmul_(step, there, value=-rate)
+            weight.baddbmm_(*_in_order(Q * there, X), alpha=-rate)
 
     def _step_others(self, weights, group):
         for weight in weights:
@@ -133,42 +133,46 @@ class Muon(torch.optim.Optimizer):
         )
 
 
-def orthogonalize(stacks: list[Tensor], eps: float = 1e-8) -> list[Tensor]:
-    r"""Bring all singular values of matrices near 1, by Newton-Schulz steps.
+def inverse_roots(stacks: list[Tensor], eps: float = 1e-8) -> list[Tensor]:
+    r"""Return what multiplies matrices such that all their singular values are near 1.
 
-    A step is :math:`X \leftarrow (a + b X X^T + c (X X^T)^2) X`. All polynomials of
-    :math:`X X^T` commute, so the steps are made with the small matrix :math:`X X^T` alone, those of
-    all stacks with a smaller side of the same length at once, and X is multiplied a single time.
+    For a matrix X that is wider than high this is :math:`Q \approx (X X^T)^{-1/2}` for Q X, else
+    :math:`(X^T X)^{-1/2}` for X Q. A Newton-Schulz step is
+    :math:`X \leftarrow (a + b X X^T + c (X X^T)^2) X`. All polynomials of :math:`X X^T` commute, so
+    the steps are made with this small matrix alone, those of all stacks with a smaller side of the
+    same length at once.
 
     Parameters
     ----------
     stacks : list of Tensor of shape (n, n_rows, n_columns)
         Matrices X.
     eps : float, default=1e-8
-        Norm of a matrix that counts as zero.
+        Smallest norm of a matrix that is brought to 1.
 
     Returns
     -------
-    list of Tensor
-        Of the same shapes.
+    list of Tensor of shape (n, n_smaller, n_smaller)
     """
-    results = [None] * len(stacks)
     by_size = {}
     for k, X in enumerate(stacks):
         by_size.setdefault(min(X.shape[1:]), []).append(k)
+    roots = {}
     for places in by_size.values():
-        chosen = [stacks[k] for k in places]
-        is_wide = [X.shape[1] <= X.shape[2] for X in chosen]
-        grams = torch.cat([_gram(X if wide else X.mT) for X, wide in zip(chosen, is_wide)])
-        factors = _inverse_root(grams, eps).split([len(X) for X in chosen])
-        for k, X, Q, wide in zip(places, chosen, factors, is_wide):
-            results[k] = torch.bmm(Q, X) if wide else torch.bmm(X, Q)
-    return results
+        grams = torch.cat([_gram(stacks[k]) for k in places])
+        sizes = [len(stacks[k]) for k in places]
+        roots |= zip(places, _inverse_root(grams, eps).split(sizes))
+    return [roots[k] for k in range(len(stacks))]
+
+
+def _in_order(Q: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two factors of an orthogonal matrix, which is Q X or X Q."""
+    return (Q, X) if X.shape[1] <= X.shape[2] else (X, Q)
 
 
 def _gram(X: Tensor) -> Tensor:
-    """Return X X^T."""
-    # for MKL a product with one's own transpose is slow, a copy included
+    """Return X X^T or X^T X, whichever is smaller."""
+    X = X if X.shape[1] <= X.shape[2] else X.mT
+    # MKL is slow with a matrix and its own transpose, slower than with a copy
     return torch.bmm(X, X.mT.contiguous())
 
 
@@ -184,7 +188,7 @@ def _inverse_root(A: Tensor, eps: float) -> Tensor:
     for step in range(N_STEPS):
         P = torch.baddbmm(A, A, A, beta=b, alpha=c)
         P.diagonal(dim1=1, dim2=2).add_(a)
-        Q = P if Q is None else torch.bmm(P, Q)
+        Q = P if step == 0 else torch.bmm(P, Q)
         if step < N_STEPS - 1:
             A = torch.bmm(torch.bmm(P, A), P)
     return Q / norm

@@ -10,7 +10,7 @@ from skorch.callbacks import Callback
 
 from sklearn_soapbpnn import SoapBPNNRegressor, Targets
 from sklearn_soapbpnn.training import Muon
-from sklearn_soapbpnn.training._muon import COEFFICIENTS, N_STEPS, RATIO, orthogonalize
+from sklearn_soapbpnn.training._muon import COEFFICIENTS, N_STEPS, RATIO, inverse_roots
 
 SMALL = {"max_radial": 3, "max_angular": 2, "num_neurons_per_layer": 8, "random_state": 0}
 
@@ -40,6 +40,11 @@ class RecordWeights(Callback):
 
 def draw(generator, *shape):
     return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def orthogonalize(stacks):
+    roots = inverse_roots(stacks)
+    return [Q @ X if X.shape[1] <= X.shape[2] else X @ Q for X, Q in zip(stacks, roots)]
 
 
 def orthogonalize_by_svd(X):
@@ -283,12 +288,16 @@ def test_options_of_metatrain_train_with_adam():
 
 @pytest.mark.parametrize("encoding", ["orthogonal", "alchemical"])
 def test_less_error_in_the_same_epochs(shipped_molecules, encoding):
+    """About half of it, of structures that neither has seen."""
     X, y = shipped_molecules
     errors = {}
     for name in ("muon", "adam"):
-        options = {"max_radial": 4, "max_angular": 3, "num_epochs": 15, "random_state": 0}
+        options = {"max_radial": 4, "max_angular": 3, "num_epochs": 10, "random_state": 0}
         model = SoapBPNNRegressor(**options, optimizer=name, species_encoding=encoding)
-        history = model.fit(X[:150], y[:150]).history_
-        errors[name] = min(history[:, "valid_energy_mae"]), min(history[:, "valid_forces_mae"])
+        predicted = model.fit(X[:200], y[:200]).predict(X[-100:], targets=y.names)
+        errors[name] = [
+            np.abs(predicted.flatten(target) - y[-100:].flatten(target)).mean()
+            for target in ("energy", "forces")
+        ]
     assert errors["muon"][0] < 0.8 * errors["adam"][0]
     assert errors["muon"][1] < 0.8 * errors["adam"][1]
