@@ -111,9 +111,9 @@ class SoapBPNNRegressor(Conversions, VersionedPickle, RegressorMixin, BaseEstima
         ``"muon"`` orthogonalises the steps of all matrices of weights [4]_: errors of a half for
         the same epochs, see docs/training.md. ``"adam"`` trains as metatrain does.
     learning_rate : float, default=1e-3
-        Highest learning rate. Adam changes each weight by about as much in a step; Muon changes
-        what a layer gives by at most 20 times as much, in the size of what it gets, whatever the
-        width, so that the default is right for both.
+        Highest learning rate. In a step, Adam changes each weight by about as much, and Muon what
+        the first layer gives by at most 20 times and what others give by about 6 times as much, in
+        units of what they get. So the default is right for both, whatever the sizes of the layers.
     log_interval : int, default=5
         Epochs between the lines that ``verbose`` prints.
     checkpoint_interval : int, default=25
