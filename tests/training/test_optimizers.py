@@ -9,6 +9,7 @@ import torch
 from skorch.callbacks import Callback
 
 from sklearn_soapbpnn import SoapBPNNRegressor, Targets
+from sklearn_soapbpnn.interfaces._file_steps import load_parameters
 from sklearn_soapbpnn.training import Muon
 from sklearn_soapbpnn.training._muon import COEFFICIENTS, N_STEPS, inverse_roots
 
@@ -303,6 +304,12 @@ def test_options_of_metatrain_train_with_adam():
     with pytest.warns(UserWarning, match="trains with Adam, not with optimizer='muon'"):
         options = SoapBPNNRegressor().to_options()
     assert options == SoapBPNNRegressor(optimizer="adam").to_options()
+
+
+def test_files_of_earlier_versions_train_with_adam():
+    """They knew no other."""
+    assert load_parameters(SoapBPNNRegressor, {"max_radial": 3}).optimizer == "adam"
+    assert load_parameters(SoapBPNNRegressor, {"optimizer": "muon"}).optimizer == "muon"
 
 
 @pytest.mark.parametrize("encoding", ["orthogonal", "alchemical"])
