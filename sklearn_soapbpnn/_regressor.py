@@ -113,8 +113,14 @@ class SoapBPNNRegressor(
     warmup_fraction : float, default=0.01
         Fraction of the steps during which the learning rate rises linearly; it then falls to zero
         along a cosine.
+    optimizer : {"muon", "adam"}, default="muon"
+        ``"muon"`` orthogonalises the updates of all weight matrices [4]_, which halves the errors
+        for the same number of epochs, see docs/training.md. ``"adam"`` trains as metatrain does.
     learning_rate : float, default=1e-3
-        Highest learning rate of the optimizer.
+        Highest learning rate. In one step, Adam changes each weight by about this much. Muon
+        changes the output of the first layer by at most 20 times this, and those of the others by
+        about 6 times, relative to their inputs. The default therefore suits both optimizers and
+        layers of any size.
     log_interval : int, default=5
         Number of epochs between the lines that ``verbose`` prints.
     checkpoint_interval : int, default=25
@@ -193,9 +199,10 @@ class SoapBPNNRegressor(
         Callbacks that score data sets, set the learning rate or load the state of another fit
         cannot work here and raise an error.
     net_params : dict, default=None
-        Optimizer and its arguments, as for :class:`skorch.NeuralNet`, e.g.
-        ``{"optimizer": torch.optim.AdamW, "optimizer__weight_decay": 1e-2}``. Optimizers that
-        evaluate the loss themselves, such as L-BFGS, work too. None means Adam.
+        Arguments of the optimizer, as for :class:`skorch.NeuralNet`, e.g.
+        ``{"optimizer__weight_decay": 1e-2}``, or another optimizer, which then replaces
+        ``optimizer``: ``{"optimizer": torch.optim.AdamW}``, or one that evaluates the loss itself,
+        such as L-BFGS.
 
     Attributes
     ----------
@@ -249,6 +256,8 @@ class SoapBPNNRegressor(
        (2013), doi:10.1103/PhysRevB.87.184115.
     .. [3] Loche et al., "Fast and flexible long-range models for atomistic machine learning",
        J. Chem. Phys. 162, 142501 (2025), doi:10.1063/5.0251713.
+    .. [4] Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024),
+       https://kellerjordan.github.io/posts/muon.
 
     Examples
     --------
@@ -297,6 +306,7 @@ class SoapBPNNRegressor(
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "num_epochs": [Interval(Integral, 1, None, closed="left")],
         "warmup_fraction": [Interval(Real, 0, 1, closed="both")],
+        "optimizer": [StrOptions({"muon", "adam"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "log_interval": [Interval(Integral, 1, None, closed="left")],
         "scale_targets": ["boolean"],
@@ -350,6 +360,7 @@ class SoapBPNNRegressor(
         batch_size=8,
         num_epochs=100,
         warmup_fraction=0.01,
+        optimizer="muon",
         learning_rate=1e-3,
         log_interval=5,
         checkpoint_interval=25,
@@ -398,6 +409,7 @@ class SoapBPNNRegressor(
         self.batch_size = batch_size
         self.num_epochs = num_epochs
         self.warmup_fraction = warmup_fraction
+        self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.log_interval = log_interval
         self.checkpoint_interval = checkpoint_interval

@@ -197,7 +197,7 @@ ACTIONS = {
     "files": lambda X, y, path: save_and_load(make_model(), X, y, path),
     "clone": lambda X, y, path: clone(make_model().fit(X, y)),
     "repr": lambda X, y, path: make_model().fit(X, y)._repr_html_(),
-    "options": lambda X, y, path: make_model().to_options(path / "options.yaml"),
+    "options": lambda X, y, path: make_model(optimizer="adam").to_options(path / "options.yaml"),
 }
 
 

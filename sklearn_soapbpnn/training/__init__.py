@@ -9,6 +9,7 @@ from ._extensions import check_callbacks, check_net_params, choose_optimizer
 from ._fit import fit_model, make_net
 from ._fitted_regressor import FittedRegressor
 from ._losses import TargetLoss, TotalLoss, parse_loss
+from ._muon import Muon
 from ._net import SoapBPNNNet
 from ._parameters import FitParameters, read_parameters
 from ._resume import title_fit
@@ -24,6 +25,7 @@ __all__ = [
     "FitData",
     "FitParameters",
     "FittedRegressor",
+    "Muon",
     "SoapBPNNNet",
     "StreamedData",
     "TargetLoss",

@@ -53,7 +53,10 @@ def check_parameters(parameters, targets, known=(), has_validation=False):
         )
     check_callbacks(parameters.callbacks)
     check_workers(parameters.num_workers)
-    check_net_params(parameters.net_params, parameters.learning_rate, parameters.torch_device)
+    check_net_params(
+        *(parameters.net_params, parameters.optimizer),
+        *(parameters.learning_rate, parameters.torch_device),
+    )
     return parse_loss(parameters.loss, learnt)
 
 

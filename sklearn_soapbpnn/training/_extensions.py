@@ -11,6 +11,13 @@ from skorch.callbacks import (
 )
 from skorch.callbacks.scoring import ScoringBase
 
+from ._muon import Muon
+
+# what sets the optimizer of each name; the fused step saves most of Adam's overhead
+OPTIMIZERS = {
+    "muon": {"optimizer": Muon},
+    "adam": {"optimizer": torch.optim.Adam, "optimizer__fused": True},
+}
 # skorch callbacks that cannot work here, with the reason and the alternative
 REFUSED_CALLBACKS = {
     ScoringBase: "which scores a dataset of X and y, but there is no such dataset here. history_ "
@@ -63,7 +70,7 @@ def check_callbacks(callbacks):
             )
 
 
-def check_net_params(net_params, learning_rate, device):
+def check_net_params(net_params, optimizer, learning_rate, device):
     """Raise if ``net_params`` sets anything but the optimizer, or no optimizer can be made."""
     for name in net_params or {}:
         is_optimizer = name == "optimizer" or str(name).startswith("optimizer__")
@@ -75,7 +82,7 @@ def check_net_params(net_params, learning_rate, device):
             "e.g. 'optimizer__weight_decay'. "
             + (f"Set {instead} instead." if instead else "Leave it out.")
         )
-    options = choose_optimizer(net_params)
+    options = choose_optimizer(optimizer, net_params)
     make = options.pop("optimizer")
     options = {name.removeprefix("optimizer__"): value for name, value in options.items()}
     try:
@@ -83,14 +90,14 @@ def check_net_params(net_params, learning_rate, device):
         groups = [{"params": [torch.zeros(1, device=device)], **group} for group in groups]
         optimizer = make(groups, lr=learning_rate, **options)
     except Exception as err:  # whatever the optimizer may raise
-        raise ValueError(f"net_params={net_params!r} does not make an optimizer: {err}") from err
+        raise ValueError(
+            f"net_params={net_params!r} does not make an optimizer with {optimizer=}: {err}"
+        ) from err
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"net_params: 'optimizer' must make a torch optimizer, got {optimizer!r}.")
 
 
-def choose_optimizer(net_params):
-    """Return the arguments of the net that define its optimizer."""
+def choose_optimizer(name, net_params):
+    """Return the arguments of the net that define its optimizer; ``net_params`` may replace it."""
     net_params = net_params or {}
-    # the fused step avoids most of Adam's overhead; other optimizers may not have it
-    fused = {} if "optimizer" in net_params else {"optimizer__fused": True}
-    return {"optimizer": torch.optim.Adam, **fused, **net_params}
+    return {**({} if "optimizer" in net_params else OPTIMIZERS[name]), **net_params}

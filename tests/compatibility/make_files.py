@@ -2,7 +2,8 @@
 
     python tests/compatibility/make_files.py
 
-The files in the folder were written by commit 6ecfb20, before a fit returned a FittedModel.
+The files in the folder were written by commit 6ecfb20, before a fit returned a FittedModel. It had
+no argument ``optimizer``, and trained with Adam.
 """
 
 import pickle
@@ -29,6 +30,7 @@ SMALL = {
     "dtype": "float64",
     "device": "cpu",
     "random_state": 0,
+    "optimizer": "adam",
 }
 DESCRIPTOR = {"cutoff_radius": 3.0, "max_radial": 2, "max_angular": 1}
 COLUMNS = ["energy", "energies", "forces"]

@@ -32,7 +32,11 @@ with warnings.catch_warnings():
     from metatrain.utils.pydantic import MetatrainValidationError, validate_base_options
     from omegaconf import OmegaConf
 
-pytestmark = pytest.mark.metatrain
+pytestmark = [
+    pytest.mark.metatrain,
+    # most models here have the default optimizer
+    pytest.mark.filterwarnings("ignore:metatrain trains with Adam:UserWarning"),
+]
 
 TARGETS = {"energy": {"forces": True, "stress": True}, "mtt::gap": {}}
 TRAINING_SET = {"systems": "train.xyz", "targets": TARGETS}
@@ -110,7 +114,7 @@ def test_defaults_are_ours():
 def test_no_option_of_metatrain_is_unknown_here():
     options = {"architecture": get_default_hypers("soap_bpnn")}
     model = SoapBPNNRegressor(**read_options(options))
-    expected = {**DEFAULTS, "heads": {"energy": "linear"}}
+    expected = {**DEFAULTS, "heads": {"energy": "linear"}, "optimizer": "adam"}
     assert model.get_params() == expected
     written = SoapBPNNRegressor(distributed=True).to_options()["architecture"]
     for part, hypers in (("model", ModelHypers), ("training", TrainerHypers)):

@@ -235,6 +235,13 @@ def write_options(model, path=None):
             f"metatrain has no counterpart of: {'; '.join(problems)}. Change these values before "
             "writing options."
         )
+    if model.optimizer != "adam":
+        warnings.warn(
+            f"metatrain trains with Adam, not with optimizer={model.optimizer!r}, which the "
+            "options leave out: expect other errors. optimizer='adam' trains as metatrain does.",
+            UserWarning,
+            stacklevel=3,
+        )
     options = _nest(options)
     if path is not None:
         Path(path).write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
@@ -271,7 +278,7 @@ def _load(path):
 
 def _read(options):
     """Return arguments, options without a counterpart, and entries that are not read."""
-    parameters, problems, not_read = {}, [], []
+    parameters, problems, not_read = {"optimizer": "adam"}, [], []
     for key, value in _flatten(options):
         if key == "validation_set" and isinstance(value, Real):
             parameters["validation_fraction"] = value

@@ -1,0 +1,198 @@
+r"""Muon: matrices take steps of equal size in all directions, and everything else goes by Adam.
+
+With G the gradient of a matrix of weights W, M its running mean, and the learning rate
+:math:`\eta` [1]_,
+
+.. math::
+
+    M \leftarrow \mu M + (1 - \mu) G, \qquad
+    W \leftarrow W - \eta \min\left(20 \sqrt{\frac{n_\text{out}}{n_\text{in}}}, 6\right)
+        \mathrm{orth}\left(\mu M + (1 - \mu) G\right)
+
+where :math:`\mathrm{orth}(U S V^T) = U V^T`. Adam scales each number on its own; of a wide layer on
+a power spectrum, whose entries rise and fall together, it then learns the few strong directions and
+hardly the many weak ones.
+
+The factor makes one rate right for all widths. Singular values of :math:`\mathrm{orth}` are 1, so
+for inputs of size 1 (root mean square) a step changes the outputs of a layer by at most
+:math:`20 \eta` if they all lie along one direction, whatever the numbers of inputs and
+outputs [2]_, and by at most about :math:`6 \eta` if their directions are random. The first bound is
+that of the first layer, whose inputs are alike; the second is that of hidden layers, whose neurons
+die at rates that are much higher. The numbers are such that :math:`\eta` can be what it is in Adam,
+where each weight changes by about :math:`\eta`.
+
+References
+----------
+.. [1] Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024),
+   https://kellerjordan.github.io/posts/muon.
+.. [2] Yang, Simon, Bernstein, "A spectral condition for feature learning" (2023),
+   arXiv:2310.17813.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+# largest changes of the outputs of a matrix, in learning rates: of inputs along one direction, and
+# of inputs in random ones
+ALONG_ONE, IN_RANDOM = 20.0, 6.0
+# odd polynomial that takes singular values between 0 and 1 to the neighbourhood of 1, from [1]
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+N_STEPS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for stacks of matrices, and Adam for all other weights.
+
+    A weight of three axes, (n_networks, n_outputs, n_inputs), is a stack of matrices. One whose
+    gradient is zero, since no atom of its element is in the batch, stays as it is: a step has the
+    same size however small the mean of the gradients has become.
+
+    Parameters
+    ----------
+    params : iterable
+        Weights, or groups of them.
+    lr : float, default=1e-3
+        Learning rate of both, see above.
+    momentum : float, default=0.95
+        Share of the old in the running mean of the gradients of matrices.
+    betas : tuple of float, default=(0.9, 0.999)
+        The same of Adam, for the gradients and their squares.
+    eps : float, default=1e-8
+        Size of a gradient that counts as zero.
+    weight_decay : float, default=0
+        Share of a matrix that a step of rate 1 takes away.
+    """
+
+    def __init__(
+        self, params, lr=1e-3, momentum=0.95, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0
+    ) -> None:
+        for name, value in {"lr": lr, "eps": eps, "weight_decay": weight_decay}.items():
+            if not value >= 0 or (name == "eps" and value == 0):
+                raise ValueError(f"{name} must be {'>' if name == 'eps' else '>='} 0, got {value}")
+        for value in (momentum, *betas):
+            if not 0 <= value < 1:
+                raise ValueError(f"momentum and betas must lie in [0, 1), got {value}")
+        super().__init__(
+            params,
+            {
+                **{"lr": lr, "momentum": momentum, "betas": betas, "eps": eps},
+                "weight_decay": weight_decay,
+            },
+        )
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Make a step, with the gradients that there are."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            moving = [weight for weight in group["params"] if weight.grad is not None]
+            self._step_stacks([weight for weight in moving if weight.ndim == 3], group)
+            self._step_others([weight for weight in moving if weight.ndim != 3], group)
+        return loss
+
+    def _step_stacks(self, weights, group):
+        directions, present = [], []
+        for weight in weights:
+            state = self.state[weight]
+            if not state:
+                state["mean"] = torch.zeros_like(weight)
+            there = torch.linalg.vector_norm(weight.grad, dim=(1, 2), keepdim=True) > 0
+            present.append(there.to(weight.dtype))
+            state["mean"].lerp_(weight.grad, (1 - group["momentum"]) * present[-1])
+            directions.append(weight.grad.lerp(state["mean"], group["momentum"]))
+        factors = inverse_roots(directions, group["eps"])
+        for weight, X, Q, there in zip(weights, directions, factors, present):
+            if group["weight_decay"]:
+                weight.mul_(1 - group["lr"] * group["weight_decay"] * there)
+            _, n_outputs, n_inputs = weight.shape
+            size = min(ALONG_ONE * math.sqrt(n_outputs / n_inputs), IN_RANDOM)
+            weight.baddbmm_(*_in_order(Q * there, X), alpha=-group["lr"] * size)
+
+    def _step_others(self, weights, group):
+        for weight in weights:
+            state = self.state[weight]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+                state["mean"] = torch.zeros_like(weight)
+                state["square"] = torch.zeros_like(weight)
+        states = [self.state[weight] for weight in weights]
+        adam(
+            weights,
+            [weight.grad for weight in weights],
+            [state["mean"] for state in states],
+            [state["square"] for state in states],
+            [],
+            [state["step"] for state in states],
+            **{"amsgrad": False, "maximize": False, "fused": True, "weight_decay": 0.0},
+            **{"lr": group["lr"], "eps": group["eps"]},
+            **dict(zip(("beta1", "beta2"), group["betas"])),
+        )
+
+
+def inverse_roots(stacks: list[Tensor], eps: float = 1e-8) -> list[Tensor]:
+    r"""Return what multiplies matrices such that all their singular values are near 1.
+
+    For a matrix X that is wider than high this is :math:`Q \approx (X X^T)^{-1/2}` for Q X, else
+    :math:`(X^T X)^{-1/2}` for X Q. A Newton-Schulz step is
+    :math:`X \leftarrow (a + b X X^T + c (X X^T)^2) X`. All polynomials of :math:`X X^T` commute, so
+    the steps are made with this small matrix alone, those of all stacks with a smaller side of the
+    same length at once.
+
+    Parameters
+    ----------
+    stacks : list of Tensor of shape (n, n_rows, n_columns)
+        Matrices X.
+    eps : float, default=1e-8
+        Smallest norm of a matrix that is brought to 1.
+
+    Returns
+    -------
+    list of Tensor of shape (n, n_smaller, n_smaller)
+    """
+    by_size = {}
+    for k, X in enumerate(stacks):
+        by_size.setdefault(min(X.shape[1:]), []).append(k)
+    roots = {}
+    for places in by_size.values():
+        grams = torch.cat([_gram(stacks[k]) for k in places])
+        sizes = [len(stacks[k]) for k in places]
+        roots |= zip(places, _inverse_root(grams, eps).split(sizes))
+    return [roots[k] for k in range(len(stacks))]
+
+
+def _in_order(Q: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two factors of an orthogonal matrix, which is Q X or X Q."""
+    return (Q, X) if X.shape[1] <= X.shape[2] else (X, Q)
+
+
+def _gram(X: Tensor) -> Tensor:
+    """Return X X^T or X^T X, whichever is smaller."""
+    X = X if X.shape[1] <= X.shape[2] else X.mT
+    # MKL is slow with a matrix and its own transpose, slower than with a copy
+    return torch.bmm(X, X.mT.contiguous())
+
+
+def _inverse_root(A: Tensor, eps: float) -> Tensor:
+    """Return about A^(-1/2), for matrices A that have no negative eigenvalues."""
+    trace = A.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    norm = trace.sqrt().clamp(min=eps)  # of X
+    if A.shape[1] == 1:
+        return 1 / norm
+    A = A / norm.square()
+    a, b, c = COEFFICIENTS
+    Q = None
+    for step in range(N_STEPS):
+        P = torch.baddbmm(A, A, A, beta=b, alpha=c)
+        P.diagonal(dim1=1, dim2=2).add_(a)
+        Q = P if step == 0 else torch.bmm(P, Q)
+        if step < N_STEPS - 1:
+            A = torch.bmm(torch.bmm(P, A), P)
+    return Q / norm
