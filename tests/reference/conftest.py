@@ -86,9 +86,16 @@ TRAINING = {
         "atomic_baseline": {"energy": 0.0, "mtt::dipole": 0.0, "mtt::tensor3+": 0.0},
     }
 }
+# most of the time would go into the same zeros of Bessel functions for each of 50 expansions
+CACHE = """
+from functools import cache
+from spex.radial.physical import laplacian_eigenstates
+laplacian_eigenstates._compute_zeros = cache(laplacian_eigenstates._compute_zeros)
+"""
 # metatrain builds its splines in torch's default dtype, so float64 needs that to be float64. It
 # ends with the checkpoint: the export to TorchScript that follows takes a minute.
-COMMAND = """
+COMMAND = f"""
+{CACHE}
 import sys, torch
 from metatrain.__main__ import main
 from metatrain.soap_bpnn import __model__
@@ -133,6 +140,12 @@ def _label(atoms, rng):
     atoms.arrays["direct_forces"] = rng.normal(size=(n, 3))
     atoms.arrays["of_atoms"] = rng.normal(size=n)
     return atoms
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_zeros():
+    """Models are built quickly in this process, too."""
+    exec(CACHE)
 
 
 @pytest.fixture(scope="session")
