@@ -1,25 +1,22 @@
 r"""Muon: matrices take steps of equal size in all directions, and everything else goes by Adam.
 
-With G the gradient of a matrix of weights W, M its running mean, and the learning rate
-:math:`\eta` [1]_,
+With G the gradient of a matrix of weights W and M its running mean [1]_,
 
 .. math::
 
     M \leftarrow \mu M + (1 - \mu) G, \qquad
-    W \leftarrow W - \eta \min\left(20 \sqrt{\frac{n_\text{out}}{n_\text{in}}}, 6\right)
+    W \leftarrow W - 20 \, \eta \sqrt{\frac{n_\text{out}}{n_\text{in}}} \;
         \mathrm{orth}\left(\mu M + (1 - \mu) G\right)
 
 where :math:`\mathrm{orth}(U S V^T) = U V^T`. Adam scales each number on its own; of a wide layer on
 a power spectrum, whose entries rise and fall together, it then learns the few strong directions and
 hardly the many weak ones.
 
-The factor makes one rate right for all widths. Singular values of :math:`\mathrm{orth}` are 1, so
-for inputs of size 1 (root mean square) a step changes the outputs of a layer by at most
-:math:`20 \eta` if they all lie along one direction, whatever the numbers of inputs and
-outputs [2]_, and by at most about :math:`6 \eta` if their directions are random. The first bound is
-that of the first layer, whose inputs are alike; the second is that of hidden layers, whose neurons
-die at rates that are much higher. The numbers are such that :math:`\eta` can be what it is in Adam,
-where each weight changes by about :math:`\eta`.
+The root makes one rate right for all widths: :math:`\mathrm{orth}` has singular values of 1, so
+that, for inputs of size 1 (root mean square), a step changes the outputs of a layer by at most
+:math:`20 \eta` (root mean square), whatever the numbers of inputs and outputs [2]_. Adam changes
+each weight by about :math:`\eta`. The factor of 20 is what lets both have the same
+:math:`\eta`.
 
 References
 ----------
@@ -37,9 +34,8 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-# largest changes of the outputs of a matrix, in learning rates: of inputs along one direction, and
-# of inputs in random ones
-ALONG_ONE, IN_RANDOM = 20.0, 6.0
+# eta of matrices, in that of everything else
+RATIO = 20.0
 # odd polynomial that takes singular values between 0 and 1 to the neighbourhood of 1, from [1]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 N_STEPS = 5
@@ -113,8 +109,8 @@ class Muon(torch.optim.Optimizer):
             if group["weight_decay"]:
                 weight.mul_(1 - group["lr"] * group["weight_decay"] * there)
             _, n_outputs, n_inputs = weight.shape
-            size = min(ALONG_ONE * math.sqrt(n_outputs / n_inputs), IN_RANDOM)
-            weight.baddbmm_(*_in_order(Q * there, X), alpha=-group["lr"] * size)
+            rate = RATIO * group["lr"] * math.sqrt(n_outputs / n_inputs)
+            weight.baddbmm_(*_in_order(Q * there, X), alpha=-rate)
 
     def _step_others(self, weights, group):
         for weight in weights:

@@ -13,9 +13,6 @@ from sklearn_soapbpnn.datasets import load_malonaldehyde
 from sklearn_soapbpnn.interfaces.metatrain._options import read_hypers, read_options, write_options
 from sklearn_soapbpnn.training import _losses, parse_loss
 
-# most models here have the default optimizer
-pytestmark = pytest.mark.filterwarnings("ignore:metatrain trains with Adam:UserWarning")
-
 FILE = """
 seed: 7
 base_precision: 64

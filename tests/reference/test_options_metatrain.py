@@ -32,11 +32,7 @@ with warnings.catch_warnings():
     from metatrain.utils.pydantic import MetatrainValidationError, validate_base_options
     from omegaconf import OmegaConf
 
-pytestmark = [
-    pytest.mark.metatrain,
-    # most models here have the default optimizer
-    pytest.mark.filterwarnings("ignore:metatrain trains with Adam:UserWarning"),
-]
+pytestmark = pytest.mark.metatrain
 
 TARGETS = {"energy": {"forces": True, "stress": True}, "mtt::gap": {}}
 TRAINING_SET = {"systems": "train.xyz", "targets": TARGETS}

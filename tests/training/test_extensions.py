@@ -19,7 +19,6 @@ from skorch.callbacks import (
 )
 
 from sklearn_soapbpnn import SoapBPNNRegressor
-from sklearn_soapbpnn.training import Muon
 
 SMALL = {
     **{"max_radial": 2, "max_angular": 1, "num_neurons_per_layer": 8, "random_state": 0},
@@ -153,7 +152,7 @@ def test_decay_of_weights(molecules):
 
 def test_arguments_of_the_default_optimizer(molecules):
     model = fit(molecules, net_params={"optimizer__betas": (0.5, 0.6)})
-    assert type(model.net_.optimizer_) is Muon
+    assert type(model.net_.optimizer_) is torch.optim.Adam
     assert model.net_.optimizer_.param_groups[0]["betas"] == (0.5, 0.6)
     assert not np.array_equal(model.predict(molecules[0]), fit(molecules).predict(molecules[0]))
 
@@ -161,8 +160,7 @@ def test_arguments_of_the_default_optimizer(molecules):
 def test_groups_of_weights(molecules):
     recorded = RecordWeights()
     groups = [("heads.*", {"lr": 0.0}), ("first.*", {"lr": 1e-2})]
-    options = {"optimizer": "adam", "callbacks": [recorded]}
-    fit(molecules, **options, net_params={"optimizer__param_groups": groups})
+    fit(molecules, callbacks=[recorded], net_params={"optimizer__param_groups": groups})
     before, after = recorded.weights_[0], recorded.weights_[-1]
     moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
     assert moved["heads.0.layers.0.weight"] == 0
@@ -217,8 +215,8 @@ def make_nothing(parameters, **options):
 @pytest.mark.parametrize(
     ("net_params", "error", "message"),
     [
-        ({"optimizer__decay": 0.1}, ValueError, "does not make an optimizer.*: .*'decay'"),
-        ({"optimizer": "Adam"}, ValueError, "does not make an optimizer.*: 'str'"),
+        ({"optimizer__decay": 0.1}, ValueError, "does not make an optimizer: .*'decay'"),
+        ({"optimizer": "Adam"}, ValueError, "does not make an optimizer: 'str'"),
         ({"optimizer": torch.nn.Linear}, ValueError, "does not make an optimizer"),
         ({"optimizer": make_nothing}, TypeError, "must make a torch optimizer, got None"),
         ({"optimizer__param_groups": ["first.*"]}, ValueError, "does not make an optimizer"),
