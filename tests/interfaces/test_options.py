@@ -82,7 +82,6 @@ def test_of_a_file(tmp_path):
     with pytest.warns(UserWarning, match=r"name training_set, which .* fit\(X, y"):
         parameters = read_options(tmp_path / "options.yaml")
     assert parameters == {
-        "optimizer": "adam",
         "random_state": 7,
         "dtype": "float64",
         "device": "cuda",
@@ -111,13 +110,13 @@ def test_of_a_file(tmp_path):
 
 def test_defaults_are_ours_but_for_the_head():
     parameters = read_options({"architecture": {"name": "soap_bpnn"}})
-    assert parameters == {"optimizer": "adam", "heads": {"energy": "linear"}}
+    assert parameters == {"heads": {"energy": "linear"}}
     written = write_options(SoapBPNNRegressor())
     assert written["architecture"]["model"]["heads"] == {"energy": "mlp"}
 
 
 def test_classmethod_and_file(tmp_path):
-    model = SoapBPNNRegressor(optimizer="adam", num_epochs=3, learning_rate=1e-5, random_state=1)
+    model = SoapBPNNRegressor(num_epochs=3, learning_rate=1e-5, random_state=1)
     path = tmp_path / "options.yaml"
     assert model.to_options(path) == model.to_options()
     again = SoapBPNNRegressor.from_options(str(path))
@@ -489,7 +488,6 @@ def test_training_options_of_a_checkpoint_are_left_out_one_by_one():
     }
     parameters, left_out = read_hypers({"zbl": True}, training, ["energy", "mtt::gap"])
     assert parameters == {
-        "optimizer": "adam",
         "zbl": True,
         "heads": {"energy": "linear", "gap": "linear"},
         "learning_rate": 1e-4,

@@ -235,13 +235,6 @@ def write_options(model, path=None):
             f"metatrain has no counterpart of: {'; '.join(problems)}. Change these values before "
             "writing options."
         )
-    if model.optimizer != "adam":
-        warnings.warn(
-            f"metatrain trains with Adam, not with optimizer={model.optimizer!r}, which the "
-            "options leave out: expect other errors. optimizer='adam' trains as metatrain does.",
-            UserWarning,
-            stacklevel=3,
-        )
     options = _nest(options)
     if path is not None:
         Path(path).write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
@@ -278,7 +271,7 @@ def _load(path):
 
 def _read(options):
     """Return arguments, options without a counterpart, and entries that are not read."""
-    parameters, problems, not_read = {"optimizer": "adam"}, [], []
+    parameters, problems, not_read = {}, [], []
     for key, value in _flatten(options):
         if key == "validation_set" and isinstance(value, Real):
             parameters["validation_fraction"] = value
