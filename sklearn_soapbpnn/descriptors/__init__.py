@@ -1,4 +1,4 @@
-"""SOAP: pair basis, density expansion, power spectrum, and the store that shares them."""
+"""SOAP: pair basis, density expansion, power spectrum, and the feature store."""
 
 from ._channels import count_channels, count_features, take_degree
 from ._expansion import compute_expansions, expand_density

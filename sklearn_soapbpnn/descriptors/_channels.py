@@ -1,6 +1,6 @@
-r"""How many numbers a density expansion and its power spectrum hold, degree by degree.
+r"""Sizes of a density expansion and its power spectrum, for each degree.
 
-A neighbour element has :math:`n_l` radial channels of each degree l, and every radial channel has
+Each neighbour element has :math:`n_l` radial channels of degree l, and each radial channel has
 :math:`2 l + 1` components m. Expansions are ordered by l, then n, then m.
 """
 
@@ -27,7 +27,7 @@ def count_features(n_per_l: Sequence[int], n_elements: int) -> list[int]:
 
 
 def take_degree(expansion: Tensor, l: int, n_per_l: Sequence[int]) -> Tensor:
-    """Cut one degree out of an expansion.
+    """Return one degree of an expansion.
 
     Parameters
     ----------

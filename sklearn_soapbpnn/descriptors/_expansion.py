@@ -1,4 +1,4 @@
-"""Density expansion: the pair basis summed over the neighbours of each element."""
+"""Density expansion: the pair basis, summed over the neighbours of each element."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from torch import Tensor
 from ..data import Graph, build_graph, channel_rows, iterate_chunks, usual_settings
 from ._pair_basis import PairBasis, pairs_per_chunk
 
-# pairs of the structures that are expanded at once
+# number of pairs of the structures that are expanded at a time
 PAIRS_PER_GRAPH = 50_000
 
 
 def expand_density(basis: PairBasis, graph: Graph, factors=None) -> Tensor:
-    r"""Sum the pair basis over neighbours, into the block of each.
+    r"""Sum the pair basis over the neighbours of each block.
 
     .. math:: c_i^{a,nlm} = \sum_{j \text{ of block } a} B_{nlm}(\mathbf r_{ij})
 
     Parameters
     ----------
     basis : PairBasis
-        The basis; the pair as seen from j has the sign :math:`(-1)^l`.
+        The basis; seen from atom j, a pair has the sign :math:`(-1)^l`.
     graph : Graph
-        Who is the neighbour of whom.
+        Pairs of neighbours, and the block of each atom.
     factors : PairFactors, default=None
-        Those of the pairs, if they are known already.
+        Factors of the basis for these pairs; None computes the basis.
 
     Returns
     -------
@@ -45,12 +45,12 @@ def expand_density(basis: PairBasis, graph: Graph, factors=None) -> Tensor:
 
 @usual_settings()
 def compute_expansions(structures, parameters, dtype) -> list[np.ndarray]:
-    """Expand the neighbour density of every atom, over the elements of its own structure.
+    """Expand the neighbour density of every atom, for the elements of its structure.
 
     Returns
     -------
     list of arrays of shape (n_atoms, n_elements_of_the_structure, n_channels)
-        The elements ascend by atomic number.
+        Elements are in ascending order of the atomic number.
     """
     basis = PairBasis(parameters).to(dtype)
     elements = structures.elements
@@ -65,7 +65,7 @@ def compute_expansions(structures, parameters, dtype) -> list[np.ndarray]:
 
 
 def _split_graph(graph: Graph, max_pairs):
-    """Cut a graph into graphs of few pairs."""
+    """Split a graph into graphs with few pairs."""
     atom_ends, pair_ends = graph.atom_counts.cumsum(0), graph.pair_counts.cumsum(0)
     for part in iterate_chunks(graph.pair_counts.tolist(), max_pairs):
         last = part.stop - 1

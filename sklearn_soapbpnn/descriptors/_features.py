@@ -14,7 +14,7 @@ from ._channels import count_channels, count_features
 from ._pair_basis import SoapParameters, count_radial_channels
 from ._power_spectrum import PowerSpectrum
 
-# number of atoms whose power spectra are held at a time while structures are pooled
+# number of atoms whose power spectra are in memory at a time while structures are pooled
 ATOMS_PER_CHUNK = 4096
 
 
@@ -27,8 +27,8 @@ class SoapFeatures:
     Parameters
     ----------
     expansions : list of arrays of shape (n_atoms, n_elements_of_the_structure, n_channels)
-        One array for each structure, over its own elements in ascending order; or the path to a
-        file that contains it, which is read when needed.
+        One array per structure, for its elements in ascending order, or the path of a file that
+        contains it, which is read when needed.
     numbers : list of arrays of shape (n_atoms,)
         Atomic numbers of each structure.
     elements : array of shape (n_elements,)
@@ -51,7 +51,7 @@ class SoapFeatures:
 
     @property
     def n_features(self):
-        """Number of entries of the power spectrum of an atom."""
+        """Number of entries of the power spectrum of one atom."""
         n_per_l = count_radial_channels(self.parameters)
         return sum(count_features(n_per_l, len(self.elements)))
 

@@ -1,4 +1,4 @@
-"""Estimates of the memory that descriptors take, and the weights of a network's first layer."""
+"""Estimates of the memory for descriptors and for the weights of the first layer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..data import Structures, build_graph
 from ._channels import count_channels, count_features
 from ._pair_basis import SoapParameters, count_radial_channels
 
-# structures whose pairs are counted to estimate those of all
+# number of structures whose pairs are counted to estimate the pairs of all
 SAMPLE = 64
-# pairs of an atom that few structures exceed, even at a large cutoff
+# number of pairs per atom that few structures exceed, even with a large cutoff
 MANY_PAIRS = 500
-# share of the machine's memory that descriptors may take where no limit is set
+# fraction of the machine's memory that descriptors may take if no limit is set
 SHARE = 0.5
-# numbers that training holds for each weight: itself, its gradient, two moments, and the best one
+# numbers per weight in training: the weight, its gradient, two moments, and the best weight
 NUMBERS_PER_WEIGHT = 5
 
 
@@ -29,9 +29,9 @@ def exceeds_memory(
     itemsize: int,
     limit: float,
 ) -> bool:
-    """Whether the environments of all structures take more bytes than ``limit``.
+    """Return whether the environments of all structures take more bytes than ``limit``.
 
-    See :func:`estimate_memory`, which is only called where a generous bound does not decide.
+    See :func:`estimate_memory`, which is called only if a generous bound exceeds the limit.
     """
     n_elements = len(_find_elements(data_sets))
     per_atom, per_pair = _count_numbers(parameters, n_elements, derivatives)
@@ -49,13 +49,14 @@ def estimate_memory(
     Parameters
     ----------
     data_sets : sequence of Structures
-        What is held at the same time, such as the structures to train and those to validate on.
+        Structures that are in memory at the same time, such as the training and the validation
+        structures.
     parameters : SoapParameters
-        Descriptor.
+        Hyperparameters of the descriptor.
     derivatives : bool
-        Whether forces or stresses are learnt.
+        Whether forces or stress are learnt.
     itemsize : int
-        Bytes of a number.
+        Bytes per number.
     """
     elements = _find_elements(data_sets)
     per_atom, per_pair = _count_numbers(parameters, len(elements), derivatives)
@@ -69,20 +70,20 @@ def estimate_memory(
 def estimate_weights(
     parameters: SoapParameters, n_elements: int, n_outputs: int, itemsize: int
 ) -> int:
-    """Estimate the bytes that training takes for the first layer with orthogonal species.
+    """Estimate the bytes for the first layer with orthogonal species in training.
 
-    They grow with the cube of the number of elements.
+    Their number grows with the cube of the number of elements.
 
     Parameters
     ----------
     parameters : SoapParameters
-        Descriptor.
+        Hyperparameters of the descriptor.
     n_elements : int
         Number of elements.
     n_outputs : int
         Width of the layer.
     itemsize : int
-        Bytes of a number.
+        Bytes per number.
     """
     n_features = sum(count_features(count_radial_channels(parameters), n_elements))
     return NUMBERS_PER_WEIGHT * itemsize * n_elements * n_features * n_outputs
@@ -100,14 +101,14 @@ def _find_elements(data_sets):
 
 
 def _count_pairs(structures, cutoff_radius, elements):
-    """Return the mean number of pairs for an atom, of a sample of the structures."""
+    """Return the mean number of pairs per atom in a sample of the structures."""
     chosen = np.unique(np.linspace(0, len(structures) - 1, SAMPLE).astype(int))
     graph = build_graph(structures[chosen], cutoff_radius, elements)
     return len(graph.centers) / graph.n_atoms
 
 
 def _count_numbers(parameters, n_elements, derivatives):
-    """Count the numbers that the environment of an atom takes, and those of a pair."""
+    """Return how many numbers are stored per atom and per pair."""
     n_per_l = count_radial_channels(parameters)
     n_channels = n_elements * sum(count_channels(n_per_l))
     per_atom = sum(count_features(n_per_l, n_elements)) + n_channels

@@ -1,4 +1,4 @@
-"""Pair basis: what one neighbour contributes to the density expansion."""
+"""Pair basis: the contribution of one neighbour to the density expansion."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SoapParameters:
             )
 
 
-# types of the hyperparameters by name, which are arguments of the estimators
+# types of the hyperparameters by name; the estimators have arguments of the same names
 SOAP_TYPES = get_type_hints(SoapParameters)
 SOAP_PARAMETERS = tuple(SOAP_TYPES)
 
@@ -65,9 +65,9 @@ def read_soap_parameters(estimator) -> SoapParameters:
 
 @dataclass
 class PairFactors:
-    r"""Radial and angular factors of the pair basis, from which it and its gradient follow.
+    r"""Radial and angular factors, from which the pair basis and its gradient follow.
 
-    A third of the size of the gradient itself.
+    They take a third of the memory of the gradient.
 
     Parameters
     ----------
@@ -90,11 +90,11 @@ class PairFactors:
         return len(self.angular)
 
     def select(self, pairs: Tensor) -> PairFactors:
-        """Return those of some pairs."""
+        """Return the factors of some pairs."""
         return PairFactors(*(factor.index_select(0, pairs) for factor in vars(self).values()))
 
     def split(self, size: int) -> list[PairFactors]:
-        """Cut into runs of ``size`` pairs."""
+        """Split into pieces of ``size`` pairs."""
         parts = (factor.split(size) for factor in vars(self).values())
         return [PairFactors(*part) for part in zip(*parts)]
 
@@ -108,22 +108,23 @@ class PairFactors:
 class PairBasis(nn.Module):
     r"""Basis functions :math:`B_{nlm}(\mathbf r) = R_{nl}(r) f_c(r) Y_{lm}(\hat{\mathbf r})`.
 
-    Laplacian eigenstates [1]_ (splined by torch-spex and trimmed to those whose eigenvalue is at
-    most that of n = ``max_radial``, l = 0), real spherical harmonics, shifted-cosine cutoff.
+    Laplacian eigenstates [1]_ as splines of torch-spex, real spherical harmonics, and a
+    shifted-cosine cutoff. The basis contains the states whose eigenvalue is at most the eigenvalue
+    of n = ``max_radial``, l = 0.
 
     Parameters
     ----------
     parameters : SoapParameters
-        Cutoff and size of the basis.
+        Hyperparameters.
 
     Attributes
     ----------
     n_per_l : tuple of int
         Number of radial channels for each degree l.
     n_channels : int
-        Number of functions; they are ordered by l, then n, then m.
+        Number of basis functions, which are ordered by l, then n, then m.
     parity : Tensor of shape (n_channels,)
-        :math:`(-1)^l`, the sign that a function takes at :math:`-\mathbf r`.
+        :math:`(-1)^l`, by which a function is multiplied under inversion of :math:`\mathbf r`.
 
     References
     ----------
@@ -151,12 +152,12 @@ class PairBasis(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the basis is."""
+        """Device of the basis."""
         return self.table.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision that the basis is evaluated in."""
+        """Precision of the basis."""
         return self.table.dtype
 
     def forward(self, pair_vectors: Tensor) -> Tensor:
@@ -165,13 +166,13 @@ class PairBasis(nn.Module):
         return self._multiply(radial, self.angular.sph.compute(pair_vectors))
 
     def factors(self, pair_vectors: Tensor) -> PairFactors:
-        """Evaluate what the basis and its gradient are made of."""
+        """Evaluate the factors of the basis and of its gradient."""
         pieces = pair_vectors.split(pairs_per_chunk(pair_vectors.device))
         return PairFactors.join([self._factors(vectors) for vectors in pieces])
 
     def _factors(self, pair_vectors: Tensor) -> PairFactors:
         distances = pair_vectors.norm(dim=1)
-        # the forward-mode derivative of sphericart is silently zero, so ask for gradients
+        # forward-mode derivatives of sphericart are zero without a warning, so compute gradients
         angular, angular_gradient = self.angular.sph.compute_with_gradients(pair_vectors)
         radial = torch.stack(self._radial(distances), dim=1)
         return PairFactors(radial, angular, angular_gradient, pair_vectors / distances[:, None])
@@ -191,7 +192,7 @@ class PairBasis(nn.Module):
     def contract(self, factors: PairFactors, channels: Tensor) -> Tensor:
         r"""Return :math:`\sum_{nlm} d_{nlm} \nabla B_{nlm}` for d of shape (n_pairs, n_channels).
 
-        The sum over n comes first, so that the gradient is never formed: (n_pairs, 3).
+        The sum over n comes first, so that the gradient is never formed. The shape is (n_pairs, 3).
         """
         n_pairs, sizes = len(channels), count_channels(self.n_per_l)
         blocks = zip(factors.radial.split(self.n_per_l, dim=2), channels.split(sizes, dim=1))
@@ -225,7 +226,7 @@ class PairBasis(nn.Module):
         return value * weight, (slope * weight).addcmul_(value, weight_slope)
 
     def _cutoff(self, distances: Tensor) -> tuple[Tensor, Tensor]:
-        """torch-spex's cutoff function, and its derivative."""
+        """Evaluate the cutoff function of torch-spex and its derivative."""
         weight = shifted_cosine(self.cutoff_radius, self.cutoff_width)(distances)
         phase = (distances - self.cutoff_radius) / self.cutoff_width + 1
         inside = (phase > 0) & (phase < 1)
@@ -234,17 +235,17 @@ class PairBasis(nn.Module):
 
 
 def pairs_per_chunk(device: torch.device) -> int:
-    """Return how many pairs to work on at once: a processor's cache full, or a GPU's fill."""
+    """Return the number of pairs to process at a time, to fit a CPU's cache or to fill a GPU."""
     return 1024 if device.type == "cpu" else 2**18
 
 
 @lru_cache(maxsize=32)
 @usual_settings()
 def _spline_table(parameters: SoapParameters):
-    r"""Build torch-spex's radial splines in float64, whatever torch's default dtype is.
+    r"""Build torch-spex's radial splines in float64, regardless of torch's default dtype.
 
-    Each row holds the coefficients of the cubic Hermite polynomial of one interval,
-    :math:`p + m t + a t^2 + b t^3`; the last is zero, for distances from the cutoff on.
+    Each row contains the coefficients of the cubic Hermite polynomial of one interval,
+    :math:`p + m t + a t^2 + b t^3`. The last row is zero, for distances beyond the cutoff.
     """
     basis = LaplacianEigenstates(
         parameters.cutoff_radius,
@@ -262,7 +263,7 @@ def _spline_table(parameters: SoapParameters):
 
 
 def _channel_factors(n_per_l):
-    """Index the radial and the angular factor of each channel (l, n, m)."""
+    """Return the indices of the radial and the angular factor of each channel (l, n, m)."""
     radial, angular, first_radial = [], [], 0
     for l, n in enumerate(n_per_l):
         m = 2 * l + 1

@@ -12,9 +12,9 @@ class PowerSpectrum(nn.Module):
     r"""Invariants :math:`p_{pq}^l = \sum_m c_p^{lm} c_q^{lm}`, packed to :math:`p \le q`.
 
     p and q run over (neighbour element, radial channel). The spectrum is symmetric under their
-    exchange, so each pair is kept once; off-diagonal entries carry :math:`\sqrt 2`, so that inner
-    products equal those of the full tensor. As in metatrain, the prefactor
-    :math:`(2l+1)^{-1/2}` of the SOAP kernel [1]_ is left out.
+    exchange, so each pair is stored once. Off-diagonal entries are multiplied by :math:`\sqrt 2`,
+    so that inner products are the same as for the full tensor. As in metatrain, the prefactor
+    :math:`(2l+1)^{-1/2}` of the SOAP kernel [1]_ is omitted.
 
     Parameters
     ----------
@@ -28,9 +28,9 @@ class PowerSpectrum(nn.Module):
     n_features : int
         Size of the packed spectrum.
     n_full : int
-        Size of the full spectrum, with both orders of each pair.
+        Size of the full spectrum, which contains both orders of each pair.
     weight : Tensor of shape (n_features,)
-        1 on the diagonal, :math:`\sqrt 2` off it: the packed vector of ones.
+        The packed vector of ones: 1 on the diagonal, :math:`\sqrt 2` elsewhere.
 
     References
     ----------
@@ -71,10 +71,10 @@ class PowerSpectrum(nn.Module):
         return torch.cat(gram, dim=1).index_select(1, self.upper) * self.weight
 
     def by_degree(self, expansion: Tensor) -> Tensor:
-        """Order an expansion (n_atoms, n_elements, n_channels) by degree, flat for each atom.
+        """Order an expansion (n_atoms, n_elements, n_channels) by degree, flattened per atom.
 
-        All channels of one degree then stand together, whatever their element: what a batched
-        matrix product needs, without copies.
+        All channels of a degree are then contiguous, regardless of their element, so that batched
+        matrix products need no copies.
         """
         blocks = expansion.split(self.channels_per_l, dim=2)
         return torch.cat([block.flatten(1) for block in blocks], dim=1)
@@ -93,15 +93,15 @@ class PowerSpectrum(nn.Module):
         ]
 
     def unpack(self, gradient: Tensor) -> list[Tensor]:
-        """Symmetric matrices G_l with p . g = sum_l tr(c_l' G_l c_l), for packed vectors g."""
+        """Return symmetric matrices G_l with p . g = sum_l tr(c_l' G_l c_l), for packed g."""
         full = (gradient * self.inverse_weight).index_select(1, self.packed)
-        # g weighs a pair by sqrt 2, which its two entries share: 1 / sqrt 2 each
+        # the weight sqrt 2 of a pair is shared by its two entries: 1 / sqrt 2 each
         blocks = full.split([size**2 for size in self.rows_per_l], dim=1)
         return [b.view(len(full), size, size) for b, size in zip(blocks, self.rows_per_l)]
 
     def pack(self, matrices: list[Tensor]) -> Tensor:
-        """Transpose of :meth:`unpack`, for matrices that need not be symmetric."""
+        """Apply the transpose of :meth:`unpack` to matrices that need not be symmetric."""
         full = torch.cat([matrix.flatten(1) for matrix in matrices], dim=1)
         both = full.index_select(1, self.upper).add_(full.index_select(1, self.lower))
-        # the diagonal stands in both terms: 1/2 there, 1 / sqrt 2 off it
+        # the diagonal occurs in both terms: 1/2 there, 1 / sqrt 2 elsewhere
         return both.mul_(self.half_weight)

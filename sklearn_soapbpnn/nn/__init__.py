@@ -1,4 +1,4 @@
-"""The network, the environments it runs on, and the linear maps that give forces."""
+"""The network, its input (atomic environments), and the linear maps that give forces."""
 
 from ._architecture import Architecture
 from ._environments import EnvironmentBatch, EnvironmentRecipe, Environments

@@ -1,4 +1,4 @@
-"""First layer with pseudo-species: the size of its features does not grow with the elements."""
+"""First layer with pseudo-species; the number of its features does not depend on the elements."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ._pair_map import map_pairs
 
 @final
 class AlchemicalLayer(FirstLayer):
-    r"""From the environments to the first preactivations, with learned pseudo-species.
+    r"""From the environments to the first preactivations, with learnt pseudo-species.
 
     .. math::
 
         \tilde c_i^{b} = \sum_a U_{ab} c_i^a, \qquad
         a_i = W [\gamma \, \mathrm{norm}(e_{Z_i} \tilde p_i) + \beta]
 
-    Neighbour elements a are embedded in a few pseudo-species b [1]_, the power spectrum
-    :math:`\tilde p` of these is multiplied by an embedding e of the centre, and one network serves
-    all elements. U acts on the density expansion, which is a constant of the data, so that the
-    stored pair basis serves here as well.
+    Neighbour elements a are embedded in a few pseudo-species b [1]_. The power spectrum
+    :math:`\tilde p` of these is multiplied by an embedding e of the centre, and all elements share
+    one network. U acts on the density expansion, which is a constant of the data, so the stored
+    pair basis can be used here as well.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class AlchemicalLayer(FirstLayer):
         return self._features(batch.constants["expansion"], batch)
 
     def forward(self, batch: EnvironmentBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return a, of shape (1, n_atoms, n_outputs), and what the forces need of it."""
+        """Return a, of shape (1, n_atoms, n_outputs), and what the forces need."""
         expansion = batch.constants["expansion"]
         derivatives = batch.pair_gradients is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() or derivatives):
@@ -112,10 +112,10 @@ class AlchemicalLayer(FirstLayer):
 
 
 class WholeExpansion(nn.Module):
-    """Constants of :class:`AlchemicalLayer`, whose weights act on the expansion: itself."""
+    """Constants of :class:`AlchemicalLayer`: the expansion itself, on which its weights act."""
 
     def forward(self, expansion: Tensor, derivatives: bool) -> dict[str, Tensor]:
-        """Return the expansion (n_atoms, n_blocks, n_channels) as it is."""
+        """Return the expansion (n_atoms, n_blocks, n_channels) unchanged."""
         return {"expansion": expansion}
 
 

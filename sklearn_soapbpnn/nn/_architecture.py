@@ -1,4 +1,4 @@
-"""What sets the shape of a network, apart from its elements, its descriptor and its targets."""
+"""The architecture of a network, apart from its elements, its descriptor and its targets."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Architecture:
     layernorm : bool
         Whether to normalise the features.
     heads : dict of str to {"mlp", "linear"}
-        Head of each target. An MLP head is one more hidden layer; targets without an entry have
-        one.
+        Head of each target. An MLP head has one more hidden layer; it is the default for targets
+        without an entry.
     add_lambda_basis : bool, default=True
-        Whether tensors are also built from the expansion of their own degree.
+        Whether tensors are also built from the expansion of the same degree.
     n_pseudo_species : int, default=None
-        Number of pseudo-species that elements are embedded in; None keeps elements apart.
+        Number of pseudo-species in which elements are embedded; None treats elements separately.
     long_range : LongRangeParameters, default=None
         Long-range features; None for a network without them.
     dtype : torch.dtype, default=torch.float32
@@ -44,5 +44,5 @@ class Architecture:
     dtype: torch.dtype = torch.float32
 
     def has_mlp(self, name: str) -> bool:
-        """Whether the head of a target has a hidden layer of its own."""
+        """Return whether the head of a target has a hidden layer."""
         return self.heads.get(name, "mlp") == "mlp"

@@ -1,4 +1,4 @@
-"""Learned contractions of the density expansion: spherical tensors from its channels."""
+"""Learnt contractions of the channels of the density expansion to spherical tensors."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class ElementContraction(ElementLinear):
 
 
 class PseudoSpeciesContraction(nn.Module):
-    r"""Contract the channels of the expansion through a few learned pseudo-species.
+    r"""Contract the channels of the expansion through a few learnt pseudo-species.
 
     .. math::
 
         v_i^{m o} = \sum_{b n} W^{o, b n} E_{Z_i}^{b n} \tilde c_i^{b n m}, \qquad
         \tilde c_i^{b n m} = \sum_a U_{a b} c_i^{a n m}
 
-    The number of weights grows linearly with the number of elements, that of
-    :class:`ElementContraction` with its square.
+    The number of weights grows linearly with the number of elements, whereas in
+    :class:`ElementContraction` it grows quadratically.
 
     Parameters
     ----------
@@ -73,9 +73,9 @@ class PseudoSpeciesContraction(nn.Module):
     Attributes
     ----------
     embedding : Parameter of shape (n_elements, n_pseudo_species)
-        U, of the neighbours.
+        U, embedding of the neighbours.
     encoding : Parameter of shape (n_elements, n_pseudo_species * n_radial)
-        E, of the centre; n runs fastest.
+        E, encoding of the centre; n runs fastest.
     weight : Parameter of shape (n_outputs, n_pseudo_species * n_radial)
         W; n runs fastest.
     """
@@ -84,7 +84,7 @@ class PseudoSpeciesContraction(nn.Module):
         super().__init__()
         n_channels = n_pseudo_species * n_radial
 
-        # in float64, so that the weights do not depend on the precision that they are used in
+        # in float64, so that the weights do not depend on the precision of the network
         def empty(*shape):
             return nn.Parameter(torch.empty(shape, dtype=torch.float64))
 
@@ -99,8 +99,8 @@ class PseudoSpeciesContraction(nn.Module):
     def forward(self, c: Tensor, batch: EnvironmentBatch) -> Tensor:
         """Contract c, (n_atoms, n_blocks, n_radial, 2l+1), to (n_atoms, 2l+1, n_outputs).
 
-        The element of each block is ``batch.block_elements``, (n_atoms, n_blocks), that of each
-        atom ``batch.index.element``. A block of zeros may stand under any element.
+        The element of each block is ``batch.block_elements``, (n_atoms, n_blocks), and the element
+        of each atom is ``batch.index.element``. A block of zeros may have any element.
         """
         u = F.embedding(batch.block_elements, self.embedding)
         pseudo = torch.einsum("iab,ianm->ibnm", u, c).flatten(1, 2)

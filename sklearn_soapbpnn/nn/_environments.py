@@ -1,4 +1,4 @@
-"""Atomic environments: the constants of the data that training and prediction run on."""
+"""Atomic environments: constants of the data, from which training and prediction start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..data import BatchIndex, Structures, build_graph, number_own_elements
 from ..descriptors import PairBasis, PairFactors, expand_density, pairs_per_chunk, take_degree
 from ..potentials import Geometry
 
-# atoms whose full power spectrum is held at once
+# number of atoms whose full power spectra are in memory at a time
 ATOMS_PER_CHUNK = 4096
 
 
@@ -25,22 +25,22 @@ class EnvironmentBatch:
     Parameters
     ----------
     index : BatchIndex
-        Where the atoms and pairs come from.
+        Indices of the atoms and pairs of the batch.
     constants : dict of str to Tensor
-        What the first layer made of the expansions, one row for each atom.
+        Constants that the first layer computes from the expansions, one row per atom.
     tensors : dict of int to Tensor
-        Expansions of the degrees that tensors are built from, by degree l: (n_atoms, n_blocks,
+        Expansions of the degrees from which tensors are built, by degree l: (n_atoms, n_blocks,
         n_radial, 2l + 1).
     block_elements : Tensor of shape (n_atoms, n_blocks), or None
-        Which element each block of an expansion belongs to; None where block and element are one.
+        Index of the element of each block of an expansion; None if the blocks are the elements.
     parity : Tensor of shape (n_channels,)
         Sign of the pair basis under inversion.
     pair_vectors : Tensor of shape (n_pairs, 3), or None
-        r_ij; None when no pairs are wanted.
+        r_ij; None if pairs are not needed.
     pair_gradients : StoredPairGradients, FactoredPairGradients or None
-        Gradients of the pair basis; None when no forces are wanted.
+        Gradients of the pair basis; None if forces are not needed.
     geometry : Geometry or None
-        What the long-range part needs.
+        Input of the long-range part; None without one.
     """
 
     index: BatchIndex
@@ -53,7 +53,7 @@ class EnvironmentBatch:
     geometry: Geometry | None
 
     def pair_pieces(self) -> Iterator[tuple]:
-        """Yield the gradients of some pairs, and the rows that both directions add to."""
+        """Yield the gradients of some pairs, and the rows to which both directions are added."""
         start = 0
         for piece in self.pair_gradients.split():
             stop = start + len(piece)
@@ -62,7 +62,7 @@ class EnvironmentBatch:
 
 
 class StoredPairGradients:
-    """Gradients of the pair basis, kept as they are: fastest while they fit the cache.
+    """Gradients of the pair basis, stored in full: fastest if they fit into the cache.
 
     Parameters
     ----------
@@ -77,11 +77,11 @@ class StoredPairGradients:
         return len(self.gradients)
 
     def select(self, pairs: Tensor) -> StoredPairGradients:
-        """Return those of some pairs."""
+        """Return the gradients of some pairs."""
         return StoredPairGradients(self.gradients.index_select(0, pairs))
 
     def split(self) -> list[StoredPairGradients]:
-        """Return pieces that are worked on at once."""
+        """Return the pieces that are processed one at a time."""
         return [self]
 
     def to(self, basis: PairBasis) -> StoredPairGradients:
@@ -93,19 +93,19 @@ class StoredPairGradients:
         return (self.gradients * channels[:, None]).sum(2)
 
     def spread(self, vectors: Tensor) -> Tensor:
-        """Transpose of :meth:`contract`: (n_pairs, 3) to (n_pairs, n_channels)."""
+        """Apply the transpose of :meth:`contract`: (n_pairs, 3) to (n_pairs, n_channels)."""
         return torch.bmm(vectors[:, None], self.gradients)[:, 0]
 
 
 class FactoredPairGradients:
-    """Gradients of the pair basis as their factors: a third of the size, and of the traffic.
+    """Gradients of the pair basis, stored as factors: a third of the size and the memory traffic.
 
     Parameters
     ----------
     basis : PairBasis
         The basis.
     factors : PairFactors
-        Its factors.
+        Factors of the basis.
     """
 
     def __init__(self, basis: PairBasis, factors: PairFactors) -> None:
@@ -115,11 +115,11 @@ class FactoredPairGradients:
         return len(self.factors)
 
     def select(self, pairs: Tensor) -> FactoredPairGradients:
-        """Return those of some pairs."""
+        """Return the gradients of some pairs."""
         return FactoredPairGradients(self.basis, self.factors.select(pairs))
 
     def split(self) -> list[FactoredPairGradients]:
-        """Return pieces that are worked on at once."""
+        """Return the pieces that are processed one at a time."""
         pieces = self.factors.split(pairs_per_chunk(self.factors.angular.device))
         return [FactoredPairGradients(self.basis, piece) for piece in pieces]
 
@@ -133,30 +133,30 @@ class FactoredPairGradients:
         return self.basis.contract(self.factors, channels)
 
     def spread(self, vectors: Tensor) -> Tensor:
-        """Transpose of :meth:`contract`: (n_pairs, 3) to (n_pairs, n_channels)."""
+        """Apply the transpose of :meth:`contract`: (n_pairs, 3) to (n_pairs, n_channels)."""
         return self.basis.spread(self.factors, vectors)
 
 
 @dataclass(frozen=True)
 class EnvironmentRecipe:
-    """What a network wants environments to hold: all that it takes to make them.
+    """Everything that is needed to compute the environments for a network.
 
-    It has none of the network's weights, so that it is cheap to send to other processes.
+    It contains no weights of the network, so sending it to other processes is cheap.
 
     Parameters
     ----------
     elements : tuple of int
-        Atomic numbers that the network knows, ascending.
+        Atomic numbers of the network, in ascending order.
     basis : PairBasis
         Pair basis of the expansions.
     constants : Module
-        What the first layer needs of an expansion, see :class:`FirstLayer`.
+        Computes the constants of the first layer from an expansion, see :class:`FirstLayer`.
     own_elements : bool
-        Whether expansions range over the elements of each structure, see :class:`FirstLayer`.
+        Whether expansions contain only the elements of each structure, see :class:`FirstLayer`.
     degrees : tuple of int
-        Degrees of the expansions that tensors are built from.
+        Degrees of the expansions from which tensors are built.
     needs_places : bool
-        Whether positions and cells are needed, for what lies beyond the cutoff.
+        Whether positions and cells are needed, for interactions beyond the cutoff.
     """
 
     elements: tuple[int, ...]
@@ -167,7 +167,7 @@ class EnvironmentRecipe:
     needs_places: bool
 
     def cpu(self) -> EnvironmentRecipe:
-        """Return a copy on the processor."""
+        """Return a copy on the CPU."""
         basis, constants = (deepcopy(module).cpu() for module in (self.basis, self.constants))
         return replace(self, basis=basis, constants=constants)
 
@@ -180,11 +180,11 @@ class Environments:
     structures : Structures
         Structures, with or without features.
     recipe : EnvironmentRecipe
-        What is needed, see :meth:`SoapBPNN.recipe`.
+        What to compute, see :meth:`SoapBPNN.recipe`.
     derivatives : bool
-        Whether forces or stresses are wanted.
+        Whether forces or stresses are needed.
     memory : int, default=0
-        Bytes that the pair gradients may take to be stored as they are, not as factors.
+        Size in bytes up to which the pair gradients are stored in full, rather than as factors.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class Environments:
 
     @property
     def device(self) -> torch.device:
-        """Where the environments are."""
+        """Device of the environments."""
         return self.graph.element.device
 
     def select(self, index: BatchIndex) -> EnvironmentBatch:
@@ -226,7 +226,7 @@ class Environments:
         )
 
     def move_to(self, basis: PairBasis) -> None:
-        """Move everything to where ``basis`` is, in place, and use it from then on."""
+        """Move everything to the device of ``basis``, in place, and use this basis from then on."""
         self.basis, device = basis, basis.device
         self.graph = self.graph.to(device, basis.dtype)
         self.constants = {name: t.to(device) for name, t in self.constants.items()}
@@ -248,14 +248,14 @@ class Environments:
 
 
 class Places:
-    """Positions and cells, which long-range interactions see beyond the pairs.
+    """Positions and cells, which long-range interactions need in addition to the pairs.
 
     Parameters
     ----------
     structures : Structures
         Structures.
     like : PairBasis
-        Sets the device and the precision.
+        Basis whose device and precision are used.
     """
 
     def __init__(self, structures: Structures, like: PairBasis) -> None:
@@ -271,7 +271,7 @@ class Places:
         self.positions, self.cells = self.positions.to(device), self.cells.to(device)
 
     def select(self, index: BatchIndex, pair_vectors: Tensor) -> Geometry:
-        """Gather those of one batch."""
+        """Gather positions and cells of one batch."""
         return Geometry(
             positions=self.positions.index_select(0, index.atoms),
             cells=self.cells.index_select(0, index.structures),
@@ -284,7 +284,7 @@ class Places:
 
 
 def _build_graph(structures, recipe, derivatives):
-    """Return the graph, and the element of each block where these are the structures' own."""
+    """Return the graph, and the element of each block if these are each structure's own."""
     basis = recipe.basis
     needs_pairs = derivatives or recipe.needs_places or structures.features is None
     graph = build_graph(structures, basis.cutoff_radius if needs_pairs else None, recipe.elements)
@@ -306,6 +306,6 @@ def _expand(structures, recipe, graph, factors):
 
 
 def _compute_constants(expansion, compute, derivatives):
-    """Return the constants of the first layer, without holding all full spectra at once."""
+    """Return the constants of the first layer, without keeping all full spectra in memory."""
     chunks = [compute(chunk, derivatives) for chunk in expansion.split(ATOMS_PER_CHUNK)]
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}

@@ -1,4 +1,4 @@
-"""What the first layers have in common: the way from environments to preactivations and back."""
+"""Interface of the first layers: from environments to preactivations, and the derivatives."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from ._environments import EnvironmentBatch
 class FirstLayer(nn.Module, ABC):
     r"""First layer of a network, from the environments of the atoms to their preactivations.
 
-    It decides what is kept of the density expansion, and how many sets of weights the layers after
-    it have. These work on *tables* of shape (n_networks, n_rows, n): the atoms that share a set of
-    weights stand in the rows of one matrix, and the rows that are left over are ignored.
+    It determines which constants of the density expansion are stored, and how many sets of weights
+    the following layers have. These layers act on *tables* of shape (n_networks, n_rows, n): the
+    atoms that share a set of weights are rows of one matrix, and unused rows are ignored.
 
-    Forces need the derivative of the energy with respect to the pair vectors. Everything after the
-    layer is differentiated elsewhere; :meth:`differentiate` continues from the preactivations.
+    Forces need the derivative of the energy with respect to the pair vectors. The layers after this
+    one are differentiated elsewhere; :meth:`differentiate` continues from the preactivations.
 
     Attributes
     ----------
     own_elements : bool
-        Whether each block of an expansion is an element of the atom's own structure. Otherwise
-        there is one for every element that the network knows.
+        Whether an expansion has one block per element of the structure of the atom. Otherwise it
+        has one block per element of the network.
     n_networks : int
         Number of sets of weights after this layer.
     n_features : int
-        Size of the features of an atom.
+        Number of features per atom.
     constants : Module
-        ``constants(expansion, derivatives)`` returns what the layer needs of an expansion of shape
-        (n_atoms, n_blocks, n_channels), with ``derivatives`` also for :meth:`differentiate`: a dict
-        of tensors that have a row for each atom. It has no weights, so these are constants of the
-        data and can be made without the layer. They come back as ``batch.constants``.
+        ``constants(expansion, derivatives)`` computes what the layer needs from an expansion of
+        shape (n_atoms, n_blocks, n_channels), with ``derivatives`` also what :meth:`differentiate`
+        needs. It returns a dict of tensors with one row per atom. It has no weights, so these are
+        constants of the data and are computed without the layer. The layer receives them as
+        ``batch.constants``.
     """
 
     own_elements: bool
@@ -47,14 +48,14 @@ class FirstLayer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: EnvironmentBatch) -> tuple[Tensor, Any]:
-        """Return the preactivations, and what :meth:`differentiate` needs to know of them.
+        """Return the preactivations, and the context that :meth:`differentiate` needs.
 
         Returns
         -------
         hidden : Tensor of shape (n_networks, n_rows, n_outputs)
             The preactivations, as a table.
         context : object
-            To be passed on to :meth:`differentiate`.
+            Argument of :meth:`differentiate`.
         """
 
     @abstractmethod
@@ -68,9 +69,9 @@ class FirstLayer(nn.Module, ABC):
         gradient : Tensor of shape (n_networks, n_rows, n_columns)
             :math:`\partial E / \partial a` for some columns of the preactivations.
         context : object
-            What :meth:`forward` returned.
+            Context that :meth:`forward` returned.
         columns : slice
-            Which columns these are.
+            The columns.
         batch : EnvironmentBatch
             The batch, with pair gradients.
 
@@ -85,4 +86,4 @@ class FirstLayer(nn.Module, ABC):
 
     @abstractmethod
     def scatter(self, atoms: Tensor, batch: EnvironmentBatch) -> Tensor:
-        """Put the atoms into a table of zeros: (n_atoms, n) to (n_networks, n_rows, n)."""
+        """Put rows of the atoms into a table of zeros: (n_atoms, n) to (n_networks, n_rows, n)."""

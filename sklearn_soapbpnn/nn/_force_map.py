@@ -2,15 +2,16 @@ r"""The linear map from the network's gradient to the forces of pairs, and its t
 
 With orthogonal species the descriptor has no weights. The energy is :math:`\sum_i \epsilon(y_i)`
 with :math:`y_i = A x_i` and x the standardised packed spectrum, so that with :math:`v_i =
-\partial \epsilon / \partial y_i` the way from v to the forces is linear:
+\partial \epsilon / \partial y_i` the forces are linear in v:
 
 .. math::
 
     \frac{\partial E}{\partial c_i} = \frac{2}{\sigma_i} \left[ \mathrm{unpack}(A_\perp^T v_i)
         - \frac{v_i \cdot y_i}{n} \mathrm{unpack}(x_i) \right] c_i
 
-where :math:`A_\perp` is A without its component along the vector of ones, which LayerNorm takes
-away. The pairs follow as in :func:`map_pairs`; one operator does both, and saves its intermediate.
+where :math:`A_\perp` is A without its component along the vector of ones, which LayerNorm removes.
+The derivatives with respect to the pair vectors follow as in :func:`map_pairs`. A single operator
+does both steps, so the result of the first need not be stored.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def map_forces(
     Parameters
     ----------
     weight : Tensor of shape (n_elements, n_outputs, n_features)
-        A, the first layer's weights for the standardised features.
+        A, the weights of the first layer for the standardised features.
     gradient : Tensor of shape (n_atoms, n_outputs)
         v, the gradient of the energy with respect to y = A x.
     overlap : Tensor of shape (n_atoms,)

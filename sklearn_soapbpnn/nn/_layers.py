@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class ElementLinear(nn.Module):
     r"""Bias-free linear maps :math:`y = W_{Z_i} x`, one for each element.
 
-    The initial weights are uniform in :math:`\pm n_\text{scale}^{-1/2}`, as those of
-    :class:`torch.nn.Linear` are for ``n_scale = n_inputs``; they are drawn in float64, so that they
-    do not depend on the precision that the network is used in.
+    The initial weights are uniform in :math:`\pm n_\text{scale}^{-1/2}`; for ``n_scale = n_inputs``
+    this is the distribution of :class:`torch.nn.Linear`. They are drawn in float64, so that they do
+    not depend on the precision of the network.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class ElementLinear(nn.Module):
     generator : torch.Generator
         Source of the initial weights.
     n_scale : int, default=None
-        Number of inputs that the initial weights are scaled for; None means ``n_inputs``.
+        Number of inputs by which the initial weights are scaled; None means ``n_inputs``.
     """
 
     def __init__(self, n_elements, n_inputs, n_outputs, generator, n_scale=None) -> None:
@@ -33,18 +33,19 @@ class ElementLinear(nn.Module):
 
 
 class PackedLayerNorm(nn.Module):
-    r"""LayerNorm of the full power spectrum without its affine part, evaluated on the packed one.
+    r"""LayerNorm of the full power spectrum without affine part, evaluated on the packed spectrum.
 
-    With packed features u, :math:`\omega` the packed vector of ones and n the full length,
+    With the packed features u, the packed vector of ones :math:`\omega` and the full length n,
 
     .. math::
 
         \mu = \omega \cdot u / n, \quad \sigma^2 = |u - \mu \omega|^2 / n + \epsilon, \quad
         x = (u - \mu \omega) / \sigma
 
-    are constants of the data. The affine part :math:`\gamma x + \beta` that usually follows, one
-    for each element, is not lost: in front of a layer W of the same element it is the weight
-    :math:`W \gamma` and the bias :math:`W \beta`, which that layer learns directly.
+    are constants of the data. The affine part :math:`\gamma x + \beta` that usually follows, with
+    separate parameters per element, is not lost: before a layer W of the same element it is
+    equivalent to the weight :math:`W \gamma` and the bias :math:`W \beta`, which that layer learns
+    directly.
 
     Parameters
     ----------
@@ -69,33 +70,33 @@ class PackedLayerNorm(nn.Module):
         return centred / sigma, sigma
 
     def curvature(self, features: Tensor, slope: Tensor, spectrum) -> Tensor:
-        """Return unpack(x) (2 c / sigma) / n, which the gradient of sigma asks for, by element."""
+        """Return unpack(x) (2 c / sigma) / n by element, which the gradient of sigma contains."""
         blocks = zip(spectrum.unpack(features), spectrum.blocks(slope))
         return spectrum.by_element([torch.bmm(x, c) for x, c in blocks]) / self.n_full
 
     def project(self, weight: Tensor) -> Tensor:
-        r"""Return :math:`A (1 - \omega \omega^T / n)`, which the gradient of the mean asks for."""
+        r"""Return :math:`A (1 - \omega \omega^T / n)`, for the gradient of the mean."""
         mean = (weight @ self.ones)[:, :, None]
         return torch.addcmul(weight, mean, self.ones / self.n_full, value=-1)
 
 
 class NoNorm(nn.Module):
-    """Normalisation that leaves the features as they are, with the same interface."""
+    """No normalisation, with the interface of :class:`PackedLayerNorm`."""
 
     def standardize(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features and a scale of 1."""
         return features, features.new_ones(len(features), 1)
 
     def curvature(self, features: Tensor, slope: Tensor, spectrum) -> None:
-        """Return None: nothing bends the features."""
+        """Return None, since the scale is constant."""
 
     def project(self, weight: Tensor) -> Tensor:
-        """Return the weights."""
+        """Return the weights unchanged."""
         return weight
 
 
 class _FeatureMap(torch.autograd.Function):
-    """Linear map of constant features, per element: no gradient of the features is ever made."""
+    """Linear map of constant features, per element; gradients of the features are not computed."""
 
     @staticmethod
     def forward(ctx, weight, features, counts, n_rows):
@@ -125,15 +126,15 @@ def map_features(weight: Tensor, features: Tensor, counts: list[int], n_rows: in
     weight : Tensor of shape (n_elements, n_outputs, n_features)
         Weights.
     features : Tensor of shape (n_atoms, n_features)
-        Constants; the atoms of each element stand together.
+        Constants; the atoms are sorted by element.
     counts : list of int
         Number of atoms of each element.
     n_rows : int
-        Rows of the result for each element, the largest of ``counts``.
+        Rows of the result per element: the largest of ``counts``.
 
     Returns
     -------
     Tensor of shape (n_elements, n_rows, n_outputs)
-        Zero where an element has fewer atoms.
+        The unused rows of elements with fewer atoms are zero.
     """
     return _FeatureMap.apply(weight, features, counts, n_rows)

@@ -1,4 +1,4 @@
-"""Long-range features: charges that are learnt, and what follows from their potential."""
+"""Long-range features, computed from the potential of learnt charges."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from ..potentials import CoulombSum, Geometry, LongRangeParameters, import_torch
 
 
 class LongRange(nn.Module):
-    r"""Features that see beyond the cutoff, from the potential of charges that are learnt.
+    r"""Features that describe atoms beyond the cutoff, from the potential of learnt charges.
 
     .. math:: q_i = W h_i + b, \qquad f_i = f(V_i)
 
-    Every feature has a charge. V is the potential of these, without that of the neighbours, which
-    the short-range features describe: see
-    :class:`~sklearn_soapbpnn.potentials.CoulombSum`. f is a perceptron of one hidden layer.
+    There is one charge per feature and atom. V is the potential of these charges without the
+    contribution of the neighbours within the cutoff, which the short-range features describe; see
+    :class:`~sklearn_soapbpnn.potentials.CoulombSum`. f is a perceptron with one hidden layer.
 
     Parameters
     ----------
     parameters : LongRangeParameters
-        How to sum.
+        Hyperparameters of the sums.
     cutoff_radius : float
-        That of the pairs.
+        Cutoff radius of the pairs.
     n_features : int
-        Number of features, in and out.
+        Number of features of the input and of the output.
     generator : torch.Generator
         Source of the initial weights.
     """
@@ -37,7 +37,7 @@ class LongRange(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        import_torchpme()  # complain now, not in the first batch
+        import_torchpme()  # raises here rather than in the first batch
         self.coulomb = CoulombSum(parameters, float(cutoff_radius))
         self.charges = _build_linear(n_features, generator)
         self.out = nn.Sequential(

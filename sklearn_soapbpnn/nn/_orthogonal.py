@@ -1,4 +1,4 @@
-"""First layer with orthogonal species: every element has its own channels and its own weights."""
+"""First layer with orthogonal species: separate channels and weights for each element."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class OrthogonalLayer(FirstLayer):
 
     .. math:: a_i = A_{Z_i} x_i + b_{Z_i}
 
-    with x the standardised power spectrum over all pairs of neighbour elements, see
-    :class:`PackedLayerNorm`. It has no weights, so it is computed once.
+    with the standardised power spectrum x over all pairs of neighbour elements, see
+    :class:`PackedLayerNorm`. The spectrum has no weights, so it is computed once.
 
     Parameters
     ----------
     n_elements : int
-        Number of elements, of centres as of neighbours.
+        Number of elements; centres and neighbours have the same.
     n_per_l : sequence of int
         Radial channels for each degree.
     n_outputs : int
         Number of preactivations.
     layernorm : bool
-        Whether the features are normalised, which gives the layer its bias.
+        Whether the features are normalised; if so, the layer has a bias.
     generator : torch.Generator
         Source of the initial weights.
     """
@@ -51,11 +51,11 @@ class OrthogonalLayer(FirstLayer):
         super().__init__()
         self.constants = StandardizedSpectrum(n_per_l, n_elements, layernorm)
         self.n_networks, self.n_features = n_elements, self.spectrum.n_features
-        # its initial weights are scaled as for the full spectrum
+        # the initial weights are scaled as for the full spectrum
         self.linear = ElementLinear(
             n_elements, self.n_features, n_outputs, generator, self.spectrum.n_full
         )
-        # of the affine part of LayerNorm, the shift times the weights of this layer
+        # replaces the shift of LayerNorm: that shift times the weights of this layer
         bias = torch.zeros(n_elements, n_outputs, dtype=torch.float64)
         self.bias = nn.Parameter(bias) if layernorm else None
 
@@ -100,14 +100,14 @@ class OrthogonalLayer(FirstLayer):
         return table.flatten(0, 1).index_select(0, batch.index.rows)
 
     def scatter(self, atoms: Tensor, batch: EnvironmentBatch) -> Tensor:
-        """Put rows of the atoms into a table, zero where an element has fewer."""
+        """Put rows of the atoms into a table, in which unused rows are zero."""
         index = batch.index
         table = atoms.new_zeros(self.n_networks * index.n_rows, atoms.shape[1])
         return table.index_copy(0, index.rows, atoms).unflatten(0, (self.n_networks, -1))
 
 
 class StandardizedSpectrum(nn.Module):
-    """Constants of :class:`OrthogonalLayer`: power spectra, and what their derivatives need.
+    """Constants of :class:`OrthogonalLayer`: power spectra, and factors of their derivatives.
 
     Parameters
     ----------
@@ -128,8 +128,8 @@ class StandardizedSpectrum(nn.Module):
     def forward(self, expansion: Tensor, derivatives: bool) -> dict[str, Tensor]:
         """Return the constants that follow from an expansion (n_atoms, n_elements, n_channels).
 
-        ``features`` x; with derivatives also ``slope``, 2 c / sigma by degree, and, where the
-        spectra are standardised, ``curvature``, 2 unpack(x) c / (n sigma).
+        They are ``features``, x; with derivatives also ``slope``, 2 c / sigma by degree, and, if
+        the spectra are standardised, ``curvature``, 2 unpack(x) c / (n sigma).
         """
         by_degree = self.spectrum.by_degree(expansion)
         features, sigma = self.norm.standardize(self.spectrum(by_degree))

@@ -1,4 +1,4 @@
-r"""The linear map from the gradient of the density expansion to that of the pairs.
+r"""The linear map from the gradient of the density expansion to the gradient of the pairs.
 
 With :math:`\mathbf g_i = \partial E / \partial c_i`, one block for each neighbour element,
 
@@ -7,8 +7,8 @@ With :math:`\mathbf g_i = \partial E / \partial c_i`, one block for each neighbo
     \frac{\partial E}{\partial \mathbf r_{ij}} = \sum_{nlm} \left[ g_i^{Z_j} + (-1)^l g_j^{Z_i}
         \right]_{nlm} \nabla B_{nlm}(\mathbf r_{ij}).
 
-It holds constants of the data only, so training on forces needs it and its transpose, and never a
-second derivative of SOAP.
+It contains only constants of the data. Training on forces therefore needs this map and its
+transpose, but never a second derivative of SOAP.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def map_pairs(gradient: Tensor, batch: EnvironmentBatch) -> Tensor:
     Parameters
     ----------
     gradient : Tensor of shape (n_atoms, n_blocks, n_channels)
-        Gradient of the expansion; the result can be differentiated with respect to it.
+        Gradient of the expansion, with respect to which the result can be differentiated.
     batch : EnvironmentBatch
         Constants of the pairs.
     """

@@ -1,12 +1,13 @@
-r"""Perceptrons after the first layer, with the gradient of the energy, and second derivatives.
+r"""Perceptrons after the first layer, with the gradient of the energy and second derivatives.
 
-With preactivations a_0 (what the first layer gives), weights W_k and SiLU f,
+With the preactivations a_0 (the output of the first layer), weights W_k and SiLU f,
 
 .. math:: a_{k+1} = W_k f(a_k), \qquad \epsilon = a_K, \qquad
           g_K = 1, \quad u_k = W_k^T g_{k+1}, \quad g_k = u_k f'(a_k)
 
 so that :math:`g_0 = \partial \epsilon / \partial a_0`. Training on forces differentiates
-:math:`g_0` as well: autograd can, in some hundred small operations; by hand it takes a third.
+:math:`g_0` as well. Autograd could do this in some hundred small operations; the hand-written
+derivative takes a third of the time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class _Perceptron(torch.autograd.Function):
             a = torch.bmm(silu, weight.mT)
         ctx.save_for_backward(*weights)
         ctx.layers, ctx.sweep, ctx.depth = layers, [], depth
-        # a copy, since an output that its own node holds would never be freed
+        # a copy, since an output that is stored in its own node would never be freed
         features = None if depth is None else layers[depth][2].clone()
         if not differentiate:
             return a[:, :, 0], None, features
@@ -71,13 +72,13 @@ def run_perceptron(
     Parameters
     ----------
     hidden : Tensor of shape (n_elements, n_rows, n)
-        What the first layer gives; rows of one element share their weights.
+        Output of the first layer; rows of one element share their weights.
     weights : list of Tensor of shape (n_elements, n_outputs, n_inputs)
-        Weights of the layers that follow, the last with one output; SiLU comes before each.
+        Weights of the following layers, the last with one output; SiLU comes before each.
     differentiate : bool
-        Whether the gradient is wanted; it is None otherwise.
+        Whether to compute the gradient; otherwise it is None.
     depth : int, default=None
-        Layer whose activations :math:`f(a_k)` are wanted as well, for what else is read from them.
+        Layer whose activations :math:`f(a_k)` are returned as well, for the other heads.
 
     Returns
     -------

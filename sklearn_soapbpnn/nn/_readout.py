@@ -1,4 +1,4 @@
-"""After the first layer: hidden layers that all targets share, and a head for each of them."""
+"""Layers after the first: hidden layers that all targets share, and a head for each target."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from ._environments import EnvironmentBatch
 from ._layers import ElementLinear
 from ._tensor_basis import TensorBasis
 
-# takes the rows of the atoms from a table, see FirstLayer.gather
+# type of FirstLayer.gather, which takes the rows of the atoms from a table
 Gather = Callable[[Tensor, EnvironmentBatch], Tensor]
 
 
 class Head(nn.Module):
-    r"""From the features of the atoms to one target.
+    r"""Head of a target: from the features of the atoms to its values.
 
     .. math:: T_i^{b \mu p} = \sum_k w^{bp}_k(h_i) B_{ik}^{b \mu}
 
-    for every block b, property p and component :math:`\mu`; the weights w are invariants, linear in
-    the features or, with an MLP head, in a further hidden layer. Cartesian targets are joined from
-    their spherical blocks.
+    for every block b, property p and component :math:`\mu`. The weights w are invariants, which are
+    linear in the features or, with an MLP head, in another hidden layer. Cartesian targets are
+    computed from their spherical blocks.
 
     Parameters
     ----------
     kind : TargetKind
-        The target.
+        Kind of the target.
     widths : list of int
-        Sizes from the features on, without the last layer; a single one is a linear head.
+        Sizes of the features and hidden layers, without the last layer; a single size means a
+        linear head.
     n_networks : int
-        Sets of weights.
+        Number of sets of weights.
     bases : list of TensorBasis or None
         Basis of each block; None for invariants.
     generator : torch.Generator
         Source of the initial weights.
     has_output : bool
-        Whether it has a last layer; a linear head directly after the first layer is that layer.
+        Whether the head has a last layer. A linear head directly after the first layer has none,
+        since the first layer takes its place.
     """
 
     def __init__(self, kind: TargetKind, widths, n_networks, bases, generator, has_output) -> None:
@@ -57,17 +59,17 @@ class Head(nn.Module):
 
     @property
     def weights(self) -> list[Tensor]:
-        """Weights of the layers; SiLU comes between them."""
+        """Weights of the layers, with SiLU between them."""
         return [layer.weight for layer in self.layers]
 
     def last_features(self, features: Tensor) -> Tensor:
-        """Return what the last layer is linear in, as a table."""
+        """Return the last-layer features as a table."""
         for weight in self.weights[:-1]:
             features = F.silu(torch.bmm(features, weight.mT))
         return features
 
     def forward(self, features: Tensor, gather: Gather, batch: EnvironmentBatch) -> Tensor:
-        """Return the values of the atoms, flat: (n_atoms, size)."""
+        """Return the flattened values per atom: (n_atoms, size)."""
         table = self.last_features(features)
         if self.weights:
             table = torch.bmm(table, self.weights[-1].mT)
@@ -87,7 +89,7 @@ class Head(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Hidden layers after the first.
+    """Hidden layers after the first layer.
 
     Parameters
     ----------
@@ -105,7 +107,7 @@ class Trunk(nn.Module):
 
     @property
     def weights(self) -> list[Tensor]:
-        """Weights of the layers; SiLU comes before each, and after the last."""
+        """Weights of the layers, with SiLU before each layer and after the last."""
         return [layer.weight for layer in self.layers]
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -116,10 +118,10 @@ class Trunk(nn.Module):
 
 
 def count_tensors(basis) -> int:
-    """Return the number of weights that a value of a block is made with."""
+    """Return the number of invariants per value of a block."""
     return basis.n_tensors if isinstance(basis, TensorBasis) else 1
 
 
 def count_outputs(kind: TargetKind, bases) -> int:
-    """Return the number of invariants that a target is made of."""
+    """Return the total number of invariants of a target."""
     return sum(b.n_properties * count_tensors(basis) for b, basis in zip(kind.blocks, bases))

@@ -1,4 +1,4 @@
-"""Slopes of the energy after the first layer, and the forces and stress that are made of them."""
+"""Derivatives of the energy after the first layer, and forces and stress computed from them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ._environments import EnvironmentBatch
 
 @dataclass
 class Slopes:
-    """Gradient of the energy of a batch, without the way through the first layer.
+    """Gradient of the energy of a batch, without the derivatives through the first layer.
 
     Parameters
     ----------
     hidden : Tensor of shape (n_networks, n_rows, n)
-        With respect to the first preactivations, as a table.
+        Gradient with respect to the first preactivations, as a table.
     pair_vectors, positions, cells : Tensor or None
-        With respect to what the long-range part sees, see :class:`Geometry`; None where it sees
-        none of it.
+        Gradients with respect to the inputs of the long-range part, see :class:`Geometry`; None if
+        it does not depend on them.
     """
 
     hidden: Tensor
@@ -31,7 +31,7 @@ class Slopes:
 
 
 def require_slopes(hidden: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
-    """Return inputs of the long-range part that autograd can differentiate the energy by."""
+    """Return inputs of the long-range part with respect to which autograd can differentiate."""
     if not hidden.requires_grad:
         hidden = hidden.detach().requires_grad_()
     names = ("positions", "cells", "pair_vectors")
@@ -40,7 +40,7 @@ def require_slopes(hidden: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry
 
 
 def find_slopes(total: Tensor, hidden: Tensor, geometry: Geometry, create_graph: bool) -> Slopes:
-    """Differentiate the energy of a batch."""
+    """Differentiate the total energy of a batch with respect to these inputs."""
     inputs = [hidden, geometry.pair_vectors, geometry.positions, geometry.cells]
     slopes = torch.autograd.grad(
         total, inputs, create_graph=create_graph, retain_graph=create_graph, allow_unused=True
@@ -49,7 +49,7 @@ def find_slopes(total: Tensor, hidden: Tensor, geometry: Geometry, create_graph:
 
 
 def sum_forces(batch: EnvironmentBatch, pair_forces: Tensor, slopes: Slopes) -> Tensor:
-    r"""Return :math:`-\partial E / \partial r_i`: each pair adds to both of its atoms."""
+    r"""Return :math:`-\partial E / \partial r_i`; each pair contributes to both of its atoms."""
     index = batch.index
     forces = pair_forces.new_zeros(len(index.atoms), 3)
     forces = forces.index_add(0, index.centers, pair_forces)
@@ -58,7 +58,10 @@ def sum_forces(batch: EnvironmentBatch, pair_forces: Tensor, slopes: Slopes) -> 
 
 
 def sum_virial(batch: EnvironmentBatch, pair_forces: Tensor, slopes: Slopes) -> Tensor:
-    r""":math:`\partial E / \partial \epsilon = \sum_{ij} f_{ij} \otimes r_{ij}`, symmetrised."""
+    r"""Return :math:`\partial E / \partial \epsilon`, :math:`\sum_{ij} f_{ij} \otimes r_{ij}`.
+
+    The result is symmetrised.
+    """
     index = batch.index
     outer = pair_forces[:, :, None] * batch.pair_vectors[:, None, :]
     total = outer.new_zeros(len(index), 3, 3)

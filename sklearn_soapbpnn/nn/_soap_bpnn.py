@@ -1,4 +1,4 @@
-"""The network: element-wise perceptrons on SOAP power spectra, with forces and stress."""
+"""The network: perceptrons on SOAP power spectra, with forces and stress."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from ._tensor_basis import TensorBasis
 
 @dataclass
 class Outputs:
-    r"""What the network says of a batch, in units of the scale.
+    r"""Output of the network for a batch, in units of the scale.
 
     Parameters
     ----------
     energies : Tensor of shape (n_atoms,), or None
-        Energy of each atom; None if the network gives none.
+        Energy of each atom; None if energies are not a target.
     energy : Tensor of shape (n_structures,), or None
-        Their sums.
+        Sum of the atomic energies of each structure.
     forces : Tensor of shape (n_atoms, 3), or None
         :math:`-\partial E / \partial r_i`.
     strain_gradient : Tensor of shape (n_structures, 3, 3), or None
         :math:`\partial E / \partial \epsilon`, the stress times the volume.
     values : dict of str to Tensor of shape (n_atoms, size)
-        What each atom adds to the other targets, or to their mean.
+        Contributions of the atoms to the other targets, whose values are sums or means of these.
     """
 
     energies: Tensor | None = None
@@ -51,16 +51,16 @@ class Outputs:
 
 @dataclass
 class _Reading:
-    """What the layers after the first one give.
+    """Output of the layers after the first.
 
     Parameters
     ----------
     features : dict of str to Tensor of shape (n_networks, n_rows, n)
-        What the heads of the targets read; that of the energy may be missing.
+        Input of the head of each target; the energy may be missing.
     energies : Tensor of shape (n_networks, n_rows), or None
-        Energy of each row; None if the network gives none.
+        Energy of each row; None if energies are not a target.
     slopes : Slopes or None
-        Gradient of their sum; None if it is not wanted.
+        Gradient of the sum of the energies; None if it is not needed.
     """
 
     features: dict[str, Tensor]
@@ -73,18 +73,18 @@ class SoapBPNN(nn.Module):
 
     .. math:: \epsilon_i = \mathrm{MLP}_{Z_i}(\mathrm{LayerNorm}_{Z_i}(p_i))
 
-    Bias-free layers with SiLU between them [1]_. What the hidden layers give are the features of an
-    atom, which the heads of all targets share; the energy of a structure is the sum over its
-    atoms, forces and stress are its exact derivatives.
+    The layers have no bias and SiLU between them [1]_. The output of the hidden layers are the
+    features of an atom, which the heads of all targets share. The energy of a structure is the sum
+    over its atoms; forces and stress are its exact derivatives.
 
     Parameters
     ----------
     elements : sequence of int
-        Atomic numbers, ascending.
+        Atomic numbers, in ascending order.
     parameters : SoapParameters
         Descriptor.
     kinds : dict of str to TargetKind
-        Targets; ``"energy"`` is the one that has forces.
+        Kinds of the targets. Forces and stress are derivatives of ``"energy"``.
     architecture : Architecture
         Layers and precision.
     seed : int
@@ -113,7 +113,8 @@ class SoapBPNN(nn.Module):
         self.is_mlp = {name: architecture.has_mlp(name) for name in kinds}
         self.basis = PairBasis(parameters)
 
-        # the order of the draws: tensor bases, first layer, hidden layers, heads, long range
+        # random weights are drawn in this order: tensor bases, first layer, hidden layers, heads,
+        # long range
         bases = self._build_bases(architecture, generator)
         self.degrees = _list_degrees(bases)
         self.columns, n_first = self._divide_first_layer(architecture, bases)
@@ -133,7 +134,7 @@ class SoapBPNN(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return self.basis.device
 
     @property
@@ -142,7 +143,7 @@ class SoapBPNN(nn.Module):
         return self.basis.dtype
 
     def recipe(self) -> EnvironmentRecipe:
-        """Return what environments are made with, for this network."""
+        """Return what is needed to compute the environments for this network."""
         return EnvironmentRecipe(
             elements=self.elements,
             basis=self.basis,
@@ -157,7 +158,7 @@ class SoapBPNN(nn.Module):
         return self.heads[list(self.kinds).index(name)]
 
     def forward(self, batch: EnvironmentBatch, strain: bool = False) -> Outputs:
-        """Evaluate a batch; with forces if it holds pair gradients, and on request strain."""
+        """Evaluate a batch, with forces if it has pair gradients, and on request strain."""
         derivatives = batch.pair_gradients is not None
         hidden, context = self.first(batch)
         reading = self._read(hidden, batch, derivatives)
@@ -181,7 +182,7 @@ class SoapBPNN(nn.Module):
         return outputs
 
     def features(self, batch: EnvironmentBatch, target: str | None = None) -> Tensor:
-        """Return the features of the atoms, or what the last layer of a target is linear in.
+        """Return the features of the atoms, or the last-layer features of a target.
 
         Without hidden layers these are the normalised SOAP features.
         """
@@ -196,10 +197,10 @@ class SoapBPNN(nn.Module):
             return self.first.gather(next(iter(features.values())), batch)
         return self.first.gather(self.head(target).last_features(features[target]), batch)
 
-    # the parts, in the order of their construction
+    # construction, in this order
 
     def _build_bases(self, architecture, generator):
-        """Return the basis of each block of each target, None for invariants."""
+        """Return the basis of each block of each target; None for invariants."""
         n_pseudo_species = architecture.n_pseudo_species
         n_per_l, n_elements = self.basis.n_per_l, len(self.elements)
 
@@ -222,10 +223,10 @@ class SoapBPNN(nn.Module):
         }
 
     def _divide_first_layer(self, architecture, bases):
-        """Return which columns of the first layer each target reads, and how many there are.
+        """Return the columns of the first layer that each target uses, and their number.
 
-        All targets share them, unless there are no hidden layers: then each has its own, for the
-        hidden layer of its head or, where that is linear, for what the target is made of.
+        With hidden layers, all targets share all columns. Without, each target has separate columns
+        for the hidden layer of its head or, if the head is linear, for its invariants.
         """
         width = architecture.num_neurons_per_layer
         if architecture.num_hidden_layers:
@@ -245,17 +246,17 @@ class SoapBPNN(nn.Module):
         return AlchemicalLayer(n_elements, n_pseudo_species, *options)
 
     def _build_head(self, name, bases, width, generator) -> Head:
-        """Return the head of a target, without what the first layer does in its place."""
+        """Return the head of a target, without the layers that the first layer replaces."""
         has_trunk, is_mlp = self.trunk is not None, self.is_mlp[name]
         widths = [width, width] if has_trunk and is_mlp else [width]
         has_output = has_trunk or is_mlp
         n_networks = self.first.n_networks
         return Head(self.kinds[name], widths, n_networks, bases, generator, has_output)
 
-    # after the first layer
+    # evaluation after the first layer
 
     def _read(self, hidden: Tensor, batch: EnvironmentBatch, derivatives: bool) -> _Reading:
-        """Return what the heads read, the energies, and on request their slopes."""
+        """Return the input of the heads, the energies, and on request their slopes."""
         if self.long_range is not None:
             return self._read_long_range(hidden, batch, derivatives)
         if "energy" not in self.kinds:
@@ -263,9 +264,9 @@ class SoapBPNN(nn.Module):
         return self._read_short_range(hidden, derivatives)
 
     def _read_short_range(self, hidden: Tensor, derivatives: bool) -> _Reading:
-        """Run the perceptron of the energy, whose slope is found by hand.
+        """Evaluate the perceptron of the energy, with a hand-written derivative.
 
-        Hidden layers hand their features to the other heads.
+        The other heads share the features of its hidden layers.
         """
         has_others = len(self.kinds) > 1
         shared = [] if self.trunk is None else self.trunk.weights
@@ -285,7 +286,7 @@ class SoapBPNN(nn.Module):
     def _read_long_range(
         self, hidden: Tensor, batch: EnvironmentBatch, derivatives: bool
     ) -> _Reading:
-        """Add long-range features; autograd finds the slopes of the energy."""
+        """Add long-range features; autograd computes the slopes of the energy."""
         create_graph, geometry = torch.is_grad_enabled(), batch.geometry
         with torch.set_grad_enabled(create_graph or derivatives):
             if derivatives:
@@ -302,28 +303,28 @@ class SoapBPNN(nn.Module):
         return _Reading(dict.fromkeys(self.kinds, features), energies, slopes)
 
     def _add_long_range(self, table: Tensor, batch: EnvironmentBatch, geometry: Geometry) -> Tensor:
-        """Return the features as a table, the sum of both ranges."""
+        """Return the features as a table: the sum of the short-range and long-range features."""
         atoms = self.first.gather(table, batch)
         return self.first.scatter(atoms + self.long_range(atoms, geometry), batch)
 
     def _read_energies(self, features: Tensor) -> Tensor:
-        """Return the energies as a table of one column, (n_networks, n_rows)."""
+        """Return the energies of the rows, (n_networks, n_rows)."""
         head = self.head("energy")
         return torch.bmm(head.last_features(features), head.weights[-1].mT)[:, :, 0]
 
     def _compute_features(self, hidden: Tensor) -> dict[str, Tensor]:
-        """Return what the head of each target reads."""
+        """Return the input of the head of each target."""
         if self.trunk is None:
             return self._split(hidden)
         return dict.fromkeys(self.kinds, self.trunk(hidden))
 
     def _split(self, hidden: Tensor) -> dict[str, Tensor]:
-        """Return the features of each target when there are no hidden layers."""
+        """Return the input of the head of each target if there are no hidden layers."""
         parts = {name: hidden[:, :, columns] for name, columns in self.columns.items()}
         return {name: F.silu(a) if self.is_mlp[name] else a for name, a in parts.items()}
 
     def _read_values(self, features, batch) -> dict[str, Tensor]:
-        """Return the values of the atoms for all targets but the energy."""
+        """Return the values of the atoms for all targets except the energy."""
         return {
             name: head(features[name], self.first.gather, batch)
             for name, head in zip(self.kinds, self.heads)

@@ -1,8 +1,9 @@
-r"""Equivariant basis: what turns the invariants of an atom into a spherical tensor.
+r"""Equivariant basis, from which the invariants of an atom make a spherical tensor.
 
-A tensor of order :math:`\lambda` is :math:`T_i^\mu = \sum_k w_k(h_i) B_{ik}^\mu`. The basis B is
-made of three learned vectors :math:`v_1, v_2, v_3` for each atom; with :math:`A \otimes_l B` the
-Clebsch-Gordan product of degree l and :math:`S_l(v) = |v|^l Y_l(\hat v)` the solid harmonics, it is
+A tensor of order :math:`\lambda` is :math:`T_i^\mu = \sum_k w_k(h_i) B_{ik}^\mu`. The basis B
+consists of products of three learnt vectors :math:`v_1, v_2, v_3` per atom. With the
+Clebsch-Gordan product :math:`A \otimes_l B` of degree l and the solid harmonics
+:math:`S_l(v) = |v|^l Y_l(\hat v)`, it is
 
 .. math::
 
@@ -12,8 +13,8 @@ Clebsch-Gordan product of degree l and :math:`S_l(v) = |v|^l Y_l(\hat v)` the so
     \lambda > 2:& \quad S_l(v_1) \otimes_\lambda S_{\lambda - l}(v_2), \quad
         [S_l(v_1) \otimes_{\lambda - 1} S_{\lambda - 1 - l}(v_2)] \otimes_\lambda v_3
 
-where l runs from 0 until a degree would be negative: :math:`2 \lambda + 1` tensors, which are
-independent where the vectors are.
+where l runs from 0 until a degree would be negative. These are :math:`2 \lambda + 1` tensors, which
+are linearly independent if the vectors are.
 """
 
 from __future__ import annotations
@@ -31,17 +32,18 @@ from ._environments import EnvironmentBatch
 class TensorBasis(nn.Module):
     r"""Basis :math:`B_{ik}^\mu` of the spherical tensors of one order and parity.
 
-    The tensors of the module's formula are followed, on request and for :math:`\lambda > 1`, by as
-    many contractions of the expansion of degree :math:`\lambda` itself. For pseudotensors all are
-    multiplied by the pseudoscalar :math:`(v'_1 \otimes_1 v'_2) \otimes_0 v'_3` of three vectors of
-    its own, which changes sign under inversion.
+    It consists of the tensors of the formula at the top of this module and, on request and for
+    :math:`\lambda > 1`, of as many contractions of the expansion of degree :math:`\lambda`. For
+    pseudotensors all are multiplied by the pseudoscalar
+    :math:`(v'_1 \otimes_1 v'_2) \otimes_0 v'_3` of three separate vectors, which changes sign under
+    inversion.
 
     Parameters
     ----------
     o3_lambda : int
         Order :math:`\lambda`.
     o3_sigma : {1, -1}
-        Parity: a tensor takes the sign :math:`\sigma (-1)^\lambda` under inversion.
+        Parity: under inversion a tensor is multiplied by :math:`\sigma (-1)^\lambda`.
     make_contraction : callable
         ``make_contraction(l, n_outputs)`` returns a contraction of the expansion of degree l to
         ``n_outputs`` tensors of that degree, such as
@@ -83,7 +85,7 @@ class TensorBasis(nn.Module):
         Parameters
         ----------
         expansion : dict of int to Tensor of shape (n_atoms, n_blocks, n_radial, 2l+1)
-            Density expansion for each of ``degrees``, atoms sorted by element.
+            Density expansion for each of ``degrees``, with the atoms sorted by element.
         batch : EnvironmentBatch
             Passed on to the contractions.
 
@@ -113,7 +115,7 @@ def _make_products(o3_lambda):
 
 
 class _Ones(nn.Module):
-    """The one basis scalar of each atom, from any tensor with a row for each."""
+    """The single basis scalar of each atom, given any tensor with one row per atom."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +126,7 @@ class _Ones(nn.Module):
 
 
 class _SecondDegree(nn.Module):
-    r"""The five products of three vectors of degree 2; :math:`S_2(v)` is one of them as well."""
+    r"""The five products of degree 2 of three vectors; :math:`S_2(v)` is a product, too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,16 +147,16 @@ class _SecondDegree(nn.Module):
 class _HigherDegree(nn.Module):
     r"""The :math:`2 \lambda + 1` products of three vectors of degree :math:`\lambda > 2`.
 
-    Solid harmonics are the products of a vector with itself,
+    Solid harmonics are products of a vector with itself:
 
     .. math::
 
         S_0 = \frac{1}{\sqrt{4 \pi}}, \qquad S_1(v) = \sqrt{\frac{3}{4 \pi}} \, v, \qquad
-        S_l(v) = \sqrt{\frac{2l+1}{l}} \; S_{l-1}(v) \otimes_l v,
+        S_l(v) = \sqrt{\frac{2l+1}{l}} \; S_{l-1}(v) \otimes_l v.
 
-    with coefficients from m = 0 along v = z, where :math:`\langle l{-}1 \, 0; 1 \, 0 | l \, 0
-    \rangle^2 = l / (2l-1)` and :math:`S_{l0}(\hat z)^2 = (2l+1) / 4 \pi`. sphericart has the same,
-    but its derivatives in forward mode are silently zero.
+    The coefficients follow from m = 0 along v = z, with :math:`\langle l{-}1 \, 0; 1 \, 0 | l \, 0
+    \rangle^2 = l / (2l-1)` and :math:`S_{l0}(\hat z)^2 = (2l+1) / 4 \pi`. sphericart computes the
+    same functions, but its forward-mode derivatives are zero, without a warning.
     """
 
     def __init__(self, o3_lambda: int) -> None:
@@ -192,7 +194,7 @@ class _HigherDegree(nn.Module):
         return torch.cat(pairs, dim=2)
 
     def _couple(self, a: Tensor, b: Tensor, degree: int) -> Tensor:
-        """Clebsch-Gordan products of tensors (n_atoms, 2l+1, k), one for each k."""
+        """Return Clebsch-Gordan products of tensors (n_atoms, 2l+1, k), one for each k."""
         coefficients = self.get_buffer(_name(a.shape[1] // 2, b.shape[1] // 2, degree))
         return torch.einsum("imk,ink,mnp->ipk", a, b, coefficients)
 
@@ -202,7 +204,7 @@ def _name(l1: int, l2: int, l: int) -> str:
 
 
 def _triple_product(vectors: Tensor) -> Tensor:
-    r"""Pseudoscalar :math:`(v_1 \otimes_1 v_2) \otimes_0 v_3`, of shape (n_atoms, 1, 1).
+    r"""Return the pseudoscalar :math:`(v_1 \otimes_1 v_2) \otimes_0 v_3`, of shape (n_atoms, 1, 1).
 
     It is :math:`-(v_1 \times v_2) \cdot v_3 / \sqrt 6`, and (y, z, x) is as right-handed as
     (x, y, z).

@@ -1,4 +1,4 @@
-"""Energies that are known, not learnt, and sums over charges beyond the cutoff: no weights."""
+"""Potentials without weights: the ZBL repulsion, and sums over charges beyond the cutoff."""
 
 from ._coulomb import CoulombSum, Geometry
 from ._long_range import LongRangeParameters, check_long_range, import_torchpme

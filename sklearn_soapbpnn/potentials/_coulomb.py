@@ -1,4 +1,4 @@
-"""Coulomb potential of charges, without that of the neighbours within the cutoff."""
+"""Coulomb potential of charges, without the contribution of neighbours within the cutoff."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._long_range import LongRangeParameters, import_torchpme, separate_slabs
 
 @dataclass
 class Geometry:
-    r"""Where the atoms of one batch stand, in any order.
+    r"""Geometry of the structures of one batch, with the atoms in any order.
 
     Parameters
     ----------
@@ -41,40 +41,41 @@ class Geometry:
 
 @dataclass(frozen=True)
 class CoulombSum:
-    r"""Potential that charges beyond the cutoff make.
+    r"""Potential of the charges beyond the cutoff.
 
     .. math:: V_i = \frac 1 2 \sum_j q_j \, v(r_{ij})
 
-    The sum runs over all other atoms and their periodic images. Neighbours are left out smoothly:
-    :math:`v(r) = (1 - f_c(r)) / r` with :math:`f_c(r) = (1 + \cos(\pi r / r_c)) / 2` up to the
-    cutoff radius :math:`r_c`. In periodic structures :math:`1/r` is that of Gaussians,
-    :math:`\operatorname{erf}(r / \sqrt 2 \sigma) / r`, and summed over waves [1]_.
+    The sum runs over all other atoms and their periodic images. Neighbours within the cutoff radius
+    :math:`r_c` are excluded smoothly: :math:`v(r) = (1 - f_c(r)) / r` with
+    :math:`f_c(r) = (1 + \cos(\pi r / r_c)) / 2` for :math:`r < r_c`. In periodic structures
+    :math:`1/r` is replaced by the potential of Gaussians,
+    :math:`\operatorname{erf}(r / \sqrt 2 \sigma) / r`, which is summed over waves [1]_.
 
     Parameters
     ----------
     parameters : LongRangeParameters
-        How to sum.
+        Hyperparameters of the sums.
     cutoff_radius : float
-        :math:`r_c`, that of the pairs.
+        Cutoff radius :math:`r_c` of the pairs.
 
     See Also
     --------
-    check_long_range : Refuse structures whose sums are not known.
+    check_long_range : Raise for structures whose sums are not available.
 
     Notes
     -----
     The net charge of a periodic structure is cancelled by a uniform background.
 
-    Slabs are summed as stacks of slabs, of which the interaction is then subtracted [2]_. The cell
-    vector of the direction that is not periodic has no meaning and is not looked at: the distance
-    of the slabs follows from their thickness and lateral size, in steps of a factor of two, so that
-    it stays as it is when the atoms move.
+    Slabs are summed as stacks of slabs, whose interaction is then subtracted [2]_. The cell vector
+    of the direction that is not periodic has no meaning and is ignored. The distance of the slabs
+    follows from their thickness and lateral size, in steps of a factor of two, so that it does not
+    change when the atoms move.
 
-    A structure without periodic directions costs :math:`O(n^2)`, on the mesh :math:`O(n \log n)`,
-    and the sum over waves (``use_ewald``) :math:`O(n^2)`.
+    The cost is :math:`O(n^2)` for structures without periodic directions and for the sum over waves
+    (``use_ewald``), and :math:`O(n \log n)` for the mesh.
 
-    Cells and pairs enter through periodic structures only: of a batch without any, they have no
-    gradient (``materialize_grads`` of :func:`torch.autograd.grad`).
+    Cells and pairs enter through periodic structures only. In a batch without periodic structures
+    they have no gradient (see ``materialize_grads`` of :func:`torch.autograd.grad`).
 
     References
     ----------
@@ -102,7 +103,7 @@ class CoulombSum:
         return potential.index_add(0, atoms[periodic.repeat_interleave(counts)], waves)
 
     def _sum_pairs(self, charges, positions, counts, atoms, isolated) -> Tensor:
-        """Sum over all pairs of the structures that are not periodic, at once."""
+        """Sum over all pairs of the structures that are not periodic, in a single call."""
         torchpme = import_torchpme()
         potential = torchpme.CoulombPotential(exclusion_radius=self.cutoff_radius)
         ends = atoms[_pair_all(counts, isolated)]
@@ -111,7 +112,7 @@ class CoulombSum:
         return torchpme.Calculator(potential)(charges, no_cell, positions, ends, distances)
 
     def _sum_waves(self, charges, geometry, counts, atoms, use_ewald) -> Tensor:
-        """Sum over waves and neighbours of each periodic structure, their atoms in a row."""
+        """Sum over waves and neighbours, for the atoms of each periodic structure in turn."""
         calculator = self._build_calculator(use_ewald)
         place = torch.empty_like(atoms)
         place[atoms] = torch.arange(len(atoms), device=atoms.device)
@@ -145,14 +146,14 @@ class CoulombSum:
         return MeshCalculator(potential, spacing, parameters.interpolation_nodes)
 
     def _stack_slab(self, positions, cell, pbc) -> tuple[Tensor, Tensor]:
-        """Turn the normal of a slab to z, where torch-pme expects it, and give it vacuum there."""
+        """Rotate the normal of a slab to z, as torch-pme expects it, and add vacuum along z."""
         a, b = cell[[k for k in range(3) if pbc[k]]]
         x = a / a.norm()
         normal = torch.linalg.cross(a, b)
         z = normal / normal.norm()
         axes = torch.stack([x, torch.linalg.cross(z, x), z])
         positions = positions @ axes.T
-        # the potential does not change with the origin, but rounding and the mesh do
+        # the potential does not depend on the origin, but rounding errors and the mesh do
         height = positions[:, 2] - positions[:, 2].mean()
         positions = torch.cat([positions[:, :2], height[:, None]], dim=1)
 
@@ -164,12 +165,12 @@ class CoulombSum:
 
 
 def _group(labels: Tensor, n_labels: int) -> tuple[Tensor, Tensor]:
-    """Count each label; the second result puts equal ones together."""
+    """Return the count of each label, and indices that sort the labels."""
     return torch.bincount(labels, minlength=n_labels), torch.argsort(labels, stable=True)
 
 
 def _pair_all(counts: Tensor, selected: Tensor) -> Tensor:
-    """All pairs within the selected groups of consecutive items, each once: (n_pairs, 2)."""
+    """Return all pairs within the selected groups of consecutive items: (n_pairs, 2)."""
     item = torch.arange(int(counts.sum()), device=counts.device)
     last = (counts.cumsum(0) - 1).repeat_interleave(counts)
     n_later = (last - item) * selected.repeat_interleave(counts)

@@ -1,4 +1,4 @@
-"""How long-range sums are done, and which structures they are known for."""
+"""Hyperparameters of long-range sums, and the structures for which they are available."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from ..data import Structures
 
-# what P3M can spread a charge over; with 1 the potential jumps as the atoms move
+# numbers of mesh points over which P3M can spread a charge; with 1 the potential is not continuous
 INTERPOLATION_NODES = (2, 3, 4, 5)
-# vacuum between a slab and its images: in lengths of its longer cell vector, whose slowest wave
-# has decayed to exp(-3 pi) = 1e-4 there, and at least this many widths of the Gaussians
+# vacuum between a slab and its images: in units of its longer cell vector, so that the slowest wave
+# decays to exp(-3 pi) = 1e-4, and at least this many widths of the Gaussians
 SLAB_VACUUM = 1.5
 SLAB_VACUUM_SMEARINGS = 6.0
 
@@ -24,17 +24,17 @@ class LongRangeParameters:
     Parameters
     ----------
     use_ewald : bool, default=False
-        Sum over wave vectors in training, where structures are small, rather than on a mesh.
-        Predictions always use the mesh.
+        Whether to sum over wave vectors in training, in which structures are small, rather than on
+        a mesh. Predictions always use the mesh.
     smearing : float, default=1.4
         Width of the Gaussians that split the sums into neighbours and waves, in the unit of the
-        positions. A smaller one needs a finer mesh, a larger one a larger cutoff radius.
+        positions. A smaller width needs a finer mesh, a larger width a larger cutoff radius.
     kspace_resolution : float, default=1.33
-        Distance that the waves resolve, in the unit of the positions; smaller is more accurate and
-        slower.
+        Shortest length that the waves resolve, in the unit of the positions; a smaller value is
+        more accurate and slower.
     interpolation_nodes : int, default=5
-        Mesh points that a charge is spread over along each direction, 2 to 5. Forces are continuous
-        with 3 or more.
+        Number of mesh points, 2 to 5, over which a charge is spread along each direction. Forces
+        are continuous with 3 or more.
     """
 
     use_ewald: bool = False
@@ -59,18 +59,18 @@ class LongRangeParameters:
 def check_long_range(
     structures: Structures, parameters: LongRangeParameters, most_points: float, name: str = "X"
 ) -> None:
-    """Raise if long-range sums over one of the structures are not known, or too large.
+    """Raise if the long-range sum over a structure is not available or needs too large a mesh.
 
     Parameters
     ----------
     structures : Structures
         Structures to check.
     parameters : LongRangeParameters
-        What sets the mesh.
+        Hyperparameters, which determine the mesh.
     most_points : float
-        Points that a mesh may have.
+        Largest number of points of a mesh.
     name : str, default="X"
-        What messages call the structures.
+        Name of the structures in error messages.
 
     Raises
     ------
@@ -90,14 +90,14 @@ def check_long_range(
         if n_points > most_points:
             raise ValueError(
                 f"{name}[{index}] needs a mesh of {n_points:.0e} points for its long-range sum, "
-                f"more than there is memory for: its cell is {cell.tolist()}. Shrink the cell to "
-                "what the vacuum needs, set pbc=False, or raise "
-                f"kspace_resolution={parameters.kspace_resolution}."
+                f"for which there is not enough memory: its cell is {cell.tolist()}. Use less "
+                "vacuum, set pbc=False, or use a larger "
+                f"kspace_resolution than {parameters.kspace_resolution}."
             )
 
 
 def _count_mesh_points(positions, cell, pbc, parameters):
-    """Count the points of the mesh for the waves; zero where fewer than two directions repeat."""
+    """Return the number of mesh points for the waves, 0 unless 2 or 3 directions are periodic."""
     lengths = np.linalg.norm(cell[pbc], axis=1)
     if sum(pbc) == 2:
         normal = np.cross(*cell[pbc])
@@ -118,16 +118,16 @@ def separate_slabs(thickness: float, size: float, parameters: LongRangeParameter
     size : float
         Length of its longer cell vector.
     parameters : LongRangeParameters
-        What sets the width of the Gaussians and the mesh.
+        Hyperparameters, which determine the width of the Gaussians and the mesh.
     """
     vacuum = max(SLAB_VACUUM * size, SLAB_VACUUM_SMEARINGS * parameters.smearing)
     spacing = parameters.kspace_resolution
-    # one less than a power of two fills torch-pme's mesh, which has a power of two of points
+    # just below a distance at which torch-pme doubles its mesh, so that no points are wasted
     return spacing * (2 ** math.ceil(math.log2((thickness + vacuum) / spacing + 1)) - 1)
 
 
 def import_torchpme():
-    """Return torch-pme, or say how to install it."""
+    """Return torch-pme; if it is missing, the error says how to install it."""
     try:
         import torchpme
     except ImportError as err:

@@ -1,4 +1,4 @@
-"""Particle-mesh summation for torch-pme; importing this module needs it."""
+"""Particle-mesh summation for torch-pme, which must be installed to import this module."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torchpme.lib import MeshInterpolator, generate_kvectors_for_mesh, get_ns_me
 
 
 class MeshCalculator(Calculator):
-    r"""P3M summation that is correct for skewed cells and can be differentiated twice.
+    r"""P3M summation that is correct for skewed cells and twice differentiable.
 
-    Charges are spread over a mesh by B-splines, and the potential of their Gaussians is found there
-    with the influence function
+    Charges are spread over a mesh by B-splines. The potential of their Gaussians on the mesh is
+    computed with the influence function
 
     .. math::
 
@@ -20,23 +20,23 @@ class MeshCalculator(Calculator):
         \prod_{\alpha=1}^3 \operatorname{sinc}^{-2p} \left( \pi n_\alpha / N_\alpha \right)
 
     for the wave vector with the integer frequencies :math:`n` on a mesh of :math:`N_1 N_2 N_3`
-    points, which takes back what spreading and interpolation with p nodes smooth away ([1]_,
+    points. It compensates for the smoothing by spreading and interpolation with p nodes ([1]_,
     Eqs. 18 and 31).
 
-    torch-pme's own ``P3MCalculator`` takes the Cartesian components of the wave vector, times the
-    spacing of the mesh along the cell vectors, for :math:`2 \pi n_\alpha / N_\alpha`. That is the
-    same for a cell whose vectors lie along x, y and z. Elsewhere it is a mistake of 1e-3 that
-    changes with the orientation of the structure. Its second derivatives with respect to the cell,
-    which learning stresses needs, are NaN.
+    Instead of :math:`2 \pi n_\alpha / N_\alpha`, torch-pme's ``P3MCalculator`` uses the Cartesian
+    components of the wave vector times the spacing of the mesh along the cell vectors. This is the
+    same if the cell vectors are parallel to x, y and z. For other cells it causes errors of 1e-3
+    that depend on the orientation of the structure. Its second derivatives with respect to the
+    cell, which are needed to learn stresses, are NaN.
 
     Parameters
     ----------
     potential : torchpme.Potential
-        What is summed.
+        Pair potential.
     mesh_spacing : float
-        Largest distance of mesh points is half of it; the number of points is a power of two.
+        Twice the largest distance of mesh points; the number of points is a power of two.
     interpolation_nodes : int
-        p, mesh points that a charge is spread over along each direction.
+        Number p of mesh points over which a charge is spread along each direction.
 
     References
     ----------
@@ -52,7 +52,7 @@ class MeshCalculator(Calculator):
     def _compute_kspace(
         self, charges, cell, positions, periodic=None, kvectors=None, node_mask=None
     ) -> Tensor:
-        """Return twice the potential of the Gaussians, halved as torch-pme's calculators do."""
+        """Return the potential of the Gaussians, halved as in torch-pme's calculators."""
         sizes = get_ns_mesh(cell.detach(), self.mesh_spacing)
         mesh = MeshInterpolator(cell, sizes, self.interpolation_nodes, method="P3M")
         mesh.compute_weights(positions)
@@ -78,7 +78,7 @@ class MeshCalculator(Calculator):
         return (potential + self.potential.pbc_correction(periodic, positions, cell, charges)) / 2
 
     def _compute_influence(self, cell, sizes) -> Tensor:
-        """G(k), (n_x, n_y, n_z // 2 + 1); the sum of squares has no kink at k = 0."""
+        """Return G(k), (n_x, n_y, n_z // 2 + 1), from the square of k, which is smooth at k = 0."""
         k_squared = generate_kvectors_for_mesh(cell, sizes).square().sum(-1)
         nx, ny, nz = sizes.tolist()
         like = {"dtype": cell.dtype, "device": cell.device}

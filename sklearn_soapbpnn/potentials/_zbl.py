@@ -1,4 +1,4 @@
-"""Repulsion of nuclei at short distances, after Ziegler, Biersack and Littmark (ZBL)."""
+"""Repulsion of nuclei at short distances by Ziegler, Biersack and Littmark (ZBL)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DECAY_RATES = np.array([0.20162, 0.40290, 0.94229, 3.19980])
 
 @dataclass(frozen=True)
 class ZBLContribution:
-    """Energies and their derivatives.
+    """ZBL energies and their derivatives.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def compute_zbl(structures) -> ZBLContribution:
     Raises
     ------
     ValueError
-        If two atoms of a structure are at the same place.
+        If two atoms of a structure have the same position.
 
     Notes
     -----
@@ -96,7 +96,7 @@ def compute_zbl(structures) -> ZBLContribution:
     i, j, vectors = (t.numpy() for t in (graph.centers, graph.neighbors, graph.pair_vectors))
     structure = np.repeat(np.arange(len(structures)), graph.pair_counts.numpy())
     distances = np.linalg.norm(vectors, axis=1)
-    # the neighbour list has the same cutoff for all elements
+    # the cutoff of the neighbour list is the same for all elements
     inside = distances < radii[i] + radii[j]
     i, j, structure = i[inside], j[inside], structure[inside]
     vectors, distances = vectors[inside], distances[inside]
@@ -110,7 +110,7 @@ def compute_zbl(structures) -> ZBLContribution:
     forces = np.zeros((len(numbers), 3))
     np.add.at(forces, i, pull)
     np.add.at(forces, j, -pull)
-    # the outer product first: it is exactly symmetric
+    # the outer product comes first, since it is exactly symmetric
     outer = vectors[:, :, None] * vectors[:, None, :]
     virial = np.zeros((len(structures), 3, 3))
     np.add.at(virial, structure, -(slope / distances)[:, None, None] * outer)

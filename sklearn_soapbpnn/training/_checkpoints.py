@@ -110,12 +110,13 @@ def load_checkpoint(path, device):
     except Exception as err:
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise ValueError(
-            f"The checkpoint {str(path)!r} cannot be read: {reason}. Remove it to start afresh."
+            f"The checkpoint {str(path)!r} cannot be read: {reason}. Remove it to start "
+            "from scratch."
         ) from err
     if not isinstance(state, dict) or state.get("format") != FORMAT or not set(state) >= PARTS:
         raise ValueError(
             f"The checkpoint {str(path)!r} was written by another version of this library. Remove "
-            "it to start afresh."
+            "it to start from scratch."
         )
     # the generator of the batch order is always on the CPU
     state["order"] = state["order"].cpu()

@@ -614,7 +614,7 @@ def assert_refused(checkpoint, energies, message):
 def test_a_file_that_was_cut_off(checkpoint, energies, share):
     path, content = checkpoint
     path.write_bytes(content[: int(share * (len(content) - 1))])
-    assert_refused(checkpoint, energies, "cannot be read.*Remove it to start afresh")
+    assert_refused(checkpoint, energies, "cannot be read.*Remove it to start from scratch")
 
 
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
@@ -623,7 +623,7 @@ def test_a_flipped_bit(checkpoint, energies, place):
     content = bytearray(content)
     content[int(place * len(content))] ^= 1
     path.write_bytes(content)
-    assert_refused(checkpoint, energies, "cannot be read.*Remove it to start afresh")
+    assert_refused(checkpoint, energies, "cannot be read.*Remove it to start from scratch")
 
 
 @pytest.mark.parametrize("write", ["pickle", "torch"])
