@@ -82,19 +82,6 @@ FIXED = {
     "fixed_composition_weights": {"energy": {"H": -13.6, 8: np.float64(-2000.1)}, "gaps": 1},
     "fixed_scaling_weights": {"energy": 0.1, "gaps": np.array([0.1, 0.3]), "charges": {8: 2}},
 }
-SCRIPT = """
-import sys
-import joblib
-from sklearn_soapbpnn import SoapBPNNRegressor
-from sklearn_soapbpnn.interfaces import load_model
-
-folder = sys.argv[1]
-X = joblib.load(f"{folder}/X.joblib")
-models = {name: load_model(f"{folder}/{name}") for name in ("bare", "pipeline")}
-names = ["energy", "forces", "tensors", "several"]
-predictions = {name: model.predict(X, targets=names) for name, model in models.items()}
-joblib.dump({name: [y.flatten(n) for n in names] for name, y in predictions.items()}, f"{folder}/y")
-"""
 
 
 def draw(frames, names):
@@ -399,21 +386,6 @@ def test_nothing_is_unpickled(bare, pipeline, X, path, monkeypatch):
                 patch.setattr(target, refuse)
             loaded = load_model(path)
         assert_same_predictions(loaded, model, X, ["energy", "forces"])
-
-
-def test_fresh_process(bare, pipeline, X, tmp_path):
-    joblib.dump(X, tmp_path / "X.joblib")
-    models = {"bare": bare, "pipeline": pipeline}
-    for name, model in models.items():
-        save_model(model, tmp_path / name)
-    where = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    environment = {**os.environ, "PYTHONPATH": where, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, check=True)
-    names = ["energy", "forces", "tensors", "several"]
-    for name, columns in joblib.load(tmp_path / "y").items():
-        expected = models[name].predict(X, targets=names)
-        for target, column in zip(names, columns):
-            assert_array_equal(column, expected.flatten(target), err_msg=target)
 
 
 # what cannot be saved

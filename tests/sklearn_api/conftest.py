@@ -19,19 +19,19 @@ def molecules(shipped_molecules):
     return X[:12], y[:12]
 
 
-@pytest.fixture
-def alloys(shipped_alloys):
-    """Six of the shipped crystals, with energies, forces and stress."""
-    X, y = shipped_alloys
-    chosen = np.arange(0, 60, 10)
-    return [X[i] for i in chosen], y[chosen]
-
-
 @pytest.fixture(scope="session")
 def everything(crystals):
     """The small crystals, with labels of every kind."""
     X, y = crystals
     return X, label_everything(X, y)
+
+
+@pytest.fixture(params=["targets of molecules", "energies of crystals"])
+def labelled(molecules, crystals, request):
+    """Structures of equal and of different size, with both kinds of labels."""
+    if request.param.startswith("targets"):
+        return molecules
+    return crystals[0], np.asarray(crystals[1])
 
 
 @pytest.fixture(params=["molecules", "crystals"])

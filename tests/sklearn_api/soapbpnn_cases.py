@@ -16,7 +16,7 @@ from sklearn_soapbpnn import (
     ZBLBaseline,
 )
 
-SOAP = {"cutoff_radius": 4.0, "max_radial": 3, "max_angular": 2}
+SOAP = {"cutoff_radius": 4.0, "max_radial": 2, "max_angular": 2}
 NETWORK = {"num_neurons_per_layer": 8, "num_epochs": 2, "batch_size": 4, "random_state": 0}
 # what no known name stands for
 KINDS = {

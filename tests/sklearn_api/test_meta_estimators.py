@@ -38,7 +38,7 @@ from soapbpnn_cases import make_pipeline, make_regressor
 from sklearn_soapbpnn import CompositionBaseline, SoapFeaturizer, TargetKind, Targets, TargetScaler
 from sklearn_soapbpnn.metrics import make_target_scorer
 
-SOAP = {"max_radial": 2, "max_angular": 1}
+SOAP = {"cutoff_radius": 4.0, "max_radial": 2, "max_angular": 2}
 TINY = {"num_epochs": 1, "num_neurons_per_layer": 4}
 WIDTH = "bpnn__num_neurons_per_layer"
 
@@ -88,8 +88,9 @@ SEARCHES = {
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_searches(pipe, labelled, search):
-    X, y = labelled
+def test_searches(pipe, molecules, search):
+    X, y = molecules
+    y = np.asarray(y) if search == "random" else y
     fitted = SEARCHES[search](pipe).fit(X, y)
     assert np.isfinite(fitted.cv_results_["mean_test_score"]).all()
     assert_array_equal(fitted.predict(X), fitted.best_estimator_.predict(X))
@@ -109,10 +110,10 @@ def test_searches_scored_by_forces(pipe, molecules, search):
 
 
 @pytest.mark.parametrize("target", [None, "energy per atom", "forces"])
-def test_scores(pipe, labelled, target):
-    X, y = labelled
-    if target == "forces" and not isinstance(y, Targets):
-        y = Targets(energy=y, forces=[np.zeros((len(atoms), 3)) for atoms in X])
+def test_scores(pipe, molecules, target):
+    X, y = molecules
+    if target is None:
+        y = np.asarray(y)
     scoring = target and {"one": make_target_scorer(target), "other": make_target_scorer("energy")}
     results = cross_validate(pipe, X, y, cv=2, scoring=scoring)
     assert all(np.isfinite(values).all() for values in results.values())
@@ -168,7 +169,11 @@ def make_ensembles(model):
     }
 
 
-@pytest.mark.parametrize("name", ["voting", "stacking", "transformed"])
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("voting", "bare"), ("stacking", "pipeline"), ("transformed", "bare")],
+    indirect=["model"],
+)
 def test_ensembles_drop_forces(model, molecules, name):
     X, y = molecules
     ensemble = make_ensembles(model)[name].fit(X, y)
@@ -259,7 +264,7 @@ def test_more_that_is_refused(model, molecules):
 def test_united_features(molecules):
     """An array for regressors of arrays, no structures for ours."""
     X, y = molecules
-    parts = [SoapFeaturizer(radius, **SOAP) for radius in (3.0, 5.0)]
+    parts = [SoapFeaturizer(**{**SOAP, "cutoff_radius": radius}) for radius in (4.0, 5.0)]
     union = FeatureUnion([("near", parts[0]), ("far", parts[1])])
     both = np.hstack([np.asarray(part.fit_transform(X)) for part in parts])
     expected = Ridge().fit(both, y["energy"]).predict(both)

@@ -56,13 +56,6 @@ def model(request):
     return MODELS[request.param]()
 
 
-@pytest.fixture(params=["array", "targets"])
-def labelled(data, request):
-    """Structures of both kinds, with both kinds of labels."""
-    X, y = data
-    return X, np.asarray(y) if request.param == "array" else y
-
-
 def fit_by_hand(model, X, y, train, **fit_params):
     return clone(model).fit([X[i] for i in train], y[train], **fit_params)
 
@@ -75,27 +68,26 @@ def predict_by_hand(model, X, y, cv):
     ]
 
 
-@pytest.mark.parametrize("scoring", SCORERS)
-def test_cross_val_score(labelled, scoring):
+def test_cross_val_score(labelled):
     X, y = labelled
     cv = KFold(3, shuffle=True, random_state=0)
-    scores = cross_val_score(make_pipeline(), X, y, cv=cv, scoring=scoring)
+    scores = cross_val_score(make_pipeline(), X, y, cv=cv, scoring="neg_mean_absolute_error")
     folds = predict_by_hand(make_pipeline(), X, y, cv)
     truth = np.asarray(y)
-    assert_array_equal(scores, [SCORERS[scoring](truth[test], p) for test, p in folds])
+    assert_array_equal(scores, [-mean_absolute_error(truth[test], p) for test, p in folds])
 
 
 def test_cross_val_predict(model, labelled):
     X, y = labelled
-    predictions = cross_val_predict(model, X, y, cv=KFold(3))
-    for test, expected in predict_by_hand(model, X, y, KFold(3)):
+    predictions = cross_val_predict(model, X, y, cv=KFold(2))
+    for test, expected in predict_by_hand(model, X, y, KFold(2)):
         assert_array_equal(predictions[test], expected)
 
 
 def test_cross_validate(model, labelled):
     X, y = labelled
     result = cross_validate(
-        model, X, y, cv=3, scoring=list(SCORERS), return_estimator=True, return_indices=True
+        model, X, y, cv=2, scoring=list(SCORERS), return_estimator=True, return_indices=True
     )
     truth = np.asarray(y)
     for i, (fitted, test) in enumerate(zip(result["estimator"], result["indices"]["test"])):
@@ -104,20 +96,15 @@ def test_cross_validate(model, labelled):
             assert result[f"test_{name}"][i] == score(truth[test], predictions)
 
 
-def test_energies_alone_are_targets_with_energies(model, data):
-    X, y = data
+def test_energies_alone_are_targets_with_energies(model, crystals):
+    X, y = crystals
     energies = np.asarray(y)
     scrambled = pd.Series(energies, index=np.arange(len(X))[::-1])
-    expected = cross_val_score(model, X, energies, cv=3)
+    expected = cross_val_score(model, X, energies, cv=2)
     for other in (list(energies), scrambled, Targets(energy=energies)):
-        assert_array_equal(cross_val_score(model, X, other, cv=3), expected)
-
-
-def test_forces_change_what_is_learnt(model, data):
-    X, y = data
-    assert not np.array_equal(
-        cross_val_score(model, X, np.asarray(y), cv=3), cross_val_score(model, X, y, cv=3)
-    )
+        assert_array_equal(cross_val_score(model, X, other, cv=2), expected)
+    # and forces change what is learnt
+    assert not np.array_equal(cross_val_score(model, X, y, cv=2), expected)
 
 
 def test_leave_one_out(molecules):
@@ -184,7 +171,7 @@ def test_learning_curve(model, labelled):
 @pytest.mark.parametrize("scoring", ["neg_mean_absolute_error", None])
 def test_grid_search(labelled, scoring):
     X, y = labelled
-    grid = {"bpnn__num_neurons_per_layer": [4, 8, 12]}
+    grid = {"bpnn__num_neurons_per_layer": [4, 8]}
     search = GridSearchCV(make_pipeline(), grid, cv=2, scoring=scoring).fit(X, y)
     candidates = [make_pipeline().set_params(**p) for p in search.cv_results_["params"]]
     expected = [cross_val_score(pipe, X, y, cv=2, scoring=scoring).mean() for pipe in candidates]
@@ -241,9 +228,6 @@ def test_search_over_options_of_the_network(crystals):
     assert_array_equal(scores, pipe.cv_results_["mean_test_score"])
     assert len(set(scores)) == len(scores) == 10
     assert_array_equal(bare.predict(X), pipe.predict(X))
-    for parameters, score in zip(bare.cv_results_["params"][::3], scores[::3]):
-        model = make_regressor(**shared, **parameters)
-        assert score == cross_val_score(model, X, y, cv=2).mean()
 
 
 def test_search_over_zbl(crystals):
@@ -297,19 +281,24 @@ def test_scorers_of_sklearn_find_the_scalar(everything):
     assert_allclose(scores, [-mean_absolute_error(*rows) for rows in folds], rtol=1e-12)
 
 
-@pytest.mark.parametrize("metric", ["rmse", "mae"])
-@pytest.mark.parametrize(
-    "name", ["polarizability", "shielding", "quadrupole", "charges", "stress", "gaps"]
-)
-def test_scorers_of_single_targets(everything, name, metric):
+def test_scorers_of_single_targets(everything):
     X, y = everything
-    score = {"rmse": root_mean_squared_error, "mae": mean_absolute_error}[metric]
-    scorer = make_target_scorer(name, metric)
-    scores = cross_val_score(make_pipeline(), X, y, cv=2, scoring=scorer)
-    folds = [predict_rows(make_pipeline(), X, y, *fold, name) for fold in KFold(2).split(X)]
-    # over all entries, not the mean over columns
-    expected = [-score(known.ravel(), predicted.ravel()) for known, predicted in folds]
-    assert_allclose(scores, expected, rtol=1e-12)
+    names = ["polarizability", "shielding", "quadrupole", "charges", "stress", "gaps"]
+    metrics = {"rmse": root_mean_squared_error, "mae": mean_absolute_error}
+    scoring = {
+        f"{name} {metric}": make_target_scorer(name, metric) for name in names for metric in metrics
+    }
+    scores = cross_validate(
+        make_pipeline(), X, y, cv=2, scoring=scoring, return_estimator=True, return_indices=True
+    )
+    for fold, (fitted, test) in enumerate(zip(scores["estimator"], scores["indices"]["test"])):
+        predicted = fitted.predict([X[i] for i in test], targets=names)
+        for name in names:
+            rows = y[test].flatten(name).ravel(), predicted.flatten(name).ravel()
+            for metric, compute in metrics.items():
+                # over all entries, not the mean over columns
+                found = scores[f"test_{name} {metric}"][fold]
+                assert_allclose(found, -compute(*rows), rtol=1e-12, err_msg=name)
 
 
 def test_search_that_is_scored_by_several_targets(everything):
@@ -330,10 +319,11 @@ def test_nested_cross_validation_scored_by_forces(molecules):
     """Of a search, of a Pipeline that ends in one, and of a search over such a Pipeline."""
     X, y = molecules
     scorer = make_target_scorer("forces", "mae")
-    grid = {"bpnn__num_neurons_per_layer": [4, 8]}
-    search = GridSearchCV(make_pipeline(), grid, cv=2, scoring=scorer)
+    search = GridSearchCV(
+        make_pipeline(), {"bpnn__num_neurons_per_layer": [4]}, cv=2, scoring=scorer
+    )
     front, last = make_pipeline()[:3], make_regressor()
-    inner = GridSearchCV(last, {"num_neurons_per_layer": [4, 8]}, cv=2, scoring=scorer)
+    inner = GridSearchCV(last, {"num_neurons_per_layer": [4]}, cv=2, scoring=scorer)
     models = {
         "search": search,
         "search at the end": Pipeline([("front", front), ("search", inner)]),

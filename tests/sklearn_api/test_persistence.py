@@ -1,9 +1,7 @@
-"""joblib files, and what a fresh process makes of them."""
+"""joblib files; what a fresh process makes of them is in test_fresh_process.py."""
 
-import os
 import pickle
 import re
-import subprocess
 import sys
 import warnings
 
@@ -27,22 +25,12 @@ from sklearn_soapbpnn.descriptors._store import _process_store
 
 N_TRAIN = 6
 CANDIDATES = {"bpnn__num_neurons_per_layer": [4, 8]}
-SCRIPT = """
-import sys, joblib
-folder = sys.argv[1]
-X = joblib.load(f"{folder}/X.joblib")
-predictions = {}
-for name in ("estimator", "pipeline", "search"):
-    model = joblib.load(f"{folder}/{name}.joblib")
-    targets = getattr(model, "best_estimator_", model).predict(X, targets=["energy", "forces"])
-    predictions[name] = (model.predict(X), targets["forces"])
-joblib.dump(predictions, f"{folder}/predictions.joblib")
-"""
 
 
-@pytest.fixture
-def fitted(data):
-    X, y = data
+@pytest.fixture(scope="module")
+def fitted(crystals):
+    """Models that tests only read."""
+    X, y = crystals
     X, y = X[:N_TRAIN], y[:N_TRAIN]
     return {
         "estimator": make_regressor().fit(X, y),
@@ -56,8 +44,8 @@ def forces_of(model, X):
     return model.predict(X, targets=["energy", "forces"])["forces"]
 
 
-def test_joblib(fitted, data, tmp_path):
-    X, y = data
+def test_joblib(fitted, crystals, tmp_path):
+    X, y = crystals
     for name, model in fitted.items():
         joblib.dump(model, tmp_path / name)
         loaded = joblib.load(tmp_path / name)
@@ -69,36 +57,16 @@ def test_joblib(fitted, data, tmp_path):
         assert_array_equal(clone(loaded).fit(X, y).predict(X), clone(model).fit(X, y).predict(X))
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_joblib_of_all_targets(everything, option, tmp_path):
+def test_joblib_of_all_targets(everything, tmp_path):
     X, y = everything
-    X, y = X[:N_TRAIN], y[:N_TRAIN]
-    bare = make_regressor(zbl=True, **OPTIONS[option]).fit(X, y)
-    pipe = make_pipeline(zbl=True, bpnn=OPTIONS[option]).fit(X, y)
-    names = list_predictions(bare)
-    for model in (bare, pipe):
-        joblib.dump(model, tmp_path / "model")
-        loaded = joblib.load(tmp_path / "model")
-        _process_store.clear()
-        mine, theirs = (m.predict(everything[0], targets=names) for m in (loaded, model))
-        for name in names:
-            assert_array_equal(mine.flatten(name), theirs.flatten(name), err_msg=name)
-
-
-@pytest.mark.parametrize("data", ["crystals"], indirect=True)
-def test_fresh_process(fitted, data, tmp_path):
-    X, _ = data
-    joblib.dump(X, tmp_path / "X.joblib")
-    for name, model in fitted.items():
-        joblib.dump(model, tmp_path / f"{name}.joblib")
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, check=True)
-
-    for name, (energies, forces) in joblib.load(tmp_path / "predictions.joblib").items():
-        assert_array_equal(energies, fitted[name].predict(X), err_msg=name)
-        for theirs, mine in zip(forces, forces_of(fitted[name], X)):
-            assert_array_equal(theirs, mine, err_msg=name)
+    pipe = make_pipeline(zbl=True, bpnn=OPTIONS["all"]).fit(X[:N_TRAIN], y[:N_TRAIN])
+    joblib.dump(pipe, tmp_path / "model")
+    loaded = joblib.load(tmp_path / "model")
+    _process_store.clear()
+    names = list_predictions(pipe[-1])
+    mine, theirs = (m.predict(X, targets=names) for m in (loaded, pipe))
+    for name in names:
+        assert_array_equal(mine.flatten(name), theirs.flatten(name), err_msg=name)
 
 
 def test_file_does_not_hold_the_training_data(molecules):
@@ -127,9 +95,9 @@ def test_targets_survive(crystals):
 
 
 @pytest.mark.parametrize("package", ["sklearn_soapbpnn", "sklearn", "skorch", "torch"])
-def test_other_versions(fitted, data, package, monkeypatch):
+def test_other_versions(fitted, crystals, package, monkeypatch):
     """Whoever reads a pickle that other versions wrote is warned, and still gets the model."""
-    X, _ = data
+    X, _ = crystals
     written = {name: pickle.dumps(model) for name, model in fitted.items()}
     monkeypatch.setattr(
         _version if package == "sklearn_soapbpnn" else sys.modules[package], "__version__", "0.0.1"
@@ -153,8 +121,8 @@ def test_builds_of_torch_for_other_devices(fitted, monkeypatch):
 @pytest.mark.parametrize(
     "step", [CompositionBaseline(), TargetScaler(), ZBLBaseline(), SoapFeaturizer()], ids=repr
 )
-def test_steps_remember_their_version(step, data, monkeypatch):
-    X, y = data
+def test_steps_remember_their_version(step, crystals, monkeypatch):
+    X, y = crystals
     written = pickle.dumps(step.fit(X, y))
     assert vars(pickle.loads(written)).keys() == vars(step).keys()
     monkeypatch.setattr(_version, "__version__", "9.9")

@@ -172,14 +172,14 @@ def fit_with_checkpoints(port, folder):
     """Interrupt a fit in all processes, and go on."""
     own = {"random_state": None, "distributed_port": port, "checkpoint_interval": 2}
     own["checkpoint_dir"] = folder
-    written, write = [], _checkpoints._write
-    _checkpoints._write = lambda path, state: (written.append(path), write(path, state))
+    written, write = [], _checkpoints.replace_file
+    _checkpoints.replace_file = lambda path, content: (written.append(path), write(path, content))
     interrupted = catch(run_small, **own, callbacks=[Fail(RuntimeError("stop"), "epoch", range(9))])
     X, y, _ = load_data()
     model = SoapBPNNRegressor(**SMALL, num_epochs=7, distributed=True).set_params(**own)
     model.fit(X, y.select(["energy", "forces"]), resume=True)
     seeds = torch.load(next(folder.iterdir()), weights_only=True)["seeds"]
-    _checkpoints._write = write
+    _checkpoints.replace_file = write
 
     # the same seeds, without an interruption
     class Drawn(np.random.RandomState):

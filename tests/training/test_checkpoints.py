@@ -748,7 +748,7 @@ def interrupt(folder, X, y, epoch, moment, **options):
     with pytest.warns(ConvergenceWarning, match="interrupted after") as caught:
         model.fit(X, y)
     message = str(caught[0].message)
-    assert f"of {model.num_epochs} epochs; the best of them is kept" in message
+    assert f"of {model.num_epochs} epochs; the best epoch so far is kept" in message
     return model, ctrl_c, int(re.search(r"after (\d+) of", message)[1])
 
 

@@ -176,7 +176,7 @@ def test_validation_structures_count(data, monkeypatch):
     limited.fit(X[:2], y[:2], X_val=X, y_val=y)
     assert made == [2, 10]
     assert_same_fit(limited, expected, X, rtol=RTOL["float32"])
-    limited.fit(X[:2], y[:2], X_val=X[2:3], y_val=y[2:3])
+    limited.fit(X[:2], y[:2], X_val=X[:1], y_val=y[:1])
     assert len(made) == 2
 
 
