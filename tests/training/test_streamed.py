@@ -170,7 +170,7 @@ def test_validation_structures_count(data, monkeypatch):
     X, y = data
     y = y.select(["energy", "forces"])
     needed = estimate_memory([as_structures(X[:2])], make_parameters(), True, 4)
-    limited = make_model(memory_limit=2 * needed, num_workers=0)
+    limited = make_model(memory_limit=3 * needed, num_workers=0)
     expected = make_model().fit(X[:2], y[:2], X_val=X, y_val=y)
     made = count_streams(monkeypatch)
     limited.fit(X[:2], y[:2], X_val=X, y_val=y)
