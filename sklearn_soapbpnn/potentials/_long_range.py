@@ -91,8 +91,8 @@ def check_long_range(
             raise ValueError(
                 f"{name}[{index}] needs a mesh of {n_points:.0e} points for its long-range sum, "
                 f"for which there is not enough memory: its cell is {cell.tolist()}. Use less "
-                "vacuum, set pbc=False, or use a larger "
-                f"kspace_resolution than {parameters.kspace_resolution}."
+                "vacuum, set pbc=False, or increase "
+                f"kspace_resolution={parameters.kspace_resolution}."
             )
 
 
