@@ -186,9 +186,11 @@ def test_search_is_lazy(path, count_reads):
     lazy, frames = open_frames(path), ase.io.read(path, ":")
     y = np.array([atoms.get_potential_energy() for atoms in frames])
     model = SoapBPNNRegressor(**MODEL, num_epochs=1, random_state=0)
-    scores = cross_val_score(model, lazy, y, cv=3)
-    assert len(count_reads) == 3 * 6
-    assert_array_equal(scores, cross_val_score(model, frames, y, cv=3))
+    scores = cross_val_score(model, lazy, y, cv=2)
+    assert len(count_reads) == 2 * 6
+    assert_array_equal(scores, cross_val_score(model, frames, y, cv=2))
+    if path.suffix != ".extxyz":
+        return
     search = GridSearchCV(model, {"num_neurons_per_layer": [1, 2]}, cv=2).fit(lazy, y)
     expected = GridSearchCV(model, {"num_neurons_per_layer": [1, 2]}, cv=2).fit(frames, y)
     assert_array_equal(

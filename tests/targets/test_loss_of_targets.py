@@ -38,7 +38,7 @@ STILL = {
 
 @pytest.fixture
 def frames(mixture):
-    return mixture[5:]
+    return [mixture[k] for k in (4, 5, 7, 8)]
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_weight_of_zero_removes_the_influence_of_a_target(frames, y, draw, targe
     fixed["remove_composition_contribution"] = False
     other = draw(frames, {target: y.kinds[target]}, seed=1)[target]
     others = Targets(kinds=KINDS, **{**{name: y[name] for name in y.names}, target: other})
-    learning = {**STILL, "learning_rate": 1e-2, "num_epochs": 3}
+    learning = {**STILL, "learning_rate": 1e-2, "num_epochs": 2}
     zero_weight, wrong = (
         SoapBPNNRegressor(**learning, **fixed, loss=loss).fit(frames, labels)
         for labels in (y, others)
