@@ -67,7 +67,7 @@ def models(crystals):
 
 @pytest.fixture(scope="module")
 def fresh(models, crystals, tmp_path_factory):
-    """Predictions of a process that has read all files, and what it has printed."""
+    """The structures, predictions of a process that has read all files, what it has printed."""
     folder = tmp_path_factory.mktemp("fresh")
     ase.io.write(folder / "frames.xyz", crystals[0])
     (folder / "frames.xyz.gz").write_bytes(gzip.compress((folder / "frames.xyz").read_bytes()))
@@ -81,12 +81,12 @@ def fresh(models, crystals, tmp_path_factory):
     command = [sys.executable, "-c", SCRIPT, str(folder), *NAMES]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return joblib.load(folder / "predictions"), done.stdout.strip()
+    frames = ase.io.read(folder / "frames.xyz", ":")
+    return frames, joblib.load(folder / "predictions"), done.stdout.strip()
 
 
-def test_predictions(models, fresh, crystals):
-    X, _ = crystals
-    found, _ = fresh
+def test_predictions(models, fresh):
+    X, found, _ = fresh
     files = [*(f"{name}.joblib" for name in models), "estimator.model", "pipeline.model"]
     assert found.keys() == {*(f"{name} named" for name in files), *files[:3]}
     for name in files:
@@ -99,6 +99,6 @@ def test_predictions(models, fresh, crystals):
 
 
 def test_temporary_files_go_with_the_process(fresh):
-    unpacked = Path(fresh[1])
+    unpacked = Path(fresh[2])
     assert unpacked.parent.name == "tmp"
     assert not unpacked.exists()

@@ -101,38 +101,40 @@ def test_path_as_text(path):
     assert_same(open_frames(str(path))[2], open_frames(path)[2])
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        slice(1, 5, 2),
-        slice(None, None, -1),
-        slice(4, 2),
-        [3, 0, 3],
-        np.array([5, -1, -6]),
-        np.array([True, False, True, False, False, True]),
-        ([4, 1], Ellipsis),
-        (np.array([2]), Ellipsis),
-        np.array([], int),
-    ],
-    ids=str,
-)
-def test_selections_are_lazy(path, key, count_reads):
+KEYS = [
+    slice(1, 5, 2),
+    slice(None, None, -1),
+    slice(4, 2),
+    [3, 0, 3],
+    np.array([5, -1, -6]),
+    np.array([True, False, True, False, False, True]),
+    ([4, 1], Ellipsis),
+    (np.array([2]), Ellipsis),
+    np.array([], int),
+]
+
+
+def test_selections_are_lazy(path, count_reads):
     lazy = open_frames(path)
-    selected = lazy[key]
-    assert isinstance(selected, LazyFrames)
-    places = np.arange(6)[key[0] if isinstance(key, tuple) else key]
-    assert len(selected) == len(places)
-    assert count_reads == []
-    for atoms, place in zip(selected, places, strict=True):
-        assert_same(atoms, lazy[place])
-    for atoms, place in zip(selected[::-1], places[::-1], strict=True):
-        assert_same(atoms, lazy[place])
+    frames = list(lazy)
+    for key in KEYS:
+        count_reads.clear()
+        selected = lazy[key]
+        assert isinstance(selected, LazyFrames)
+        places = np.arange(6)[key[0] if isinstance(key, tuple) else key]
+        assert len(selected) == len(places)
+        assert count_reads == []
+        for atoms, place in zip(selected, places, strict=True):
+            assert_same(atoms, frames[place])
+        for atoms, place in zip(selected[::-1], places[::-1], strict=True):
+            assert_same(atoms, frames[place])
 
 
-@pytest.mark.parametrize("key", [6, -7, "energy", 1.0, [[0]], (0, 1), np.ones(5, bool)], ids=str)
-def test_what_is_no_index(path, key):
-    with pytest.raises(IndexError):
-        open_frames(path)[key]
+def test_what_is_no_index(path):
+    lazy = open_frames(path)
+    for key in (6, -7, "energy", 1.0, [[0]], (0, 1), np.ones(5, bool)):
+        with pytest.raises(IndexError):
+            lazy[key]
 
 
 def test_numpy_integers(path):
@@ -186,9 +188,11 @@ def test_search_is_lazy(path, count_reads):
     lazy, frames = open_frames(path), ase.io.read(path, ":")
     y = np.array([atoms.get_potential_energy() for atoms in frames])
     model = SoapBPNNRegressor(**MODEL, num_epochs=1, random_state=0)
-    scores = cross_val_score(model, lazy, y, cv=3)
-    assert len(count_reads) == 3 * 6
-    assert_array_equal(scores, cross_val_score(model, frames, y, cv=3))
+    scores = cross_val_score(model, lazy, y, cv=2)
+    assert len(count_reads) == 2 * 6
+    assert_array_equal(scores, cross_val_score(model, frames, y, cv=2))
+    if path.suffix != ".extxyz":
+        return
     search = GridSearchCV(model, {"num_neurons_per_layer": [1, 2]}, cv=2).fit(lazy, y)
     expected = GridSearchCV(model, {"num_neurons_per_layer": [1, 2]}, cv=2).fit(frames, y)
     assert_array_equal(

@@ -21,7 +21,7 @@ from sklearn_soapbpnn import (
 )
 from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
 
-SMALL = {"max_radial": 4, "max_angular": 3}
+SMALL = {"max_radial": 2, "max_angular": 2}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def data(shipped_molecules):
 @pytest.fixture(scope="module")
 def molecular(data):
     X, y = data
-    return SoapBPNNRegressor(**SMALL, num_epochs=30, random_state=0).fit(X[:200:2], y[:200:2])
+    return SoapBPNNRegressor(**SMALL, num_epochs=10, random_state=0).fit(X[:200:5], y[:200:5])
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ from sklearn_soapbpnn.interfaces.files import _stored_regressor, _values
 from sklearn_soapbpnn.training import SoapBPNNNet
 
 SOAP = {"cutoff_radius": 3.0, "max_radial": 2, "max_angular": 2}
-NETWORK = {"num_neurons_per_layer": 4, "num_epochs": 2, "batch_size": 4, "random_state": 0}
+NETWORK = {"num_neurons_per_layer": 4, "num_epochs": 1, "batch_size": 4, "random_state": 0}
 KINDS = {
     "energy": TargetKind.scalar(unit="kJ/mol"),
     "gaps": TargetKind.scalar(2, intensive=True),
@@ -148,6 +148,14 @@ def small(X):
     return make_regressor(max_radial=1, max_angular=0).fit(X, draw(X, ["energy"]))
 
 
+@pytest.fixture(scope="module")
+def content(small, tmp_path_factory):
+    """The bytes of the small model's file."""
+    path = tmp_path_factory.mktemp("small") / "model"
+    save_model(small, path)
+    return path.read_bytes()
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "model.safetensors"
@@ -190,7 +198,7 @@ def forge(path, change, tensors=None):
 # what is saved
 
 
-PIPELINES = ["plain", "alchemical, long range", "zbl", "float64"]
+PIPELINES = ["alchemical, long range", "zbl"]
 
 
 @pytest.mark.parametrize(
@@ -739,9 +747,9 @@ FORGED = {
 
 @pytest.mark.filterwarnings("ignore:divide by zero")
 @pytest.mark.parametrize("what", FORGED)
-def test_forged_header(what, small, path, monkeypatch):
+def test_forged_header(what, content, path, monkeypatch):
     change, message = FORGED[what]
-    save_model(small, path)
+    path.write_bytes(content)
     forge(path, change)
     if what not in ("optimizer", "callbacks", "no baseline"):
         monkeypatch.setattr(SoapBPNNNet, "initialize", lambda net: pytest.fail("it was built"))
@@ -776,10 +784,9 @@ TENSORS = {
 
 
 @pytest.mark.parametrize("what", TENSORS)
-def test_forged_tensors(what, small, path):
+def test_forged_tensors(what, content, path):
     tensors, message = TENSORS[what]
-    save_model(small, path)
-    header, arrays = file_bytes.unpack(path.read_bytes())
+    header, arrays = file_bytes.unpack(content)
     arrays = {name: array for name, array in {**arrays, **tensors}.items() if array is not None}
     check_refused(path, file_bytes.pack(header, arrays), message)
 

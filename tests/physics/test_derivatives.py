@@ -11,27 +11,32 @@ def energy(model, atoms):
     return model.predict([atoms])[0]
 
 
+def differentiate(model, move, shape):
+    """Central differences: ``move(index, step)`` returns the structure moved along an index."""
+    frames = [move(index, sign * STEP) for index in np.ndindex(shape) for sign in (1, -1)]
+    forward, backward = model.predict(frames).reshape(-1, 2).T
+    return ((forward - backward) / (2 * STEP)).reshape(shape)
+
+
 def numerical_forces(model, atoms):
-    forces = np.zeros((len(atoms), 3))
-    for index in np.ndindex(forces.shape):
-        for sign in (1, -1):
-            moved = atoms.copy()
-            moved.positions[index] += sign * STEP
-            forces[index] -= sign * energy(model, moved) / (2 * STEP)
-    return forces
+    def move(index, step):
+        moved = atoms.copy()
+        moved.positions[index] += step
+        return moved
+
+    return -differentiate(model, move, (len(atoms), 3))
 
 
 def numerical_stress(model, atoms):
-    stress = np.zeros((3, 3))
-    for i, j in np.ndindex(3, 3):
-        for sign in (1, -1):
-            strain = np.eye(3)
-            strain[i, j] += sign * STEP / 2
-            strain[j, i] += sign * STEP / 2
-            strained = atoms.copy()
-            strained.set_cell(atoms.cell.array @ strain, scale_atoms=True)
-            stress[i, j] += sign * energy(model, strained) / (2 * STEP * atoms.get_volume())
-    return stress
+    def move(index, step):
+        strain = np.zeros((3, 3))
+        strain[index] += step / 2
+        strain[index[::-1]] += step / 2
+        strained = atoms.copy()
+        strained.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+        return strained
+
+    return differentiate(model, move, (3, 3)) / atoms.get_volume()
 
 
 def assert_close(actual, expected):

@@ -5,14 +5,12 @@ import pytest
 from ase.build import bulk, molecule
 
 from sklearn_soapbpnn import Targets
-from sklearn_soapbpnn.datasets import load_malonaldehyde
 
 
 @pytest.fixture(scope="session")
-def malonaldehyde():
+def malonaldehyde(shipped_molecules):
     """Sixty frames at 300 K with energies, forces and dipoles."""
-    X, _ = load_malonaldehyde(return_X_y=True)
-    X = X[:300:5]
+    X = shipped_molecules[0][:300:5]
     return X, Targets.from_atoms(X, energy="energy", forces="forces", dipole="dipole")
 
 

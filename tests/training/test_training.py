@@ -14,20 +14,22 @@ from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor, TargetKind,
 from sklearn_soapbpnn.training import _progress
 from sklearn_soapbpnn.training._net import WarmupCosine
 
-LEARNING = {"max_radial": 3, "max_angular": 2, "learning_rate": 1e-2, "random_state": 0}
-SMALL = {"max_radial": 3, "max_angular": 2, "num_neurons_per_layer": 8, "random_state": 0}
+LEARNING = {"max_radial": 2, "max_angular": 2, "learning_rate": 1e-2, "random_state": 0}
+SMALL = {"max_radial": 2, "max_angular": 2, "num_neurons_per_layer": 8, "random_state": 0}
 
 
 @pytest.fixture(scope="module")
 def molecules(shipped_molecules):
     X, y = shipped_molecules
-    return X[:300:5], y[:300:5]
+    return X[:300:10], y[:300:10]
 
 
 @pytest.fixture(scope="module")
-def alloys(shipped_alloys):
-    X, y = shipped_alloys
-    return X[10:22], y[10:22]
+def alloys(crystals):
+    """Some crystals twice, so that there are twelve."""
+    X, y = crystals
+    chosen = np.arange(12) % 8
+    return [X[k] for k in chosen], y[chosen]
 
 
 def label_alloys(X, y):
@@ -52,16 +54,6 @@ def label_alloys(X, y):
 
 def rmse(a, b):
     return np.sqrt(np.mean((np.asarray(a) - np.asarray(b)) ** 2))
-
-
-def test_learns_energies_and_forces(molecules):
-    X, y = molecules
-    model = SoapBPNNRegressor(**LEARNING, num_epochs=100).fit(X[:50], y[:50])
-    prediction = model.predict(X[50:], targets=["energy", "forces"])
-    known = y[50:]
-    assert rmse(prediction["energy"], known["energy"]) < 0.5 * np.std(known["energy"])
-    forces = np.concatenate(known["forces"])
-    assert rmse(np.concatenate(prediction["forces"]), forces) < 0.5 * np.std(forces)
 
 
 def test_history_agrees_with_predict_at_the_best_epoch(alloys):
@@ -182,7 +174,7 @@ def test_labels_that_are_missing_do_not_matter(molecules):
     for values in forces[1::3]:
         values[:4] = np.nan
     partial = Targets(energy=energy, forces=forces)
-    model = SoapBPNNRegressor(**LEARNING, num_epochs=100).fit(X, partial)
+    model = SoapBPNNRegressor(**LEARNING, num_epochs=80).fit(X, partial)
     assert np.isfinite(model.history_[:, "train_loss"]).all()
     assert np.isfinite(model.history_[:, "valid_loss"]).all()
     prediction = model.predict(X, targets=["energy", "forces"])
@@ -249,12 +241,12 @@ def test_per_structure_targets(molecules):
 
 @pytest.mark.parametrize("name", ["stress", "dipole", "gaps", "quadrupole"])
 def test_per_structure_targets_beside_the_energy(alloys, name):
-    """The loss of a target that is not divided by the number of atoms, here 32 throughout.
+    """The loss of a target that is not divided by the number of atoms, here four throughout.
 
     That of an intensive target never is.
     """
     X, y = alloys
-    chosen = [k for k, atoms in enumerate(X) if len(atoms) == 32]
+    chosen = [k for k, atoms in enumerate(X) if len(atoms) == 4]
     X, y = [X[k] for k in chosen], label_alloys(X, y)[chosen]
     y = Targets(kinds=y.kinds, energy=y["energy"], **{name: y[name]})
     shared = {**SMALL, "dtype": "float64", "num_epochs": 1, "learning_rate": 1e-12}
@@ -264,7 +256,7 @@ def test_per_structure_targets_beside_the_energy(alloys, name):
         SoapBPNNRegressor(**shared, per_structure_targets=names).fit(X, y).history_
         for names in ([], [name])
     ]
-    factor = 1 if y.kinds[name].intensive else 32**2
+    factor = 1 if y.kinds[name].intensive else 4**2
     for key in ("train_loss", "valid_loss"):
         np.testing.assert_allclose(losses[1][-1, key], factor * losses[0][-1, key], rtol=1e-9)
 
@@ -295,13 +287,13 @@ def base_prediction(molecules):
         {"learning_rate": 1e-2},
         {"cutoff_radius": 3.0},
         {"cutoff_width": 1.0},
-        {"max_radial": 2},
+        {"max_radial": 3},
         {"max_angular": 1},
         {"num_neurons_per_layer": 5},
         {"random_state": 1},
         {"validation_fraction": 0.5},
         {"fixed_scaling_weights": {"energy": 3.0}},
-        {"fixed_composition_weights": {"H": -10.0}},
+        {"fixed_composition_weights": {"H": -10.0, "C": -20.0, "O": -30.0}},
         {"net_params": {"optimizer": torch.optim.SGD}},
     ],
     ids=str,
@@ -356,13 +348,13 @@ def test_no_option_of_tensors_and_long_range_is_ignored(alloys, base_quadrupoles
 def test_warm_start_goes_on(molecules):
     """Two fits learn from where the first one ended, with its baseline and its scale."""
     X, y = molecules
-    shared = {**LEARNING, "num_epochs": 20, "validation_fraction": 0}
+    shared = {**LEARNING, "num_epochs": 30, "validation_fraction": 0, "batch_size": 4}
     model = SoapBPNNRegressor(**shared, warm_start=True).fit(X, y)
     first = model.history_[:, "train_loss"]
     steps = model.baseline_, model.scaler_, model.featurizer_
     model.set_params(learning_rate=1e-4).fit(X, y)
     again = model.history_[:, "train_loss"]
-    assert len(again) == 20
+    assert len(again) == 30
     assert again[0] < 0.5 * first[0]
     assert again[-1] < again[0] < 1.1 * first[-1]
     assert (model.baseline_, model.scaler_, model.featurizer_) == steps
@@ -533,12 +525,12 @@ def test_validation_structures_without_labels_pick_nothing(molecules):
     assert "valid_metric" not in model.history_[-1]
 
 
-@pytest.mark.parametrize("batch_size", [1, 8, np.int64(60)])
+@pytest.mark.parametrize("batch_size", [1, np.int64(8)])
 def test_weights_act_whatever_the_size_of_the_batch(molecules, batch_size):
     """Half of the structures are shifted; heavy weights pull the prediction to them."""
     X, y = molecules[0][::2], molecules[1][::2]
-    half = np.arange(len(X)) < 15
-    shared = {**LEARNING, "batch_size": batch_size, "validation_fraction": 0, "num_epochs": 60}
+    half = np.arange(len(X)) < 8
+    shared = {**LEARNING, "batch_size": batch_size, "validation_fraction": 0, "num_epochs": 40}
     fixed = {"fixed_scaling_weights": {"energy": 0.1}}
     baseline = CompositionBaseline().fit(X, y)
     fixed["fixed_composition_weights"] = dict(zip(baseline.elements_, baseline.coef_["energy"]))
