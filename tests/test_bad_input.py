@@ -898,6 +898,7 @@ DEFAULTS = {  # DESIGN.md, section 5
     **{"kspace_resolution": 1.33, "interpolation_nodes": 5},
     **{"distributed": False, "distributed_port": 39591},
     **{"batch_size": 8, "num_epochs": 100, "warmup_fraction": 0.01, "learning_rate": 1e-3},
+    "optimizer": "adam",
     **{"log_interval": 5, "checkpoint_interval": 25, "checkpoint_dir": None},
     **{"scale_targets": True, "fixed_scaling_weights": None},
     **{"remove_composition_contribution": True, "fixed_composition_weights": None},

@@ -29,7 +29,7 @@ SCRIPT = """
 import sys, tempfile
 from pathlib import Path
 import joblib
-from sklearn_soapbpnn import SoapBPNNRegressor, open_frames
+from sklearn_soapbpnn import open_frames
 from sklearn_soapbpnn.interfaces import load_model
 
 folder, names = Path(sys.argv[1]), sys.argv[2:]
@@ -41,7 +41,7 @@ for path in folder.glob("*.joblib"):
     named = getattr(model, "best_estimator_", model).predict(frames, targets=names)
     predictions[path.name + " named"] = [named.flatten(name) for name in names]
 for path in folder.glob("*.model"):
-    named = load_model(SoapBPNNRegressor, path).predict(frames, targets=names)
+    named = load_model(path).predict(frames, targets=names)
     predictions[path.name + " named"] = [named.flatten(name) for name in names]
 joblib.dump(predictions, folder / "predictions")
 print(*Path(tempfile.gettempdir()).iterdir())

@@ -448,7 +448,7 @@ OTHER_PARAMETERS = [
     *({"per_structure_targets": ["energy"]}, {"best_model_metric": "loss"}, {"loss": "mae"}),
     *({"dtype": "float64"}, {"random_state": 1}, {"validation_fraction": 0.2}),
     *({"early_stopping": True}, {"n_iter_no_change": 3}),
-    *({"net_params": {"optimizer": torch.optim.AdamW}},),
+    *({"net_params": {"optimizer": torch.optim.AdamW}}, {"optimizer": "muon"}),
 ]
 
 
