@@ -135,9 +135,9 @@ def test_targets_that_are_added(model, frames):
     model.set_params(learning_rate=1e-12).partial_fit(frames, make_targets(model, kinds, frames))
     np.testing.assert_allclose(model.predict(frames), before, rtol=1e-8, atol=1e-9)
     if model.scale_targets:
-        for name, scale in steps.scaler.scale_.items():
+        for name, scale in steps.own.scaler.scale_.items():
             np.testing.assert_array_equal(model.scaler_.scale_[name], scale)
-        for name, coef in steps.baseline.coef_.items():
+        for name, coef in steps.own.baseline.coef_.items():
             np.testing.assert_array_equal(model.baseline_.coef_[name], coef)
         assert model.scaler_.scale_["extra"] != 1
     else:
@@ -146,7 +146,7 @@ def test_targets_that_are_added(model, frames):
 
 def test_options_of_the_checkpoint_are_kept(model):
     assert model.num_epochs == 2
-    assert model.batch_size == 4
+    assert model.batch_size == 6
     assert model.max_angular == 4
     assert model.dtype == "float64"
     assert set(model.heads) == set(model.kinds_)
