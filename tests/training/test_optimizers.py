@@ -279,9 +279,10 @@ def test_an_optimizer_in_net_params_takes_the_place_of_the_name(molecules):
 
 
 def test_metatrain_has_no_muon():
-    with pytest.raises(ValueError, match="no counterpart of: optimizer"):
-        SoapBPNNRegressor(optimizer="muon").to_options()
-    assert SoapBPNNRegressor.from_options(SoapBPNNRegressor().to_options()).optimizer == "adam"
+    with pytest.raises(ValueError, match=r"no counterpart of: optimizer='muon' \(.* 'adam'\)"):
+        SoapBPNNRegressor().to_options()
+    adam = SoapBPNNRegressor(optimizer="adam")
+    assert SoapBPNNRegressor.from_options(adam.to_options()).optimizer == "adam"
 
 
 def test_less_error_in_the_same_epochs(shipped_molecules):
