@@ -157,6 +157,12 @@ def network(request):
 
 
 @pytest.fixture
+def with_torch(monkeypatch):
+    """Leave sums over pairs to torch on the CPU, as without numba."""
+    monkeypatch.setattr("sklearn_soapbpnn.descriptors._pair_sums.load_kernels", lambda: None)
+
+
+@pytest.fixture
 def select_batch():
     """Return a function that puts structures into one batch of environments."""
 
