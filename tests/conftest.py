@@ -158,8 +158,10 @@ def network(request):
 
 @pytest.fixture
 def with_torch(monkeypatch):
-    """Leave sums over pairs to torch on the CPU, as without numba."""
-    monkeypatch.setattr("sklearn_soapbpnn.descriptors._pair_sums.load_kernels", lambda: None)
+    """Leave everything to torch on the CPU, as without numba."""
+    for module in ("_pair_sums", "_power_spectrum"):
+        name = f"sklearn_soapbpnn.descriptors.{module}.load_kernels"
+        monkeypatch.setattr(name, lambda name: None)
 
 
 @pytest.fixture

@@ -14,13 +14,12 @@ of the pair basis, which are computed once; or on its gradients, if these are sm
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import import_module
 from typing import final
 
 import torch
 from torch import Tensor
 
+from ._load_kernels import load_kernels
 from ._pair_basis import PairBasis, PairFactors, pairs_per_chunk
 
 
@@ -36,18 +35,9 @@ def sum_pairs(basis: PairBasis, vectors: Tensor, derivatives: bool) -> FusedPair
     derivatives : bool
         Whether ``contract`` and ``spread`` are needed.
     """
-    if vectors.device.type == "cpu" and load_kernels() is not None:
+    if vectors.device.type == "cpu" and load_kernels("_pair_kernels") is not None:
         return FusedPairs(basis, vectors)
     return FactoredPairs(basis, vectors, basis.factors(vectors) if derivatives else None)
-
-
-@cache
-def load_kernels():
-    """Import the compiled loops when they are first used; None without a numba that works here."""
-    try:
-        return import_module("._kernels", __package__)
-    except ImportError:
-        return None
 
 
 @final
@@ -80,28 +70,27 @@ class FusedPairs:
     def expand(self, rows: Tensor, n_rows: int) -> Tensor:
         """Sum the pair basis over both directions: (n_rows, n_channels)."""
         channels = self.vectors.new_empty(n_rows, self.basis.n_channels)
-        load_kernels().expand(*self._arrays(rows), channels.numpy())
+        self._call("expand", rows, channels)
         return channels
 
     def contract(self, rows: Tensor, channels: Tensor) -> Tensor:
         """Sum channels times the gradient of the basis: (n_pairs, 3)."""
         forces = torch.empty_like(self.vectors)
-        load_kernels().contract(*self._arrays(rows), channels.numpy(), forces.numpy())
+        self._call("contract", rows, channels, forces)
         return forces
 
     def spread(self, rows: Tensor, vectors: Tensor, n_rows: int) -> Tensor:
         """Apply the transpose of :meth:`contract`: (n_rows, n_channels)."""
         channels = self.vectors.new_empty(n_rows, self.basis.n_channels)
-        load_kernels().spread(*self._arrays(rows), vectors.numpy(), channels.numpy())
+        self._call("spread", rows, vectors, channels)
         return channels
 
-    def _arrays(self, rows):
-        vectors = self.vectors.numpy()
-        return (
-            load_kernels().load_basis(self.basis.hyperparameters, vectors.dtype),
-            vectors,
-            rows.numpy(),
-        )
+    def _call(self, name, *tensors):
+        """Call a kernel, which writes its result to the last of the tensors."""
+        kernels = load_kernels("_pair_kernels")
+        arrays = [tensor.numpy() for tensor in (self.vectors, *tensors)]
+        basis = kernels.load_basis(self.basis.hyperparameters, arrays[0].dtype)
+        getattr(kernels, name)(basis, *arrays)
 
 
 @final

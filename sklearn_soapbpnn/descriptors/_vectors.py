@@ -1,18 +1,27 @@
-"""Vectors of eight numbers for numba, which become one or two registers of the processor.
+"""Compiled loops with numba, and vectors of eight numbers for them.
 
-LLVM finds hardly any of them by itself in loops this short, because it does not know that arrays do
-not overlap.
+A vector becomes one or two registers of the processor. LLVM finds hardly any of them by itself in
+loops this short, because it does not know that arrays do not overlap.
 """
 
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic, models, register_model
 
 LANES = 8
 # sums may be reordered, but NaN and infinity must still show
 FAST = ("contract", "reassoc", "nsz")
+
+
+def compile_loop(function):
+    """Compile at the first call, for float32 and float64; keep the code on disk, if possible."""
+    options = {"nogil": True, "fastmath": set(FAST), "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # neither this folder nor the user's cache can be written to
+        return njit(**options)(function)
 
 
 class Vector(types.Type):

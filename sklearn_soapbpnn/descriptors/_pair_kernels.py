@@ -13,24 +13,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from ._kernel_constants import N_SCALES, load_basis
-from ._vectors import FAST, LANES, add_product, fill, load, multiply, store, take, total
+from ._vectors import LANES, add_product, compile_loop, fill, load, multiply, store, take, total
 
 __all__ = ["contract", "expand", "load_basis", "spread"]
 
 
-def _compile(function):
-    """Compile at the first call, for float32 and float64; keep the code on disk, if possible."""
-    options = {"nogil": True, "fastmath": set(FAST), "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # neither this folder nor the user's cache can be written to
-        return njit(**options)(function)
-
-
-@_compile
+@compile_loop
 def _evaluate_radial(distance, table, degrees, scales, value, slope):
     """Write the radial factors of a pair: R f, and d(R f)/dr - l R f / r."""
     spacing, radius, width = scales[0], scales[1], scales[2]
@@ -60,7 +50,7 @@ def _evaluate_radial(distance, table, degrees, scales, value, slope):
         store(slope, block * LANES, add_product(change, scaled, -degree / distance))
 
 
-@_compile
+@compile_loop
 def _evaluate_harmonics(directions, coefficients, scales, scratch, angular):
     """Write solid harmonics of eight unit vectors and their gradients, after sphericart [1]_.
 
@@ -114,7 +104,7 @@ def _evaluate_harmonics(directions, coefficients, scales, scratch, angular):
             store(angular, k + 3 * n, multiply(dz, part))
 
 
-@_compile
+@compile_loop
 def _evaluate_pairs(vectors, start, basis, work):
     """Write the direction, distance and angular factors of eight pairs; return their number."""
     _, _, scales, coefficients, _ = basis
@@ -132,7 +122,7 @@ def _evaluate_pairs(vectors, start, basis, work):
     return count
 
 
-@_compile
+@compile_loop
 def _pack(channels, place, packed):
     """Sort rows of channels in the way of the kernels."""
     for row in range(len(channels)):
@@ -140,14 +130,14 @@ def _pack(channels, place, packed):
             packed[row, place[k]] = channels[row, k]
 
 
-@_compile
+@compile_loop
 def _unpack(packed, place, channels):
     for row in range(len(channels)):
         for k in range(len(place)):
             channels[row, k] = packed[row, place[k]]
 
 
-@_compile
+@compile_loop
 def _expand(vectors, rows, basis, work, packed):
     """Add the pair basis to both directions of each pair."""
     table, degrees, scales, _, _ = basis
@@ -169,7 +159,7 @@ def _expand(vectors, rows, basis, work, packed):
                     backward += LANES
 
 
-@_compile
+@compile_loop
 def _contract(vectors, rows, basis, work, packed, forces):
     """Write the sum over channels, as seen from both ends of each pair, times the gradient."""
     table, degrees, scales, _, _ = basis
@@ -203,7 +193,7 @@ def _contract(vectors, rows, basis, work, packed, forces):
             forces[start + lane, 2] = total(z) * inverse + radial * directions[2 * LANES + lane]
 
 
-@_compile
+@compile_loop
 def _spread(vectors, rows, basis, work, forces, packed):
     """Add the transpose of :func:`_contract`."""
     table, degrees, scales, _, _ = basis

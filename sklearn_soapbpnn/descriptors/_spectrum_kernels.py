@@ -1,0 +1,148 @@
+r"""The power spectrum and its derivatives as compiled loops for the CPU.
+
+Batches of small matrix products take torch longer to prepare than to compute. All functions take
+expansions by degree, see :class:`PowerSpectrum`: for each l a matrix with a row for each channel p
+and a column for each m. Here m runs over rows, so that eight channels are processed at a time.
+
+The packed spectrum has its rows p in turn, each with the columns :math:`q \ge p`. Vectors of eight
+run over the end of a row; the next row overwrites what is too much.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._vectors import LANES, add_product, compile_loop, fill, load, store, take
+
+
+@compile_loop
+def _turn(expansion, atom, first, size, n_m, columns):
+    """Copy the matrix of one degree, with m before p; rows are a vector longer than needed."""
+    width = size + LANES
+    for m in range(n_m):
+        for p in range(size):
+            columns[m * width + p] = expansion[atom, first + p * n_m + m]
+
+
+@compile_loop
+def _correlate(expansion, sizes, weight, columns, row, spectrum):
+    """Write sum_m c_p c_q times the weight, packed."""
+    zero = fill(weight[0] - weight[0])
+    for atom in range(len(expansion)):
+        first, here = 0, 0
+        for l in range(len(sizes)):
+            size, n_m = sizes[l], 2 * l + 1
+            width = size + LANES
+            _turn(expansion, atom, first, size, n_m, columns)
+            for p in range(size):
+                for q in range(p, size, LANES):
+                    product = zero
+                    for m in range(n_m):
+                        c_q, c_p = load(columns, m * width + q), take(columns, m * width + p)
+                        product = add_product(product, c_q, c_p)
+                    store(row, here + q - p, product)
+                here += size - p
+            first += size * n_m
+        for k in range(here):
+            spectrum[atom, k] = row[k] * weight[k]
+
+
+@compile_loop
+def _correlate_both(gradient, expansion, sizes, weight, others, columns, row, spectrum):
+    """Write sum_m (t_p c_q + c_p t_q) times the weight, packed."""
+    zero = fill(weight[0] - weight[0])
+    for atom in range(len(expansion)):
+        first, here = 0, 0
+        for l in range(len(sizes)):
+            size, n_m = sizes[l], 2 * l + 1
+            width = size + LANES
+            _turn(expansion, atom, first, size, n_m, columns)
+            _turn(gradient, atom, first, size, n_m, others)
+            for p in range(size):
+                for q in range(p, size, LANES):
+                    product = zero
+                    for m in range(n_m):
+                        c_q, c_p = load(columns, m * width + q), take(columns, m * width + p)
+                        t_q, t_p = load(others, m * width + q), take(others, m * width + p)
+                        product = add_product(add_product(product, c_q, t_p), t_q, c_p)
+                    store(row, here + q - p, product)
+                here += size - p
+            first += size * n_m
+        for k in range(here):
+            spectrum[atom, k] = row[k] * weight[k]
+
+
+@compile_loop
+def _multiply(spectrum, expansion, sizes, weight, matrix, columns, result):
+    """Write G c for each degree, with G the symmetric matrix that is packed in the spectrum."""
+    zero = fill(weight[0] - weight[0])
+    for atom in range(len(expansion)):
+        first, here = 0, 0
+        for l in range(len(sizes)):
+            size, n_m = sizes[l], 2 * l + 1
+            width = size + LANES
+            for p in range(size):
+                for q in range(p, size):
+                    value = spectrum[atom, here] * weight[here]
+                    matrix[p * width + q] = value
+                    matrix[q * width + p] = value
+                    here += 1
+            for p in range(0, size, LANES):
+                for m in range(n_m):
+                    product = zero
+                    for q in range(size):
+                        c = expansion[atom, first + q * n_m + m]
+                        product = add_product(product, load(matrix, q * width + p), c)
+                    store(columns, m * width + p, product)
+            for p in range(size):
+                for m in range(n_m):
+                    result[atom, first + p * n_m + m] = columns[m * width + p]
+            first += size * n_m
+
+
+def correlate(expansion, sizes, weight):
+    """Return the packed power spectrum.
+
+    Parameters
+    ----------
+    expansion : array of shape (n_atoms, n_elements * n_channels)
+        The expansion, by degree.
+    sizes : array of shape (n_degrees,)
+        Number of channels p of each degree.
+    weight : array of shape (n_features,)
+        Weights of the entries.
+
+    Returns
+    -------
+    array of shape (n_atoms, n_features)
+    """
+    spectrum = np.empty((len(expansion), len(weight)), expansion.dtype)
+    columns, row = _make_columns(sizes, weight), np.empty(len(weight) + LANES, weight.dtype)
+    _correlate(np.ascontiguousarray(expansion), sizes, weight, columns, row, spectrum)
+    return spectrum
+
+
+def correlate_both(gradient, expansion, sizes, weight):
+    """Return the packed matrices t c' + c t', for t of the shape of c; see :func:`correlate`."""
+    spectrum = np.empty((len(expansion), len(weight)), expansion.dtype)
+    others, columns = _make_columns(sizes, weight), _make_columns(sizes, weight)
+    row = np.empty(len(weight) + LANES, weight.dtype)
+    gradient, expansion = np.ascontiguousarray(gradient), np.ascontiguousarray(expansion)
+    _correlate_both(gradient, expansion, sizes, weight, others, columns, row, spectrum)
+    return spectrum
+
+
+def multiply(spectrum, expansion, sizes, weight):
+    """Return G c, of the shape of c, for packed symmetric matrices G; see :func:`correlate`."""
+    result = np.empty_like(expansion)
+    columns = _make_columns(sizes, weight)
+    matrix = np.empty(max(sizes) * (max(sizes) + LANES), weight.dtype)
+    spectrum, expansion = np.ascontiguousarray(spectrum), np.ascontiguousarray(expansion)
+    _multiply(spectrum, expansion, sizes, weight, matrix, columns, result)
+    return result
+
+
+def _make_columns(sizes, weight):
+    """Return an array for the largest matrix."""
+    rows = 2 * np.arange(len(sizes)) + 1
+    return np.zeros(((sizes + LANES) * rows).max() + LANES, weight.dtype)
