@@ -88,6 +88,8 @@ class PowerSpectrum(nn.Module):
 
     def by_element(self, expansion: Tensor) -> Tensor:
         """Undo :meth:`by_degree`: (n_atoms, n_elements, n_channels)."""
+        if self.n_elements == 1:
+            return expansion[:, None]
         n_atoms, blocks = len(expansion), zip(self.blocks(expansion), self.channels_per_l)
         return torch.cat([b.reshape(n_atoms, self.n_elements, n) for b, n in blocks], dim=2)
 

@@ -16,12 +16,12 @@ from ._vectors import LANES, add_product, compile_loop, fill, load, store, take
 
 
 @compile_loop
-def _turn(expansion, atom, first, size, n_m, columns):
+def _turn(expansion, first, size, n_m, columns):
     """Copy the matrix of one degree, with m before p; rows are a vector longer than needed."""
     width = size + LANES
-    for m in range(n_m):
-        for p in range(size):
-            columns[m * width + p] = expansion[atom, first + p * n_m + m]
+    for p in range(size):
+        for m in range(n_m):
+            columns[m * width + p] = take(expansion, first + p * n_m + m)
 
 
 @compile_loop
@@ -29,11 +29,11 @@ def _correlate(expansion, sizes, weight, columns, row, spectrum):
     """Write sum_m c_p c_q times the weight, packed."""
     zero = fill(weight[0] - weight[0])
     for atom in range(len(expansion)):
-        first, here = 0, 0
+        first, here = atom * expansion.shape[1], 0
         for l in range(len(sizes)):
             size, n_m = sizes[l], 2 * l + 1
             width = size + LANES
-            _turn(expansion, atom, first, size, n_m, columns)
+            _turn(expansion, first, size, n_m, columns)
             for p in range(size):
                 for q in range(p, size, LANES):
                     product = zero
@@ -52,12 +52,12 @@ def _correlate_both(gradient, expansion, sizes, weight, others, columns, row, sp
     """Write sum_m (t_p c_q + c_p t_q) times the weight, packed."""
     zero = fill(weight[0] - weight[0])
     for atom in range(len(expansion)):
-        first, here = 0, 0
+        first, here = atom * expansion.shape[1], 0
         for l in range(len(sizes)):
             size, n_m = sizes[l], 2 * l + 1
             width = size + LANES
-            _turn(expansion, atom, first, size, n_m, columns)
-            _turn(gradient, atom, first, size, n_m, others)
+            _turn(expansion, first, size, n_m, columns)
+            _turn(gradient, first, size, n_m, others)
             for p in range(size):
                 for q in range(p, size, LANES):
                     product = zero
@@ -73,30 +73,49 @@ def _correlate_both(gradient, expansion, sizes, weight, others, columns, row, sp
 
 
 @compile_loop
-def _multiply(spectrum, expansion, sizes, weight, matrix, columns, result):
+def _unpack(row, here, size, matrix):
+    """Write the symmetric matrix of one degree, and return where the next one starts."""
+    width = size + LANES
+    for p in range(size):
+        for q in range(p, size, LANES):
+            store(matrix, p * width + q, load(row, here + q - p))
+        for q in range(p + 1, size):
+            matrix[q * width + p] = take(row, here + q - p)
+        here += size - p
+    return here
+
+
+@compile_loop
+def _multiply(spectrum, expansion, sizes, weight, matrix, columns, row, result):
     """Write G c for each degree, with G the symmetric matrix that is packed in the spectrum."""
     zero = fill(weight[0] - weight[0])
     for atom in range(len(expansion)):
         first, here = 0, 0
+        for k in range(len(weight)):
+            row[k] = spectrum[atom, k] * weight[k]
         for l in range(len(sizes)):
             size, n_m = sizes[l], 2 * l + 1
             width = size + LANES
-            for p in range(size):
-                for q in range(p, size):
-                    value = spectrum[atom, here] * weight[here]
-                    matrix[p * width + q] = value
-                    matrix[q * width + p] = value
-                    here += 1
+            here = _unpack(row, here, size, matrix)
+            start = atom * expansion.shape[1] + first
             for p in range(0, size, LANES):
-                for m in range(n_m):
-                    product = zero
+                # sums of four m at a time do not wait for each other
+                for a in range(0, n_m, 4):
+                    b, c, d = min(a + 1, 2 * l), min(a + 2, 2 * l), min(a + 3, 2 * l)
+                    sum_a, sum_b, sum_c, sum_d = zero, zero, zero, zero
                     for q in range(size):
-                        c = expansion[atom, first + q * n_m + m]
-                        product = add_product(product, load(matrix, q * width + p), c)
-                    store(columns, m * width + p, product)
+                        g, at = load(matrix, q * width + p), start + q * n_m
+                        sum_a = add_product(sum_a, g, take(expansion, at + a))
+                        sum_b = add_product(sum_b, g, take(expansion, at + b))
+                        sum_c = add_product(sum_c, g, take(expansion, at + c))
+                        sum_d = add_product(sum_d, g, take(expansion, at + d))
+                    store(columns, a * width + p, sum_a)
+                    store(columns, b * width + p, sum_b)
+                    store(columns, c * width + p, sum_c)
+                    store(columns, d * width + p, sum_d)
             for p in range(size):
                 for m in range(n_m):
-                    result[atom, first + p * n_m + m] = columns[m * width + p]
+                    result[atom, first + p * n_m + m] = take(columns, m * width + p)
             first += size * n_m
 
 
@@ -136,9 +155,10 @@ def multiply(spectrum, expansion, sizes, weight):
     """Return G c, of the shape of c, for packed symmetric matrices G; see :func:`correlate`."""
     result = np.empty_like(expansion)
     columns = _make_columns(sizes, weight)
-    matrix = np.empty(max(sizes) * (max(sizes) + LANES), weight.dtype)
+    matrix = np.zeros(max(sizes) * (max(sizes) + LANES), weight.dtype)
+    row = np.zeros(len(weight) + LANES, weight.dtype)
     spectrum, expansion = np.ascontiguousarray(spectrum), np.ascontiguousarray(expansion)
-    _multiply(spectrum, expansion, sizes, weight, matrix, columns, result)
+    _multiply(spectrum, expansion, sizes, weight, matrix, columns, row, result)
     return result
 
 
