@@ -157,6 +157,14 @@ def network(request):
 
 
 @pytest.fixture
+def with_torch(monkeypatch):
+    """Leave everything to torch on the CPU, as without numba."""
+    for module in ("_pair_sums", "_power_spectrum"):
+        name = f"sklearn_soapbpnn.descriptors.{module}.load_kernels"
+        monkeypatch.setattr(name, lambda name: None)
+
+
+@pytest.fixture
 def select_batch():
     """Return a function that puts structures into one batch of environments."""
 

@@ -8,25 +8,26 @@ from ._pair_basis import (
     SOAP_PARAMETERS,
     SOAP_TYPES,
     PairBasis,
-    PairFactors,
     SoapParameters,
     count_radial_channels,
-    pairs_per_chunk,
     read_soap_parameters,
 )
+from ._pair_sums import FactoredPairs, FusedPairs, StoredPairs, sum_pairs
 from ._power_spectrum import PowerSpectrum
 from ._store import DiskStore, MemoryStore, hash_structures, open_store
 
 __all__ = [
     "DiskStore",
+    "FactoredPairs",
+    "FusedPairs",
     "MemoryStore",
     "PairBasis",
-    "PairFactors",
     "PowerSpectrum",
     "SOAP_PARAMETERS",
     "SOAP_TYPES",
     "SoapFeatures",
     "SoapParameters",
+    "StoredPairs",
     "compute_expansions",
     "count_channels",
     "count_features",
@@ -40,7 +41,7 @@ __all__ = [
     "load_power_spectrum",
     "name_features",
     "open_store",
-    "pairs_per_chunk",
     "read_soap_parameters",
+    "sum_pairs",
     "take_degree",
 ]

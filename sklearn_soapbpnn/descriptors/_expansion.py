@@ -6,13 +6,14 @@ import numpy as np
 from torch import Tensor
 
 from ..data import Graph, build_graph, channel_rows, iterate_chunks, usual_settings
-from ._pair_basis import PairBasis, pairs_per_chunk
+from ._pair_basis import PairBasis
+from ._pair_sums import sum_pairs
 
 # number of pairs of the structures that are expanded at a time
 PAIRS_PER_GRAPH = 50_000
 
 
-def expand_density(basis: PairBasis, graph: Graph, factors=None) -> Tensor:
+def expand_density(basis: PairBasis, graph: Graph, pairs=None) -> Tensor:
     r"""Sum the pair basis over the neighbours of each block.
 
     .. math:: c_i^{a,nlm} = \sum_{j \text{ of block } a} B_{nlm}(\mathbf r_{ij})
@@ -23,23 +24,17 @@ def expand_density(basis: PairBasis, graph: Graph, factors=None) -> Tensor:
         The basis; seen from atom j, a pair has the sign :math:`(-1)^l`.
     graph : Graph
         Pairs of neighbours, and the block of each atom.
-    factors : PairFactors, default=None
-        Factors of the basis for these pairs; None computes the basis.
+    pairs : FusedPairs or FactoredPairs, default=None
+        Computes the sums over the pairs; None makes a new one.
 
     Returns
     -------
     Tensor of shape (n_atoms, n_blocks, n_channels)
     """
     i, j = graph.centers, graph.neighbors
-    forward, backward = channel_rows(i, j, graph.block[i], graph.block[j], graph.n_blocks)
-    expansion = graph.pair_vectors.new_zeros(graph.n_atoms * graph.n_blocks, basis.n_channels)
-    size = pairs_per_chunk(expansion.device)
-    pieces = (graph.pair_vectors if factors is None else factors).split(size)
-    evaluate = basis if factors is None else basis.values
-    for piece, *rows in zip(pieces, forward.split(size), backward.split(size)):
-        values = evaluate(piece)
-        expansion.index_add_(0, rows[0], values)
-        expansion.index_add_(0, rows[1], values.mul_(basis.parity))
+    rows = channel_rows(i, j, graph.block[i], graph.block[j], graph.n_blocks)
+    pairs = pairs or sum_pairs(basis, graph.pair_vectors, derivatives=False)
+    expansion = pairs.expand(rows, graph.n_atoms * graph.n_blocks)
     return expansion.view(graph.n_atoms, graph.n_blocks, -1)
 
 

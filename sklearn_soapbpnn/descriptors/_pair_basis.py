@@ -119,6 +119,8 @@ class PairBasis(nn.Module):
 
     Attributes
     ----------
+    hyperparameters : SoapParameters
+        The hyperparameters.
     n_per_l : tuple of int
         Number of radial channels for each degree l.
     n_channels : int
@@ -134,7 +136,8 @@ class PairBasis(nn.Module):
 
     def __init__(self, parameters: SoapParameters) -> None:
         super().__init__()
-        table, self.spacing, self.n_per_l = _spline_table(parameters)
+        table, self.spacing, self.n_per_l = load_spline_table(parameters)
+        self.hyperparameters = parameters
         self.cutoff_radius = parameters.cutoff_radius
         self.cutoff_width = parameters.cutoff_width
         self.angular = SphericalHarmonics(parameters.max_angular)
@@ -241,7 +244,7 @@ def pairs_per_chunk(device: torch.device) -> int:
 
 @lru_cache(maxsize=32)
 @usual_settings()
-def _spline_table(parameters: SoapParameters):
+def load_spline_table(parameters: SoapParameters):
     r"""Build torch-spex's radial splines in float64, regardless of torch's default dtype.
 
     Each row contains the coefficients of the cubic Hermite polynomial of one interval,
@@ -275,4 +278,4 @@ def _channel_factors(n_per_l):
 
 def count_radial_channels(parameters: SoapParameters) -> tuple[int, ...]:
     """Return the number of radial channels for each degree l."""
-    return _spline_table(parameters)[2]
+    return load_spline_table(parameters)[2]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, from_numpy, nn
 
 from ._channels import count_channels
+from ._load_kernels import load_kernels
 
 
 class PowerSpectrum(nn.Module):
@@ -64,9 +66,12 @@ class PowerSpectrum(nn.Module):
         }.items():
             self.register_buffer(name, buffer, persistent=False)
         self.n_features, self.n_full = len(upper), len(self.packed)
+        self._sizes = np.array(self.rows_per_l)
 
     def forward(self, expansion: Tensor) -> Tensor:
         """Contract :meth:`by_degree` expansions of shape (n_atoms, ...): (n_atoms, n_features)."""
+        if (kernels := self._find_kernels(expansion)) is not None:
+            return from_numpy(kernels.correlate(expansion.numpy(), *self._arrays("weight")))
         gram = [torch.bmm(c, c.transpose(1, 2)).flatten(1) for c in self.blocks(expansion)]
         return torch.cat(gram, dim=1).index_select(1, self.upper) * self.weight
 
@@ -76,21 +81,41 @@ class PowerSpectrum(nn.Module):
         All channels of a degree are then contiguous, regardless of their element, so that batched
         matrix products need no copies.
         """
+        if self.n_elements == 1:
+            return expansion.flatten(1)
         blocks = expansion.split(self.channels_per_l, dim=2)
         return torch.cat([block.flatten(1) for block in blocks], dim=1)
 
-    def by_element(self, blocks: list[Tensor]) -> Tensor:
-        """Join :meth:`blocks` to an expansion (n_atoms, n_elements, n_channels)."""
-        n_atoms = len(blocks[0])
-        return torch.cat([b.view(n_atoms, self.n_elements, -1) for b in blocks], dim=2)
+    def by_element(self, expansion: Tensor) -> Tensor:
+        """Undo :meth:`by_degree`: (n_atoms, n_elements, n_channels)."""
+        if self.n_elements == 1:
+            return expansion[:, None]
+        n_atoms, blocks = len(expansion), zip(self.blocks(expansion), self.channels_per_l)
+        return torch.cat([b.reshape(n_atoms, self.n_elements, n) for b, n in blocks], dim=2)
 
     def blocks(self, expansion: Tensor) -> list[Tensor]:
         """View :meth:`by_degree` expansions as (n_atoms, n_elements * n_l, 2l + 1) for each l."""
         sizes = [self.n_elements * channels for channels in self.channels_per_l]
         return [
-            block.view(len(expansion), -1, 2 * l + 1)
+            block.view(len(expansion), self.rows_per_l[l], 2 * l + 1)
             for l, block in enumerate(expansion.split(sizes, dim=1))
         ]
+
+    def multiply(self, gradient: Tensor, expansion: Tensor) -> Tensor:
+        """Return G_l c_l by degree, with the matrices that :meth:`unpack` gives."""
+        if (kernels := self._find_kernels(expansion)) is not None:
+            arrays = gradient.numpy(), expansion.numpy()
+            return from_numpy(kernels.multiply(*arrays, *self._arrays("inverse_weight")))
+        products = zip(self.unpack(gradient), self.blocks(expansion))
+        return torch.cat([torch.bmm(g, c).flatten(1) for g, c in products], dim=1)
+
+    def multiply_transposed(self, gradient: Tensor, expansion: Tensor) -> Tensor:
+        """Apply the transpose of :meth:`multiply` for this c: (n_atoms, n_features)."""
+        if (kernels := self._find_kernels(expansion)) is not None:
+            arrays = gradient.numpy(), expansion.numpy()
+            return from_numpy(kernels.correlate_both(*arrays, *self._arrays("half_weight")))
+        pairs = zip(self.blocks(gradient), self.blocks(expansion))
+        return self.pack([torch.bmm(t, c.transpose(1, 2)) for t, c in pairs])
 
     def unpack(self, gradient: Tensor) -> list[Tensor]:
         """Return symmetric matrices G_l with p . g = sum_l tr(c_l' G_l c_l), for packed g."""
@@ -105,3 +130,12 @@ class PowerSpectrum(nn.Module):
         both = full.index_select(1, self.upper).add_(full.index_select(1, self.lower))
         # the diagonal occurs in both terms: 1/2 there, 1 / sqrt 2 elsewhere
         return both.mul_(self.half_weight)
+
+    def _find_kernels(self, expansion):
+        """Return the compiled loops; None on a GPU, without numba, and where autograd is needed."""
+        if expansion.device.type != "cpu" or expansion.requires_grad:
+            return None
+        return load_kernels("_spectrum_kernels")
+
+    def _arrays(self, weight):
+        return self._sizes, self.get_buffer(weight).numpy()

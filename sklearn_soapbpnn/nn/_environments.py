@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ..data import BatchIndex, Structures, build_graph, number_own_elements
-from ..descriptors import PairBasis, PairFactors, expand_density, pairs_per_chunk, take_degree
+from ..descriptors import (
+    FactoredPairs,
+    FusedPairs,
+    PairBasis,
+    StoredPairs,
+    expand_density,
+    sum_pairs,
+    take_degree,
+)
 from ..potentials import Geometry
 
 # number of atoms whose full power spectra are in memory at a time
@@ -33,12 +40,10 @@ class EnvironmentBatch:
         n_radial, 2l + 1).
     block_elements : Tensor of shape (n_atoms, n_blocks), or None
         Index of the element of each block of an expansion; None if the blocks are the elements.
-    parity : Tensor of shape (n_channels,)
-        Sign of the pair basis under inversion.
     pair_vectors : Tensor of shape (n_pairs, 3), or None
         r_ij; None if pairs are not needed.
-    pair_gradients : StoredPairGradients, FactoredPairGradients or None
-        Gradients of the pair basis; None if forces are not needed.
+    pair_gradients : FusedPairs, FactoredPairs, StoredPairs or None
+        Computes sums over the pairs with the gradient of the basis; None if forces are not needed.
     geometry : Geometry or None
         Input of the long-range part; None without one.
     """
@@ -47,94 +52,9 @@ class EnvironmentBatch:
     constants: dict[str, Tensor]
     tensors: dict[int, Tensor]
     block_elements: Tensor | None
-    parity: Tensor
     pair_vectors: Tensor | None
-    pair_gradients: StoredPairGradients | FactoredPairGradients | None
+    pair_gradients: FusedPairs | FactoredPairs | StoredPairs | None
     geometry: Geometry | None
-
-    def pair_pieces(self) -> Iterator[tuple]:
-        """Yield the gradients of some pairs, and the rows to which both directions are added."""
-        start = 0
-        for piece in self.pair_gradients.split():
-            stop = start + len(piece)
-            yield piece, *self.index.channel_rows[:, start:stop]
-            start = stop
-
-
-class StoredPairGradients:
-    """Gradients of the pair basis, stored in full: fastest if they fit into the cache.
-
-    Parameters
-    ----------
-    gradients : Tensor of shape (n_pairs, 3, n_channels)
-        The gradients.
-    """
-
-    def __init__(self, gradients: Tensor) -> None:
-        self.gradients = gradients
-
-    def __len__(self) -> int:
-        return len(self.gradients)
-
-    def select(self, pairs: Tensor) -> StoredPairGradients:
-        """Return the gradients of some pairs."""
-        return StoredPairGradients(self.gradients.index_select(0, pairs))
-
-    def split(self) -> list[StoredPairGradients]:
-        """Return the pieces that are processed one at a time."""
-        return [self]
-
-    def to(self, basis: PairBasis) -> StoredPairGradients:
-        """Return a copy on the device of ``basis``."""
-        return StoredPairGradients(self.gradients.to(basis.device))
-
-    def contract(self, channels: Tensor) -> Tensor:
-        """Sum over the channels: (n_pairs, n_channels) to (n_pairs, 3)."""
-        return (self.gradients * channels[:, None]).sum(2)
-
-    def spread(self, vectors: Tensor) -> Tensor:
-        """Apply the transpose of :meth:`contract`: (n_pairs, 3) to (n_pairs, n_channels)."""
-        return torch.bmm(vectors[:, None], self.gradients)[:, 0]
-
-
-class FactoredPairGradients:
-    """Gradients of the pair basis, stored as factors: a third of the size and the memory traffic.
-
-    Parameters
-    ----------
-    basis : PairBasis
-        The basis.
-    factors : PairFactors
-        Factors of the basis.
-    """
-
-    def __init__(self, basis: PairBasis, factors: PairFactors) -> None:
-        self.basis, self.factors = basis, factors
-
-    def __len__(self) -> int:
-        return len(self.factors)
-
-    def select(self, pairs: Tensor) -> FactoredPairGradients:
-        """Return the gradients of some pairs."""
-        return FactoredPairGradients(self.basis, self.factors.select(pairs))
-
-    def split(self) -> list[FactoredPairGradients]:
-        """Return the pieces that are processed one at a time."""
-        pieces = self.factors.split(pairs_per_chunk(self.factors.angular.device))
-        return [FactoredPairGradients(self.basis, piece) for piece in pieces]
-
-    def to(self, basis: PairBasis) -> FactoredPairGradients:
-        """Return a copy on the device of ``basis``, which is its basis."""
-        factors = PairFactors(*(factor.to(basis.device) for factor in vars(self.factors).values()))
-        return FactoredPairGradients(basis, factors)
-
-    def contract(self, channels: Tensor) -> Tensor:
-        """Sum over the channels: (n_pairs, n_channels) to (n_pairs, 3)."""
-        return self.basis.contract(self.factors, channels)
-
-    def spread(self, vectors: Tensor) -> Tensor:
-        """Apply the transpose of :meth:`contract`: (n_pairs, 3) to (n_pairs, n_channels)."""
-        return self.basis.spread(self.factors, vectors)
 
 
 @dataclass(frozen=True)
@@ -184,7 +104,8 @@ class Environments:
     derivatives : bool
         Whether forces or stresses are needed.
     memory : int, default=0
-        Size in bytes up to which the pair gradients are stored in full, rather than as factors.
+        Size in bytes up to which the gradients of the pair basis are stored in full, where sums
+        over pairs are left to torch.
     """
 
     def __init__(
@@ -197,11 +118,11 @@ class Environments:
     ) -> None:
         self.basis = recipe.basis
         self.graph, self.block_elements = _build_graph(structures, recipe, derivatives)
-        factors = self.basis.factors(self.graph.pair_vectors) if derivatives else None
-        expansion = _expand(structures, recipe, self.graph, factors)
+        pairs = sum_pairs(self.basis, self.graph.pair_vectors, derivatives)
+        expansion = _expand(structures, recipe, self.graph, pairs)
         self.constants = _compute_constants(expansion, recipe.constants, derivatives)
         self.tensors = {l: take_degree(expansion, l, self.basis.n_per_l) for l in recipe.degrees}
-        self.pair_gradients = self._keep_gradients(factors, memory) if derivatives else None
+        self.pair_gradients = pairs.keep(memory) if derivatives else None
         self.places = Places(structures, self.basis) if recipe.needs_places else None
 
     @property
@@ -219,7 +140,6 @@ class Environments:
             {name: values.index_select(0, atoms) for name, values in self.constants.items()},
             {l: values.index_select(0, atoms) for l, values in self.tensors.items()},
             None if self.block_elements is None else self.block_elements.index_select(0, atoms),
-            self.basis.parity,
             vectors,
             None if self.pair_gradients is None else self.pair_gradients.select(pairs),
             None if self.places is None else self.places.select(index, vectors),
@@ -237,14 +157,6 @@ class Environments:
             self.pair_gradients = self.pair_gradients.to(basis)
         if self.places is not None:
             self.places.move_to(device)
-
-    def _keep_gradients(self, factors, memory):
-        size = 3 * self.basis.n_channels * len(factors) * factors.angular.element_size()
-        if size > memory:
-            return FactoredPairGradients(self.basis, factors)
-        pieces = factors.split(pairs_per_chunk(factors.angular.device))
-        pieces = [self.basis.gradient(piece) for piece in pieces]
-        return StoredPairGradients(torch.cat(pieces))
 
 
 class Places:
@@ -296,11 +208,11 @@ def _build_graph(structures, recipe, derivatives):
     return graph.to(basis.device, basis.dtype), block_elements
 
 
-def _expand(structures, recipe, graph, factors):
+def _expand(structures, recipe, graph, pairs):
     """Return the expansions of all atoms: those that the structures carry, or new ones."""
     features = structures.features
     if features is None:
-        return expand_density(recipe.basis, graph, factors)
+        return expand_density(recipe.basis, graph, pairs)
     expansion = features.own_expansion() if recipe.own_elements else features.expansion()
     return expansion.to(recipe.basis.device, recipe.basis.dtype)
 

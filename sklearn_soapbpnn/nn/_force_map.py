@@ -6,8 +6,8 @@ with :math:`y_i = A x_i` and x the standardised packed spectrum, so that with :m
 
 .. math::
 
-    \frac{\partial E}{\partial c_i} = \frac{2}{\sigma_i} \left[ \mathrm{unpack}(A_\perp^T v_i)
-        - \frac{v_i \cdot y_i}{n} \mathrm{unpack}(x_i) \right] c_i
+    \frac{\partial E}{\partial c_i} = \frac{2}{\sigma_i} \mathrm{unpack} \left(
+        A_\perp^T v_i - \frac{v_i \cdot y_i}{n} x_i \right) c_i
 
 where :math:`A_\perp` is A without its component along the vector of ones, which LayerNorm removes.
 The derivatives with respect to the pair vectors follow as in :func:`map_pairs`. A single operator
@@ -31,30 +31,23 @@ if TYPE_CHECKING:
 class _ForceMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight, gradient, overlap, layer, batch):
-        weight = layer.norm.project(weight)
+        norm, spectrum, constants = layer.norm, layer.spectrum, batch.constants
+        weight = norm.project(weight)
         ctx.save_for_backward(weight, gradient)
         ctx.layer, ctx.batch = layer, batch
-        spectrum = layer.spectrum
         packed = _multiply_by_element(gradient, weight, batch.index.element_counts)
-        matrices = spectrum.unpack(packed)
-        slopes = spectrum.blocks(batch.constants["slope"])
-        by_element = spectrum.by_element([torch.bmm(g, c) for g, c in zip(matrices, slopes)])
-        if "curvature" in batch.constants:
-            by_element.addcmul_(overlap[:, None, None], batch.constants["curvature"], value=-1)
-        return contract_pairs(by_element, batch)
+        packed = norm.add_curvature(packed, overlap, constants["features"])
+        return contract_pairs(
+            spectrum.by_element(spectrum.multiply(packed, constants["slope"])), batch
+        )
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, pair_forces):
         weight, gradient = ctx.saved_tensors
         batch, norm, spectrum = ctx.batch, ctx.layer.norm, ctx.layer.spectrum
-        by_element = spread_pairs(pair_forces, spectrum.n_elements, batch)
-        overlap = None
-        if "curvature" in batch.constants:
-            overlap = -(by_element * batch.constants["curvature"]).sum((1, 2))
-        blocks = spectrum.blocks(spectrum.by_degree(by_element))
-        slopes = spectrum.blocks(batch.constants["slope"])
-        packed = spectrum.pack([torch.bmm(t, c.transpose(1, 2)) for t, c in zip(blocks, slopes)])
+        by_degree = spectrum.by_degree(spread_pairs(pair_forces, spectrum.n_elements, batch))
+        packed = spectrum.multiply_transposed(by_degree, batch.constants["slope"])
         counts = batch.index.element_counts
         weight_gradient = torch.empty_like(weight)
         parts = zip(gradient.split(counts), packed.split(counts))
@@ -63,7 +56,7 @@ class _ForceMap(torch.autograd.Function):
         return (
             norm.project(weight_gradient),
             _multiply_by_element(packed, weight.transpose(1, 2), counts),
-            overlap,
+            norm.overlap_gradient(packed, batch.constants["features"]),
             None,
             None,
         )

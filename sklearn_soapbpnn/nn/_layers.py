@@ -69,10 +69,13 @@ class PackedLayerNorm(nn.Module):
         sigma = (centred.square().sum(1, keepdim=True) / self.n_full + self.eps).sqrt()
         return centred / sigma, sigma
 
-    def curvature(self, features: Tensor, slope: Tensor, spectrum) -> Tensor:
-        """Return unpack(x) (2 c / sigma) / n by element, which the gradient of sigma contains."""
-        blocks = zip(spectrum.unpack(features), spectrum.blocks(slope))
-        return spectrum.by_element([torch.bmm(x, c) for x, c in blocks]) / self.n_full
+    def add_curvature(self, gradient: Tensor, overlap: Tensor, features: Tensor) -> Tensor:
+        """Subtract (v . y / n) x from A' v, in place, for the gradient of sigma."""
+        return gradient.addcmul_(overlap[:, None], features, value=-1 / self.n_full)
+
+    def overlap_gradient(self, gradient: Tensor, features: Tensor) -> Tensor:
+        """Apply the transpose of :meth:`add_curvature` with respect to v . y: (n_atoms,)."""
+        return (gradient * features).sum(1) / -self.n_full
 
     def project(self, weight: Tensor) -> Tensor:
         r"""Return :math:`A (1 - \omega \omega^T / n)`, for the gradient of the mean."""
@@ -87,8 +90,12 @@ class NoNorm(nn.Module):
         """Return the features and a scale of 1."""
         return features, features.new_ones(len(features), 1)
 
-    def curvature(self, features: Tensor, slope: Tensor, spectrum) -> None:
-        """Return None, since the scale is constant."""
+    def add_curvature(self, gradient: Tensor, overlap: Tensor, features: Tensor) -> Tensor:
+        """Return the gradient unchanged, since the scale is constant."""
+        return gradient
+
+    def overlap_gradient(self, gradient: Tensor, features: Tensor) -> None:
+        """Return None: nothing depends on v . y."""
 
     def project(self, weight: Tensor) -> Tensor:
         """Return the weights unchanged."""

@@ -128,15 +128,11 @@ class StandardizedSpectrum(nn.Module):
     def forward(self, expansion: Tensor, derivatives: bool) -> dict[str, Tensor]:
         """Return the constants that follow from an expansion (n_atoms, n_elements, n_channels).
 
-        They are ``features``, x; with derivatives also ``slope``, 2 c / sigma by degree, and, if
-        the spectra are standardised, ``curvature``, 2 unpack(x) c / (n sigma).
+        They are ``features``, x; with derivatives also ``slope``, 2 c / sigma by degree.
         """
         by_degree = self.spectrum.by_degree(expansion)
         features, sigma = self.norm.standardize(self.spectrum(by_degree))
         constants = {"features": features}
         if derivatives:
             constants["slope"] = 2 * by_degree / sigma
-            curvature = self.norm.curvature(features, constants["slope"], self.spectrum)
-            if curvature is not None:
-                constants["curvature"] = curvature
         return constants

@@ -46,29 +46,12 @@ def map_pairs(gradient: Tensor, batch: EnvironmentBatch) -> Tensor:
 
 def contract_pairs(gradient: Tensor, batch: EnvironmentBatch) -> Tensor:
     """Evaluate :func:`map_pairs`, without a graph for autograd."""
-    rows = gradient.flatten(0, 1)
-    return torch.cat(
-        [
-            piece.contract(_combine(rows, forward, backward, batch.parity))
-            for piece, forward, backward in batch.pair_pieces()
-        ]
-    )
+    return batch.pair_gradients.contract(batch.index.channel_rows, gradient.flatten(0, 1))
 
 
 def spread_pairs(pair_forces: Tensor, n_blocks: int, batch: EnvironmentBatch) -> Tensor:
     """Evaluate the transpose of :func:`map_pairs`: (n_atoms, n_blocks, n_channels)."""
-    n_atoms, n_channels = len(batch.index.atoms), len(batch.parity)
-    rows = pair_forces.new_zeros(n_atoms * n_blocks, n_channels)
-    start = 0
-    for piece, forward, backward in batch.pair_pieces():
-        channels = piece.spread(pair_forces[start : start + len(piece)])
-        rows.index_add_(0, forward, channels)
-        rows.index_add_(0, backward, channels.mul_(batch.parity))
-        start += len(piece)
-    return rows.view(n_atoms, n_blocks, n_channels)
-
-
-def _combine(rows, forward, backward, parity):
-    """Add dE/dc as seen from both ends of each pair."""
-    channels = rows.index_select(0, forward)
-    return channels.addcmul_(rows.index_select(0, backward), parity)
+    n_atoms = len(batch.index.atoms)
+    rows = batch.index.channel_rows
+    channels = batch.pair_gradients.spread(rows, pair_forces, n_atoms * n_blocks)
+    return channels.view(n_atoms, n_blocks, -1)

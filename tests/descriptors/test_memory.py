@@ -28,7 +28,7 @@ def make_network(elements):
 
 
 @pytest.mark.parametrize("derivatives", [False, True])
-def test_estimate_is_near(crystals, derivatives):
+def test_estimate_is_near(crystals, derivatives, with_torch):
     """What descriptors and the factors of the pair basis take, within a factor of two."""
     network = make_network(crystals.elements)
     environments = Environments(crystals, network.recipe(), derivatives=derivatives)

@@ -98,7 +98,7 @@ def test_default_dtype_does_not_matter(vectors):
     try:
         from sklearn_soapbpnn.descriptors import _pair_basis
 
-        _pair_basis._spline_table.cache_clear()
+        _pair_basis.load_spline_table.cache_clear()
         after = PairBasis(PARAMETERS).double()(vectors)
     finally:
         torch.set_default_dtype(torch.float32)

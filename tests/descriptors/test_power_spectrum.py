@@ -76,9 +76,53 @@ def test_unpack_gives_the_gradient_of_a_linear_form():
     c = torch.randn(5, size, generator=generator, dtype=torch.float64, requires_grad=True)
     g = torch.randn(5, spectrum.n_features, generator=generator, dtype=torch.float64)
     (spectrum(c) * g).sum().backward()
-    blocks = zip(spectrum.unpack(g), spectrum.blocks(c.detach()))
-    gradient = torch.cat([(2 * torch.bmm(m, b)).flatten(1) for m, b in blocks], dim=1)
-    torch.testing.assert_close(c.grad, gradient)
+    torch.testing.assert_close(c.grad, 2 * spectrum.multiply(g, c.detach()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("n_per_l", "n_elements", "n_atoms"),
+    [
+        ((8, 7, 7, 6, 6, 5, 5), 1, 9),
+        ((8, 7, 5), 3, 5),
+        ((1,), 1, 3),
+        ((2, 0, 1), 2, 2),
+        ((9,), 2, 0),
+    ],
+    ids=str,
+)
+def test_compiled_loops_and_torch_give_the_same(n_per_l, n_elements, n_atoms, dtype, request):
+    spectrum = PowerSpectrum(n_per_l, n_elements).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    size = sum(n_elements * n for n in spectrum.channels_per_l)
+    c = torch.randn(2 * n_atoms, size, generator=generator).to(dtype)[::2]
+    t = torch.randn(n_atoms, size, generator=generator).to(dtype)
+    g = torch.randn(n_atoms, spectrum.n_features, generator=generator).to(dtype)
+    calls = (spectrum, (c,)), (spectrum.multiply, (g, c)), (spectrum.multiply_transposed, (t, c))
+    results = [function(*arguments) for function, arguments in calls]
+    request.getfixturevalue("with_torch")
+    for loops, (function, arguments) in zip(results, calls):
+        expected = function(*arguments)
+        assert loops.dtype == dtype
+        assert loops.shape == expected.shape
+        if n_atoms:
+            limit = (1e-6 if dtype == torch.float32 else 1e-14) * expected.abs().max().item()
+            torch.testing.assert_close(loops, expected, rtol=0, atol=limit)
+
+
+def test_orders_of_an_expansion():
+    spectrum = PowerSpectrum((3, 2), 2)
+    expansion = torch.arange(2.0 * 2 * sum(spectrum.channels_per_l)).view(2, 2, -1)
+    by_degree = spectrum.by_degree(expansion)
+    assert not torch.equal(by_degree, expansion.flatten(1))
+    assert torch.equal(spectrum.by_element(by_degree), expansion)
+
+
+def test_spectrum_can_be_differentiated_twice():
+    """As training on forces with pseudo-species does; compiled loops are left out then."""
+    spectrum = PowerSpectrum((2, 1), 2).double()
+    c = torch.randn(2, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(spectrum, c.requires_grad_())
 
 
 def test_half_list_gives_the_expansion_of_the_full_list(structure):

@@ -142,7 +142,7 @@ def assert_agrees_with_autograd(network, plain, structures, select_batch):
 
 
 def test_gradients_of_the_weights_agree_with_central_differences(network, structures, select_batch):
-    batch = select_batch(network, structures, memory=10**9)
+    batch = select_batch(network, structures)
     names = [name for name, _ in network.named_parameters()]
     values = [p.detach().clone().requires_grad_() for p in network.parameters()]
 
@@ -168,7 +168,7 @@ def test_gradients_of_the_weights_agree_with_central_differences(network, struct
 def test_gradients_of_all_weights_agree_with_central_differences(options, molecule, select_batch):
     """Of the energy, its derivatives, and what the other heads say."""
     network = make_network(**options)
-    batch = select_batch(network, [molecule, molecule[:4]], memory=10**9)
+    batch = select_batch(network, [molecule, molecule[:4]])
     names = [name for name, _ in network.named_parameters()]
     values = [p.detach().clone().requires_grad_() for p in network.parameters()]
 
@@ -195,16 +195,20 @@ def test_energy_does_not_depend_on_who_else_reads_the_features(molecule, select_
     torch.testing.assert_close(first.forces, second.forces, rtol=1e-12, atol=1e-14)
 
 
-def test_stored_and_factored_pair_gradients_give_the_same(network, structures, select_batch):
+def test_all_sums_over_pairs_give_the_same(network, structures, select_batch, request):
+    """In compiled loops, with torch, and with torch from stored gradients."""
     results = []
-    for memory in (0, 10**9):
-        batch = select_batch(network, structures, memory=memory)
+    for memory in (None, 0, 10**9):
+        if memory == 0:
+            request.getfixturevalue("with_torch")
+        batch = select_batch(network, structures, memory=memory or 0)
         network.zero_grad()
         outputs = network(batch, strain=True)
         (outputs.forces.square().sum() + outputs.strain_gradient.square().sum()).backward()
         gradients = torch.cat([p.grad.flatten() for p in network.parameters()])
         results.append((outputs.forces.detach(), gradients))
-    for factored, stored in zip(*results):
+    for fused, factored, stored in zip(*results):
+        torch.testing.assert_close(fused, factored, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(factored, stored, rtol=1e-12, atol=1e-12)
 
 

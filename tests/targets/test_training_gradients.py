@@ -59,17 +59,17 @@ def label(frames, draw):
     return Targets(kinds=KINDS, **columns)
 
 
-CASES = [*((name, True) for name in NETWORKS)]
-CASES += [(name, False) for name in ("orthogonal", "alchemical", "mesh")]
+# sums over pairs are computed by kernels, or by torch from the given bytes of stored gradients
+CASES = [(name, None) for name in NETWORKS]
+CASES += [(name, memory) for name in ("orthogonal", "alchemical", "mesh") for memory in (0, 10**9)]
 
 
-@pytest.mark.parametrize(
-    ("name", "memory"), CASES, ids=[f"{name}{', factored' * (not m)}" for name, m in CASES]
-)
-def test_gradient_of_the_total_loss(name, memory, mixture, draw, monkeypatch):
+@pytest.mark.parametrize(("name", "memory"), CASES)
+def test_gradient_of_the_total_loss(name, memory, mixture, draw, monkeypatch, request):
     mixture = [mixture[k] for k in (1, 2, 4, 5, 7, 8)]  # the small ones
-    if not memory:
-        monkeypatch.setattr("sklearn_soapbpnn.training._dataset.PAIR_GRADIENT_MEMORY", 0)
+    if memory is not None:
+        request.getfixturevalue("with_torch")
+        monkeypatch.setattr("sklearn_soapbpnn.training._dataset.PAIR_GRADIENT_MEMORY", memory)
     y = label(mixture, draw)
     X = CompositionBaseline().fit_transform(mixture, y)
     X = TargetScaler().fit(X, y).transform(X)

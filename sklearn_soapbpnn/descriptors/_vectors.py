@@ -1,0 +1,138 @@
+"""Compiled loops with numba, and vectors of eight numbers for them.
+
+A vector becomes one or two registers of the processor. LLVM finds hardly any of them by itself in
+loops this short, because it does not know that arrays do not overlap.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, models, register_model
+
+LANES = 8
+# sums may be reordered, but NaN and infinity must still show
+FAST = ("contract", "reassoc", "nsz")
+
+
+def compile_loop(function):
+    """Compile at the first call, for float32 and float64; keep the code on disk, if possible."""
+    options = {"nogil": True, "fastmath": set(FAST), "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # neither this folder nor the user's cache can be written to
+        return njit(**options)(function)
+
+
+class Vector(types.Type):
+    """Eight numbers of one type."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(name=f"Vector({dtype})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, vector):
+        element = manager.lookup(vector.dtype).get_value_type()
+        super().__init__(manager, vector, ir.VectorType(element, LANES))
+
+
+def _point(context, builder, array_type, array, start):
+    """Return a pointer to the eight numbers of an array from an index on."""
+    data = context.make_array(array_type)(context, builder, array).data
+    pointer = builder.gep(data, [start])
+    element = context.get_value_type(array_type.dtype)
+    return builder.bitcast(pointer, ir.VectorType(element, LANES).as_pointer())
+
+
+def _broadcast(builder, value):
+    """Return a vector of eight times the same number; a vector is returned as it is."""
+    if isinstance(value.type, ir.VectorType):
+        return value
+    undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    order = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(first, undefined, order)
+
+
+@intrinsic
+def load(typing, array, start):
+    """Return ``array[start : start + 8]`` as a vector."""
+
+    def generate(context, builder, signature, args):
+        pointer = _point(context, builder, signature.args[0], *args)
+        return builder.load(pointer, align=signature.args[0].dtype.bitwidth // 8)
+
+    return Vector(array.dtype)(array, types.intp), generate
+
+
+@intrinsic
+def store(typing, array, start, vector):
+    """Set ``array[start : start + 8]`` to a vector."""
+
+    def generate(context, builder, signature, args):
+        pointer = _point(context, builder, signature.args[0], *args[:2])
+        builder.store(args[2], pointer, align=signature.args[0].dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), generate
+
+
+@intrinsic
+def take(typing, array, index):
+    """Return ``array[index]``, for an index that is not negative."""
+
+    def generate(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]))
+
+    return array.dtype(array, types.intp), generate
+
+
+@intrinsic
+def fill(typing, value):
+    """Return a vector of eight times the same number."""
+
+    def generate(context, builder, signature, args):
+        return _broadcast(builder, args[0])
+
+    return Vector(value)(value), generate
+
+
+@intrinsic
+def multiply(typing, a, b):
+    """Return a b, for a vector a and a vector or number b."""
+
+    def generate(context, builder, signature, args):
+        return builder.fmul(args[0], _broadcast(builder, args[1]), flags=FAST)
+
+    return a(a, b), generate
+
+
+@intrinsic
+def add_product(typing, a, b, c):
+    """Return a + b c, for vectors a and b and a vector or number c."""
+
+    def generate(context, builder, signature, args):
+        product = builder.fmul(args[1], _broadcast(builder, args[2]), flags=FAST)
+        return builder.fadd(args[0], product, flags=FAST)
+
+    return a(a, b, c), generate
+
+
+@intrinsic
+def total(typing, vector):
+    """Return the sum of the eight numbers."""
+
+    def generate(context, builder, signature, args):
+        half, value = LANES // 2, args[0]
+        while half:
+            order = list(range(half, 2 * half)) + [0] * half
+            order = ir.Constant(ir.VectorType(ir.IntType(32), LANES), (order + [0] * LANES)[:LANES])
+            value = builder.fadd(value, builder.shuffle_vector(value, value, order))
+            half //= 2
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return vector.dtype(vector), generate

@@ -1,0 +1,152 @@
+"""Sums over pairs in compiled loops, against the same sums with torch."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sklearn_soapbpnn.descriptors import (
+    FactoredPairs,
+    FusedPairs,
+    PairBasis,
+    SoapParameters,
+    StoredPairs,
+    _vectors,
+    sum_pairs,
+)
+
+N_ROWS = 12
+CUTOFF = 4.0
+PARAMETERS = {
+    "default": SoapParameters(),
+    "smooth from the centre on": SoapParameters(CUTOFF, CUTOFF, 4, 4),
+    "one channel": SoapParameters(CUTOFF, 0.5, 0, 0),
+    "one degree": SoapParameters(CUTOFF, 0.5, 9, 0),
+    "few radial channels": SoapParameters(CUTOFF, 0.5, 1, 5),
+    "two blocks": SoapParameters(CUTOFF, 0.1, 10, 12),
+}
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
+
+
+def make_pairs(parameters, dtype, n_pairs=61):
+    """Pairs in all directions and at all distances, of which no row 0 takes part."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(n_pairs, 3, generator=generator, dtype=torch.float64)
+    vectors[:6] = torch.cat([torch.eye(3), -torch.eye(3)])[:n_pairs]
+    radius = parameters.cutoff_radius
+    distances = torch.linspace(0.3, 1.2 * radius, n_pairs, dtype=torch.float64)
+    vectors *= (distances / vectors.norm(dim=1))[:, None]
+    rows = torch.randint(1, N_ROWS, (2, n_pairs), generator=generator)
+    basis = PairBasis(parameters).to(dtype)
+    vectors = vectors.to(dtype)
+    fused = FusedPairs(basis, vectors)
+    factored = FactoredPairs(basis, vectors, basis.factors(vectors))
+    channels = torch.randn(N_ROWS, basis.n_channels, generator=generator).to(dtype)
+    forces = torch.randn(n_pairs, 3, generator=generator).to(dtype)
+    return rows, channels, forces, fused, factored
+
+
+def assert_near(fused, reference):
+    """Compared with the largest entry, since small ones are differences of large ones."""
+    assert fused.dtype == reference.dtype
+    limit = TOLERANCE[fused.dtype] * reference.abs().max().item()
+    torch.testing.assert_close(fused, reference, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_same_as_torch(name, dtype):
+    rows, channels, forces, fused, factored = make_pairs(PARAMETERS[name], dtype)
+    stored = factored.keep(10**9)
+    assert isinstance(stored, StoredPairs)
+    expansion = fused.expand(rows, N_ROWS)
+    assert expansion.abs().max() > 0
+    assert_near(expansion, factored.expand(rows, N_ROWS))
+    plain = FactoredPairs(factored.basis, factored.vectors, None)
+    assert_near(expansion, plain.expand(rows, N_ROWS))
+    for reference in (factored, stored):
+        assert_near(fused.contract(rows, channels), reference.contract(rows, channels))
+        spread = reference.spread(rows, forces, N_ROWS)
+        assert_near(fused.spread(rows, forces, N_ROWS), spread)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_spread_is_the_transpose(dtype):
+    rows, channels, forces, fused, _ = make_pairs(SoapParameters(), dtype)
+    forward = (fused.contract(rows, channels) * forces).sum()
+    transposed = (fused.spread(rows, forces, N_ROWS) * channels).sum()
+    torch.testing.assert_close(forward, transposed)
+
+
+def test_no_pairs_and_pairs_beyond_the_cutoff():
+    parameters = SoapParameters(CUTOFF, 0.5, 2, 2)
+    rows, channels, forces, fused, _ = make_pairs(parameters, torch.float64)
+    far = (fused.vectors.norm(dim=1) >= CUTOFF).nonzero()[:, 0]
+    assert 0 < len(far) < len(rows[0])
+    for chosen in (far, far[:0]):
+        part, ends = fused.select(chosen), rows[:, chosen]
+        assert not part.expand(ends, N_ROWS).any()
+        assert part.contract(ends, channels).shape == (len(chosen), 3)
+        assert not part.contract(ends, channels).any()
+        assert not part.spread(ends, forces[chosen], N_ROWS).any()
+
+
+def test_layout_of_the_input_does_not_matter():
+    rows, channels, forces, fused, _ = make_pairs(SoapParameters(), torch.float64)
+    strided = FusedPairs(fused.basis, fused.vectors.T.contiguous().T)
+    turned = rows.T.contiguous().T, channels.T.contiguous().T, forces.T.contiguous().T
+    for pairs, (ends, c, f) in ((strided, (rows, channels, forces)), (fused, turned)):
+        assert torch.equal(pairs.expand(ends, N_ROWS), fused.expand(rows, N_ROWS))
+        assert torch.equal(pairs.contract(ends, c), fused.contract(rows, channels))
+        assert torch.equal(pairs.spread(ends, f, N_ROWS), fused.spread(rows, forces, N_ROWS))
+
+
+def test_nan_shows():
+    rows, channels, forces, fused, _ = make_pairs(SoapParameters(), torch.float64)
+    fused.vectors[3, 1] = torch.nan
+    touched = rows[:, 3].unique()
+    for result in (fused.expand(rows, N_ROWS), fused.spread(rows, forces, N_ROWS)):
+        assert torch.equal(result.isnan().all(1).nonzero()[:, 0], touched)
+    assert fused.contract(rows, channels).isnan().all(1).nonzero().item() == 3
+    fused.vectors[3, 1] = 1.0
+    channels[rows[0, 5], 7] = torch.nan
+    assert fused.contract(rows, channels)[5].isnan().all()
+
+
+def test_every_cpu_with_numba_uses_the_loops():
+    basis = PairBasis(SoapParameters())
+    assert isinstance(sum_pairs(basis, torch.ones(1, 3), derivatives=False), FusedPairs)
+
+
+def test_code_that_cannot_be_kept_on_disk(monkeypatch):
+    """It is compiled in each process."""
+    compilers = []
+
+    def refuse(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        compilers.append(options)
+        return lambda function: function
+
+    monkeypatch.setattr(_vectors, "njit", refuse)
+    assert _vectors.compile_loop(len) is len
+    assert len(compilers) == 1
+
+
+WITHOUT_NUMBA = """
+import sys
+sys.modules["numba"] = None
+import torch
+from sklearn_soapbpnn.descriptors import FactoredPairs, PairBasis, SoapParameters, sum_pairs
+pairs = sum_pairs(PairBasis(SoapParameters()).float(), torch.ones(1, 3), derivatives=True)
+assert isinstance(pairs, FactoredPairs), pairs
+pairs.contract(torch.zeros(2, 1, dtype=torch.long), torch.ones(1, pairs.basis.n_channels))
+"""
+
+
+def test_without_numba():
+    """A Python that is too new for it, for example; nothing is said about it."""
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", WITHOUT_NUMBA]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
