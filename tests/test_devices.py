@@ -107,6 +107,20 @@ def test_no_step_waits_for_the_gpu(network):
     assert any("plan_batches" in place for place in waits[0])  # they would be noticed
 
 
+def test_a_gpu_is_given_many_structures_at_a_time(monkeypatch):
+    """Else it would wait for the CPU, which starts its work, and the CPU for each result."""
+    monkeypatch.setattr("sklearn_soapbpnn.model._evaluate.ATOMS_PER_CHUNK", 2)
+    model, frames = fit("cpu"), [molecule("H2O")] * 4
+    expected, waits = model.predict(frames), []
+    with PretendedGPU() as gpu:
+        model.fitted_.network.to(DEVICE)
+        for few in (frames[:1], frames):
+            gpu.waits.clear()
+            np.testing.assert_allclose(model.predict(few), expected[: len(few)])
+            waits.append(Counter(gpu.waits))
+    assert waits[0] == waits[1]
+
+
 def test_pretended_gpu_notices_a_buffer_on_the_cpu():
     with PretendedGPU():
         model = fit("cpu")
