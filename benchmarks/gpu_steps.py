@@ -128,7 +128,7 @@ class Watch(Callback):
 
     def count_waits(self):
         """Return how often the CPU waited, by place."""
-        found = [warning for part in self.found for warning in part]
+        found = [w for part in self.found for w in part if "called a sync" in str(w.message)]
         return dict(Counter(f"{Path(w.filename).name}:{w.lineno}" for w in found))
 
 
