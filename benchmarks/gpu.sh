@@ -46,7 +46,7 @@ print("sklearn_soapbpnn", sklearn_soapbpnn.__version__)'
 pytest=(-m pytest -q -p no:cacheprovider --device "$device" -n "$workers")
 part devices 60 "$python" "${pytest[@]}" -k numbers tests/test_devices.py
 part physics 90 "$python" "${pytest[@]}" "${tests[@]}"
-part files 25 "$python" benchmarks/gpu_files.py --device "$device"
+part files 40 "$python" benchmarks/gpu_files.py --device "$device"
 part profile 70 "$python" benchmarks/gpu_steps.py profile --device "$device" "${profile[@]}"
 part calculator 40 "$python" benchmarks/gpu_steps.py calculator --device "$device" "${calculator[@]}"
 # metatrain comes last, with what is left of the 8 minutes
