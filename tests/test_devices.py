@@ -9,7 +9,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
-from pretended_gpu import DEVICE, PretendedGPU
+from simulated_gpu import DEVICE, SimulatedGPU
 
 from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 
@@ -22,7 +22,7 @@ KINDS = {
 }
 OUTPUTS = ["energy", "energies", "forces", "virial", "dipole", "polarizability", "charges"]
 NETWORKS = {
-    "orthogonal": {},
+    "orthogonal": {"optimizer": "adam"},
     "alchemical": {"species_encoding": "alchemical", "optimizer": "muon"},
     "orthogonal, long range": {"long_range": True, "optimizer": "muon"},
     "alchemical, long range": {"species_encoding": "alchemical", "long_range": True},
@@ -77,7 +77,7 @@ def assert_same(actual, expected, rtol):
 
 @pytest.fixture
 def _fused_adam(monkeypatch):
-    """Torch makes fused steps of Adam on a list of devices, in which the pretended one is not."""
+    """Torch makes fused steps of Adam on a list of devices, in which the simulated one is not."""
     module = sys.modules[torch.optim.Optimizer.__module__]
     known = ["cpu", DEVICE.type]
     monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: known)
@@ -87,7 +87,7 @@ def _fused_adam(monkeypatch):
 @pytest.mark.usefixtures("_fused_adam")
 def test_nothing_is_left_on_the_cpu(network):
     """Every operation of fit, predict and the calculator has all its tensors on one device."""
-    with PretendedGPU():
+    with SimulatedGPU():
         model = fit(DEVICE.type, **NETWORKS[network])
         assert {weights.device for weights in model.module_.parameters()} == {DEVICE}
         actual = predict(model)
@@ -100,7 +100,7 @@ def test_no_step_waits_for_the_gpu(network):
     """There are as many waits in a fit of six steps an epoch as in one of a single step."""
     waits = []
     for batch_size in (1, 6):
-        with PretendedGPU() as gpu:
+        with SimulatedGPU() as gpu:
             fit(DEVICE.type, batch_size=batch_size, validation_fraction=0, **NETWORKS[network])
         waits.append(Counter(gpu.waits))
     assert waits[0] == waits[1]
@@ -112,7 +112,7 @@ def test_a_gpu_is_given_many_structures_at_a_time(monkeypatch):
     monkeypatch.setattr("sklearn_soapbpnn.model._evaluate.ATOMS_PER_CHUNK", 2)
     model, frames = fit("cpu"), [molecule("H2O")] * 4
     expected, waits = model.predict(frames), []
-    with PretendedGPU() as gpu:
+    with SimulatedGPU() as gpu:
         model.fitted_.network.to(DEVICE)
         for few in (frames[:1], frames):
             gpu.waits.clear()
@@ -121,8 +121,8 @@ def test_a_gpu_is_given_many_structures_at_a_time(monkeypatch):
     assert waits[0] == waits[1]
 
 
-def test_pretended_gpu_notices_a_buffer_on_the_cpu():
-    with PretendedGPU():
+def test_simulated_gpu_notices_a_buffer_on_the_cpu():
+    with SimulatedGPU():
         model = fit("cpu")
         network = model.fitted_.network.to(DEVICE)
         predict(model)
@@ -131,8 +131,8 @@ def test_pretended_gpu_notices_a_buffer_on_the_cpu():
             predict(model)
 
 
-def test_pretended_gpu_refuses_what_cuda_refuses():
-    with PretendedGPU() as gpu:
+def test_simulated_gpu_refuses_what_cuda_refuses():
+    with SimulatedGPU() as gpu:
         there, index = torch.ones(3, 3, device=DEVICE), torch.zeros(2, dtype=torch.long)
         for mixed in (
             lambda: there + torch.ones(3, 3),

@@ -160,6 +160,8 @@ def _fit_steps(parameters, data):
 def _prepare(parameters, steps, X, data, seed):
     """Attach the descriptors, unless they are too large, and split off the validation data.
 
+    A GPU computes the descriptors itself, faster than they could be copied there.
+
     Returns
     -------
     train : tuple of Structures, Targets, and array or None
@@ -175,7 +177,7 @@ def _prepare(parameters, steps, X, data, seed):
     limit = parameters.memory_for_data(len(steps.elements), steps.parameters)
     large = is_large(parts, steps.parameters, data.y.names, parameters.itemsize, limit)
     featurizer = steps.own.featurizer
-    if featurizer is not None and not large:
+    if featurizer is not None and not large and parameters.torch_device.type == "cpu":
         parts = [featurizer.transform(part) for part in parts]
     if data.validation is not None:
         train, validation = (parts[0], data.y, data.sample_weight), (parts[1], data.validation[1])

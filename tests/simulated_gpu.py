@@ -1,4 +1,4 @@
-"""A GPU that is none: the CPU computes, but what a GPU would refuse or wait for is noticed."""
+"""A simulated GPU: the CPU computes, but what a GPU would refuse or wait for is noticed."""
 
 import sys
 from pathlib import Path
@@ -22,8 +22,8 @@ COPIES = {aten.copy_.default, aten._to_copy.default}
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 
 
-class PretendedTensor(torch.Tensor):
-    """A tensor on the GPU that is none; its numbers are in the memory of the CPU.
+class SimulatedTensor(torch.Tensor):
+    """A tensor on the simulated GPU; its numbers are in the memory of the CPU.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class PretendedTensor(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        raise RuntimeError("There is a pretended GPU only within `with PretendedGPU()`.")
+        raise RuntimeError("There is a simulated GPU only within `with SimulatedGPU()`.")
 
 
 def _fill(values):
@@ -54,7 +54,7 @@ def _fill(values):
     return values.resolve_conj().resolve_neg()
 
 
-class PretendedGPU(TorchDispatchMode):
+class SimulatedGPU(TorchDispatchMode):
     """Within its ``with`` block there is a device :data:`DEVICE`.
 
     Tensors on different devices cannot be combined, with the exceptions that CUDA makes: numbers
@@ -82,7 +82,7 @@ class PretendedGPU(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         inputs = _list_tensors((args, kwargs))
-        on_gpu = [isinstance(tensor, PretendedTensor) for tensor in inputs]
+        on_gpu = [isinstance(tensor, SimulatedTensor) for tensor in inputs]
         target = kwargs.get("device")
         to_gpu = any(on_gpu) if target is None else target.type == DEVICE.type
         if any(on_gpu):
@@ -92,7 +92,7 @@ class PretendedGPU(TorchDispatchMode):
             self.waits.append(f"{_find_place()} {function}")
         if to_gpu and target is not None:
             kwargs["device"] = torch.device("cpu")
-        numbers = tree_map_only(PretendedTensor, lambda tensor: tensor.values, (args, kwargs))
+        numbers = tree_map_only(SimulatedTensor, lambda tensor: tensor.values, (args, kwargs))
         results = function(*numbers[0], **numbers[1])
         return _wrap(function, results, args, kwargs, to_gpu)
 
@@ -138,7 +138,7 @@ def _waits(function, args, kwargs):
     if function in INDEXING:
         # an index on the CPU is copied, and a mask counted
         indices = _list_tensors(args[1])
-        return any(i.dtype == torch.bool or not isinstance(i, PretendedTensor) for i in indices)
+        return any(i.dtype == torch.bool or not isinstance(i, SimulatedTensor) for i in indices)
     return function in WAITING
 
 
@@ -157,7 +157,7 @@ def _wrap(function, results, args, kwargs, to_gpu):
         return written[0] if len(returns) == 1 else tuple(written)
     if not to_gpu:
         return results
-    return tree_map_only(torch.Tensor, PretendedTensor, results)
+    return tree_map_only(torch.Tensor, SimulatedTensor, results)
 
 
 def _find_place():
