@@ -90,7 +90,9 @@ def make_net(parameters, network, losses, order_seed):
         n_iter_no_change=int(parameters.n_iter_no_change) if parameters.early_stopping else None,
         verbose=parameters.verbose,
         callbacks=parameters.callbacks,
-        **choose_optimizer(parameters.optimizer, parameters.net_params),
+        **choose_optimizer(
+            parameters.optimizer, parameters.net_params, parameters.species_encoding
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from skorch.callbacks import Callback
 
 from sklearn_soapbpnn import SoapBPNNRegressor, Targets
 from sklearn_soapbpnn.training import Muon
-from sklearn_soapbpnn.training._muon import COEFFICIENTS, N_STEPS, RATIO, inverse_roots
+from sklearn_soapbpnn.training._muon import COEFFICIENTS, RATIO, inverse_roots
 
 SMALL = {"max_radial": 3, "max_angular": 2, "num_neurons_per_layer": 8, "random_state": 0}
 
@@ -52,8 +52,7 @@ def orthogonalize_by_svd(X):
     U, S, Vh = torch.linalg.svd(X, full_matrices=False)
     S = S / S.square().sum(-1, keepdim=True).sqrt()
     if S.shape[-1] > 1:
-        a, b, c = COEFFICIENTS
-        for _ in range(N_STEPS):
+        for a, b, c in COEFFICIENTS:
             S = a * S + b * S**3 + c * S**5
     return (U * S[..., None, :]) @ Vh
 
@@ -153,6 +152,17 @@ def test_what_is_no_stack_of_matrices_goes_by_adam(generator):
         torch.testing.assert_close(weight, other)
 
 
+def test_rate_of_adam_in_that_of_matrices(generator):
+    weights = make_weights(generator, (3, 8), (2, 4, 6))
+    others = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
+    gradients = [draw(generator, *weight.shape) for weight in weights]
+    step_on(Muon(weights, lr=1e-2, adam_ratio=5.0), weights, gradients)
+    step_on(Muon(others[:1], lr=5e-2), others[:1], gradients[:1])
+    step_on(Muon(others[1:], lr=1e-2), others[1:], gradients[1:])
+    for weight, other in zip(weights, others):
+        torch.testing.assert_close(weight, other)
+
+
 def test_weights_without_a_gradient_stay(generator):
     """Elements that are not in a batch, and heads without a label."""
     weights = make_weights(generator, (3, 4, 6), (2, 4, 4), (3, 4))
@@ -245,6 +255,27 @@ def test_every_weight_learns(molecules, options):
         assert after[name].isfinite().all()
         assert (after[name] != weight).double().mean() > 0.9, name
     assert np.isfinite(model.history_[-1]["valid_loss"])
+
+
+def test_vectors_that_describe_elements_take_larger_steps(molecules):
+    """Of pseudo-species, and only those; the rates fall together."""
+    X, y = molecules
+    groups = {}
+    for encoding in ("orthogonal", "alchemical"):
+        recorded = RecordWeights()
+        options = {**SMALL, "num_epochs": 1, "species_encoding": encoding, "callbacks": [recorded]}
+        model = SoapBPNNRegressor(**options, optimizer="muon").fit(X, y)
+        names = {weight: name for name, weight in model.module_.named_parameters()}
+        groups[encoding] = {
+            names[weight]: group["adam_ratio"]
+            for group in recorded.optimizer_.param_groups
+            for weight in group["params"]
+        }
+        assert len({group["lr"] for group in recorded.optimizer_.param_groups}) == 1
+        assert len(groups[encoding]) == len(names)
+    assert {*groups["orthogonal"].values()} == {1}
+    larger = [name for name, ratio in groups["alchemical"].items() if ratio == 10]
+    assert larger == ["first.embedding", "first.encoding"]
 
 
 def test_optimizers_have_names(molecules):
