@@ -82,6 +82,11 @@ class AlchemicalLayer(FirstLayer):
         self.norm = nn.LayerNorm(n_features, dtype=torch.float64) if layernorm else nn.Identity()
         self.linear = ElementLinear(1, n_features, n_outputs, generator)
 
+    @property
+    def roughness(self) -> Tensor:
+        """How fast each feature oscillates, see :meth:`PowerSpectrum.roughness`."""
+        return self.spectrum.roughness()
+
     def features(self, batch: EnvironmentBatch) -> Tensor:
         """Return the normalised features, of shape (n_atoms, n_features)."""
         layout, (_, mixed) = self._layout(batch), self._mix(batch)
@@ -113,8 +118,8 @@ class AlchemicalLayer(FirstLayer):
             context.inverse,
             context.layout,
         )
-        blocks = self.spectrum.by_element(self.spectrum.blocks(slope))
-        return map_pairs(torch.bmm(context.embedding, blocks), batch)
+        by_element = self.spectrum.by_element(slope)
+        return map_pairs(torch.bmm(context.embedding, by_element), batch)
 
     def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:
         """Take the rows of the atoms from a table: (n_atoms, n)."""

@@ -185,7 +185,7 @@ class _Fold(torch.autograd.Function):
         return (
             (gradient * scale).addcmul_(bias[:, None], shift),
             (gradient * weight).sum(0),
-            bias @ weight,
+            torch.mv(weight.T, bias),
         )
 
 

@@ -5,12 +5,12 @@ With G the gradient of a matrix of weights W and M its running mean [1]_,
 .. math::
 
     M \leftarrow \mu M + (1 - \mu) G, \qquad
-    W \leftarrow W - 20 \, \eta \sqrt{\frac{n_\text{out}}{n_\text{in}}} \;
+    W \leftarrow (1 - \lambda \eta) W - 20 \, \eta \sqrt{\frac{n_\text{out}}{n_\text{in}}} \;
         \mathrm{orth}\left(\mu M + (1 - \mu) G\right)
 
-where :math:`\mathrm{orth}(U S V^T) = U V^T`. Adam scales each number on its own; of a wide layer on
-a power spectrum, whose entries rise and fall together, it then learns the few strong directions and
-hardly the many weak ones.
+where :math:`\mathrm{orth}(U S V^T) = U V^T` and :math:`\lambda` is the weight decay. Adam scales
+each number on its own; of a wide layer on a power spectrum, whose entries rise and fall together,
+it then learns the few strong directions and hardly the many weak ones.
 
 The root makes one rate right for all widths: :math:`\mathrm{orth}` has singular values of 1, so
 that, for inputs of size 1 (root mean square), a step changes the outputs of a layer by at most
@@ -26,6 +26,8 @@ References
    arXiv:2310.17813.
 .. [3] Amsel, Persson, Musco, Gower, "The Polar Express: Optimal matrix sign methods and their
    application to the Muon algorithm" (2025), arXiv:2505.16932.
+.. [4] Bartok, Kondor, Csanyi, "On representing chemical environments", Phys. Rev. B 87, 184115
+   (2013), doi:10.1103/PhysRevB.87.184115.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ COEFFICIENTS = (
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for stacks of matrices, and Adam for all other weights.
+    r"""Muon for stacks of matrices, and Adam for all other weights.
 
     A weight of three axes, (n_networks, n_outputs, n_inputs), is a stack of matrices. One whose
     gradient is zero, since no atom of its element is in the batch, stays as it is: a step has the
@@ -67,8 +69,10 @@ class Muon(torch.optim.Optimizer):
         The same of Adam, for the gradients and their squares.
     eps : float, default=1e-8
         Size of a gradient that counts as zero.
-    weight_decay : float, default=0
+    weight_decay : float, default=1
         Share of a matrix that a step of rate 1 takes away.
+    smoothness : float, default=1
+        Exponent :math:`\tau` of :meth:`weigh_inputs`.
     adam_ratio : float, default=1
         Learning rate of the weights that go by Adam, in units of ``lr``.
     """
@@ -80,11 +84,12 @@ class Muon(torch.optim.Optimizer):
         momentum=0.95,
         betas=(0.9, 0.999),
         eps=1e-8,
-        weight_decay=0.0,
+        weight_decay=1.0,
+        smoothness=1.0,
         adam_ratio=1.0,
     ) -> None:
-        rates = {"lr": lr, "eps": eps, "weight_decay": weight_decay, "adam_ratio": adam_ratio}
-        for name, value in rates.items():
+        sizes = {"weight_decay": weight_decay, "smoothness": smoothness, "adam_ratio": adam_ratio}
+        for name, value in {"lr": lr, "eps": eps, **sizes}.items():
             if not value >= 0 or (name == "eps" and value == 0):
                 raise ValueError(f"{name} must be {'>' if name == 'eps' else '>='} 0, got {value}")
         for value in (momentum, *betas):
@@ -92,11 +97,33 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError(f"momentum and betas must lie in [0, 1), got {value}")
         super().__init__(
             params,
-            {
-                **{"lr": lr, "momentum": momentum, "betas": betas, "eps": eps},
-                **{"weight_decay": weight_decay, "adam_ratio": adam_ratio},
-            },
+            {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, **sizes},
         )
+        self._input_scales = {}
+
+    def weigh_inputs(self, weight, roughness):
+        r"""Let smooth inputs of a stack of matrices move faster than those that oscillate.
+
+        The steps are those for :math:`W' = W S^{-1}`, whose inputs are S x, with
+
+        .. math:: S = \mathrm{diag}(s), \qquad s_k \propto e^{-\tau \rho_k}
+
+        and a mean square of S of 1. For a power spectrum this is the metric of neighbours that are
+        Gaussians [4]_ with a width of :math:`\sqrt{2 \tau} / k_\text{max}`: with the default
+        descriptor and :math:`\tau = 1`, 0.28 Angstrom. It is to the few data of a small set that
+        fast oscillations would adapt.
+
+        Parameters
+        ----------
+        weight : Parameter of shape (n_networks, n_outputs, n_inputs)
+            One of the weights of the optimizer.
+        roughness : Tensor of shape (n_inputs,)
+            :math:`\rho`, see :meth:`PowerSpectrum.roughness`.
+        """
+        for group in self.param_groups:
+            if any(weight is other for other in group["params"]):
+                scale = torch.exp(-group["smoothness"] * roughness)
+                self._input_scales[weight] = scale / scale.square().mean().sqrt()
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -124,14 +151,20 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["mean"] = torch.zeros_like(weight)
             state["mean"].lerp_(weight.grad, share)
-            directions.append(weight.grad.lerp(state["mean"], group["momentum"]))
+            direction = weight.grad.lerp(state["mean"], group["momentum"])
+            if weight in self._input_scales:
+                direction.mul_(self._input_scales[weight])
+            directions.append(direction)
         factors = inverse_roots(directions, group["eps"])
         for weight, X, Q, there in zip(weights, directions, factors, present.split(sizes)):
             if group["weight_decay"]:
                 weight.mul_(1 - group["lr"] * group["weight_decay"] * there)
             _, n_outputs, n_inputs = weight.shape
             rate = RATIO * group["lr"] * math.sqrt(n_outputs / n_inputs)
-            weight.baddbmm_(*_in_order(Q * there, X), alpha=-rate)
+            left, right = _in_order(Q * there, X)
+            if weight in self._input_scales:
+                right = right * self._input_scales[weight]
+            weight.baddbmm_(left, right, alpha=-rate)
 
     def _step_others(self, weights, group):
         for weight in weights:

@@ -115,14 +115,14 @@ def test_steps_of_matrices_are_those_of_the_formula(generator):
     """With the running mean, of which a step is already in what it uses (Nesterov)."""
     W, means = make_weights(generator, (3, 8, 20), (3, 8, 8), (3, 1, 8)), [0.0] * 3
     before = [weight.detach().clone() for weight in W]
-    optimizer = Muon(W, lr=1e-3, momentum=0.9)
+    optimizer = Muon(W, lr=1e-3, momentum=0.9, weight_decay=0.5)
     for _ in range(3):
         gradients = [draw(generator, *weight.shape) for weight in W]
         step_on(optimizer, W, gradients)
         for k, G in enumerate(gradients):
             means[k] = 0.9 * means[k] + 0.1 * G
             step = orthogonalize_by_svd(0.9 * means[k] + 0.1 * G)
-            before[k] = before[k] - 20e-3 * math.sqrt(G.shape[1] / G.shape[2]) * step
+            before[k] = (1 - 0.5e-3) * before[k] - 20e-3 * math.sqrt(G.shape[1] / G.shape[2]) * step
             torch.testing.assert_close(W[k].detach(), before[k])
 
 
@@ -131,7 +131,7 @@ def test_a_step_changes_outputs_by_its_rate_whatever_the_width(generator, n_outp
     """For inputs of size 1, the outputs that change most: 20 learning rates, and not much more."""
     (W,) = make_weights(generator, (2, n_outputs, n_inputs))
     before = W.detach().clone()
-    step_on(Muon([W], lr=1e-3), [W], [draw(generator, *W.shape)])
+    step_on(Muon([W], lr=1e-3, weight_decay=0), [W], [draw(generator, *W.shape)])
     _, _, Vh = torch.linalg.svd(W.detach() - before, full_matrices=False)
     x = Vh[:, 0] * math.sqrt(n_inputs)
     change = torch.bmm(W.detach() - before, x[:, :, None]).square().mean((1, 2)).sqrt()
@@ -150,6 +150,57 @@ def test_what_is_no_stack_of_matrices_goes_by_adam(generator):
         step_on(optimizers[1], others, gradients)
     for weight, other in zip(weights, others):
         torch.testing.assert_close(weight, other)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 30), (2, 8, 5)])
+def test_rough_inputs_move_as_if_they_were_smaller(generator, shape):
+    """Steps are those of weights of inputs that are scaled, whichever side is longer."""
+    roughness = torch.linspace(0, 2, shape[2], dtype=torch.float64)
+    scale = torch.exp(-0.7 * roughness)
+    scale = scale / scale.square().mean().sqrt()
+    (W,) = make_weights(generator, shape)
+    scaled = torch.nn.Parameter(W.detach() / scale)
+    optimizers = Muon([W], smoothness=0.7), Muon([scaled])
+    optimizers[0].weigh_inputs(W, roughness)
+    for _ in range(3):
+        gradient = draw(generator, *shape)
+        step_on(optimizers[0], [W], [gradient])
+        step_on(optimizers[1], [scaled], [gradient * scale])
+    torch.testing.assert_close(W, scaled * scale)
+
+
+@pytest.mark.parametrize("species_encoding", ["orthogonal", "alchemical"])
+def test_roughness_is_that_of_the_channels_of_each_feature(molecules, species_encoding):
+    """From the names of the features, which say the degree and the radial channels of each."""
+    X, y = molecules
+    options = {**SMALL, "num_epochs": 1, "species_encoding": species_encoding}
+    model = SoapBPNNRegressor(**options).fit(X, y)
+    first = model.module_.first
+    n_per_l = model.module_.basis.n_per_l
+    entries = []
+    for l, n in enumerate(n_per_l):
+        channels = [*range(n)] * first.spectrum.n_elements
+        for p, one in enumerate(channels):
+            others = channels[p:] if species_encoding == "orthogonal" else channels
+            entries += [
+                sum(((k + 1 + l / 2) / n_per_l[0]) ** 2 for k in (one, other)) for other in others
+            ]
+    np.testing.assert_allclose(first.roughness, entries, rtol=1e-6)
+
+
+def test_rough_features_move_less(molecules):
+    X, y = molecules
+    shares = []
+    for smoothness in (0.0, 3.0):
+        recorded = RecordWeights()
+        net_params = {"optimizer__smoothness": smoothness}
+        options = {**SMALL, "num_epochs": 1, "callbacks": [recorded], "net_params": net_params}
+        first = SoapBPNNRegressor(**options).fit(X, y).module_.first
+        before, after = (weights["first.linear.weight"] for weights in recorded.weights_)
+        moved = (after - before).square().mean((0, 1))
+        rough = first.roughness > first.roughness.median()
+        shares.append(float(moved[rough].sum() / moved.sum()))
+    assert shares[1] < 0.5 * shares[0]
 
 
 def test_rate_of_adam_in_that_of_matrices(generator):
@@ -184,7 +235,7 @@ def test_decay_of_matrices(generator):
     )
     before = [weight.detach().clone() for weight in weights]
     gradients = [draw(generator, *weight.shape) for weight in weights]
-    step_on(Muon(weights, lr=0.1), weights, gradients)
+    step_on(Muon(weights, lr=0.1, weight_decay=0), weights, gradients)
     step_on(Muon(others, lr=0.1, weight_decay=0.5), others, gradients)
     torch.testing.assert_close(weights[0] - others[0], 0.05 * before[0])
     assert torch.equal(weights[1], others[1])
