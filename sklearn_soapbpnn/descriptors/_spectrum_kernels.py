@@ -115,7 +115,7 @@ def _multiply(spectrum, expansion, sizes, weight, matrix, columns, row, result):
                     store(columns, d * width + p, sum_d)
             for p in range(size):
                 for m in range(n_m):
-                    result[atom, first + p * n_m + m] = take(columns, m * width + p)
+                    result[start + p * n_m + m] = take(columns, m * width + p)
             first += size * n_m
 
 
@@ -153,12 +153,12 @@ def correlate_both(gradient, expansion, sizes, weight):
 
 def multiply(spectrum, expansion, sizes, weight):
     """Return G c, of the shape of c, for packed symmetric matrices G; see :func:`correlate`."""
-    result = np.empty_like(expansion)
+    result = np.empty(expansion.shape, expansion.dtype)
     columns = _make_columns(sizes, weight)
     matrix = np.zeros(max(sizes) * (max(sizes) + LANES), weight.dtype)
     row = np.zeros(len(weight) + LANES, weight.dtype)
     spectrum, expansion = np.ascontiguousarray(spectrum), np.ascontiguousarray(expansion)
-    _multiply(spectrum, expansion, sizes, weight, matrix, columns, row, result)
+    _multiply(spectrum, expansion, sizes, weight, matrix, columns, row, result.reshape(-1))
     return result
 
 
