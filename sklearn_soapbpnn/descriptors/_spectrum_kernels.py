@@ -2,10 +2,9 @@ r"""The power spectrum and its derivatives as compiled loops for the CPU.
 
 Batches of small matrix products take torch longer to prepare than to compute. All functions take
 expansions by degree, see :class:`PowerSpectrum`: for each l a matrix with a row for each channel p
-and a column for each m. Here m runs over rows, so that eight channels are processed at a time.
+and a column for each m.
 
-The packed spectrum has its rows p in turn, each with the columns :math:`q \ge p`. Vectors of eight
-run over the end of a row; the next row overwrites what is too much.
+Vectors of eight run over the end of a row; the next row overwrites what is too much.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def _turn(expansion, first, size, n_m, columns):
 
 @compile_loop
 def _correlate(expansion, sizes, weight, columns, row, spectrum):
-    """Write sum_m c_p c_q times the weight, packed."""
+    r"""Write sum_m c_p c_q times the weight, packed: for each p in turn, the :math:`q \ge p`."""
     zero = fill(weight[0] - weight[0])
     for atom in range(len(expansion)):
         first, here = atom * expansion.shape[1], 0
