@@ -1,9 +1,9 @@
 """Train metatrain's ``soap_bpnn`` and ``SoapBPNNRegressor`` on the same data, side by side.
 
 Each trains in a separate process, with its default hyperparameters, on the same split and with the
-same number of epochs, threads and frames per batch. The table shows the seconds per epoch (training
-and validation), their ratio, the seconds of the whole fit, and the errors on the test file.
-README.md in this folder describes what exactly is timed.
+same number of epochs (unless ``--our-epochs`` is given), threads and frames per batch. The table
+shows the seconds per epoch (training and validation), their ratio, the seconds of the whole fit,
+and the errors on the test file. README.md in this folder describes what exactly is timed.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 PARTS = ("train", "val", "test")
 PACKAGES = {"metatrain": "metatrain", "ours": "sklearn_soapbpnn"}
-JOB = ("epochs", "batch_size", "device", "species")
+JOB = ("epochs", "our_epochs", "batch_size", "device", "species", "optimizer")
 WARM_UP = 2  # epochs excluded from the median
 
 
@@ -34,6 +34,8 @@ def parse_arguments():
     parser.add_argument("train", help="extended XYZ file (.xyz or .xyz.gz) to train on")
     parser.add_argument("test", help="extended XYZ file to compute the errors on")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--our-epochs", type=int, help="epochs of ours, if not the same")
+    parser.add_argument("--optimizer", choices=["muon", "adam"], default="muon", help="of ours")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each, in turn")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
@@ -47,7 +49,9 @@ def parse_arguments():
     parser.add_argument("--skip-metatrain", action="store_true", help="time ours alone")
     parser.add_argument("--metatrain-python", default=sys.executable, metavar="PATH")
     arguments = parser.parse_args()
-    if arguments.epochs <= WARM_UP:
+    if arguments.our_epochs is None:
+        arguments.our_epochs = arguments.epochs
+    if min(arguments.epochs, arguments.our_epochs) <= WARM_UP:
         parser.error(f"--epochs must be above {WARM_UP}, the epochs that are not timed")
     program = shutil.which(arguments.metatrain_python) or arguments.metatrain_python
     arguments.metatrain_python = os.path.abspath(program)
@@ -176,7 +180,8 @@ def run_ours(job):
     start = time.perf_counter()
     labels = {p: Targets.from_atoms(frames[p], **dict(zip(names, names))) for p in PARTS[:2]}
     model = SoapBPNNRegressor(
-        num_epochs=job["epochs"],
+        num_epochs=job["our_epochs"],
+        optimizer=job["optimizer"],
         batch_size=job["batch_size"],
         random_state=job["seed"],
         device=job["device"],

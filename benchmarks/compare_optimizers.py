@@ -1,4 +1,4 @@
-"""Train with one optimiser after the other, on the same data from the same initial weights.
+"""Train with one optimizer after the other, on the same data from the same initial weights.
 
 Prints the errors on the test structures and the seconds of an epoch: medians over some seeds, each
 of which sets initial weights, validation structures and the order of the batches. Without files,
@@ -189,7 +189,9 @@ def main():
             for name in arguments.optimizers:
                 options = OPTIMIZERS[name]()
                 rows[name].append(train(options, known, unknown, arguments.epochs, seed))
-                print(f"{data}, {name}, seed {seed}: {rows[name][-1]}", file=sys.stderr)
+                values = zip(COLUMNS, rows[name][-1])
+                values = ", ".join(f"{column} {value:.4g}" for column, value in values)
+                print(f"{data}, {name}, seed {seed}: {values}", file=sys.stderr, flush=True)
         lengths = f"{arguments.epochs} epochs, {arguments.seeds} seeds"
         print_table(f"{data}: {len(known)} structures, {lengths}", rows)
 

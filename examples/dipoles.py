@@ -27,7 +27,7 @@ X = load_malonaldehyde().data
 y = Targets.from_atoms(X, energy="energy", forces="forces", dipole="dipole")
 X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=100, random_state=0)
 
-model = SoapBPNNRegressor(num_epochs=60, learning_rate=3e-3, random_state=0, verbose=1)
+model = SoapBPNNRegressor(num_epochs=40, random_state=0, verbose=1)
 model.set_params(log_interval=20).fit(X_train, y_train)
 prediction = model.predict(X_test, targets=["energy", "forces", "dipole"])
 labels = {name: y_test.flatten(name) for name in y_test.names}

@@ -33,7 +33,7 @@ pipe = Pipeline(
         ("baseline", CompositionBaseline()),
         ("scaler", TargetScaler()),
         ("soap", SoapFeaturizer(cutoff_radius=5.0)),
-        ("bpnn", SoapBPNNRegressor(num_epochs=15, learning_rate=3e-3, random_state=0)),
+        ("bpnn", SoapBPNNRegressor(num_epochs=10, random_state=0)),
     ]
 )
 search = GridSearchCV(
@@ -53,7 +53,7 @@ for parameters, score in zip(search.cv_results_["params"], search.cv_results_["m
 # %%
 # Train the best one for longer
 # -----------------------------
-pipe.set_params(**search.best_params_, bpnn__num_epochs=80, bpnn__verbose=1, bpnn__log_interval=20)
+pipe.set_params(**search.best_params_, bpnn__num_epochs=60, bpnn__verbose=1, bpnn__log_interval=10)
 pipe.fit(X_train, y_train)
 prediction = pipe.predict(X_test, targets=["energy", "forces"])
 

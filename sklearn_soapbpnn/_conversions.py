@@ -109,7 +109,7 @@ class Conversions:
         Examples
         --------
         >>> from sklearn_soapbpnn import SoapBPNNRegressor
-        >>> options = SoapBPNNRegressor(num_epochs=20).to_options()
+        >>> options = SoapBPNNRegressor(optimizer="adam", num_epochs=20).to_options()
         >>> options["architecture"]["training"]["num_epochs"]
         20
         """

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import multiprocessing
+import os
 import re
 import sys
 from multiprocessing.forkserver import ensure_running
@@ -50,6 +51,27 @@ STRUCTURES = {
     "single atom": Atoms("O"),
     "atoms without neighbours": Atoms("HO", [[0, 0, 0], [0, 0, 9.0]]),
 }
+
+
+def pytest_addoption(parser):
+    """Tests run on the CPU, unless they are told to run on the GPU."""
+    parser.addoption(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="device of device='auto'"
+    )
+
+
+def pytest_configure(config):
+    """Hide the GPU from all tests, which train on it if there is one, and from their processes."""
+    if config.getoption("--device") == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: torch finds no GPU.")
+
+
+@pytest.fixture
+def device(request):
+    """Device that `device="auto"` stands for."""
+    return request.config.getoption("--device")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -898,7 +898,7 @@ DEFAULTS = {  # DESIGN.md, section 5
     **{"kspace_resolution": 1.33, "interpolation_nodes": 5},
     **{"distributed": False, "distributed_port": 39591},
     **{"batch_size": 8, "num_epochs": 100, "warmup_fraction": 0.01, "learning_rate": 1e-3},
-    "optimizer": "adam",
+    "optimizer": "muon",
     **{"log_interval": 5, "checkpoint_interval": 25, "checkpoint_dir": None},
     **{"scale_targets": True, "fixed_scaling_weights": None},
     **{"remove_composition_contribution": True, "fixed_composition_weights": None},
@@ -1281,7 +1281,7 @@ def test_forces_are_learnt_where_the_baseline_explains_the_energies():
     atoms = molecule("H2O")
     forces = np.array([[0.0, 0.0, 0.4], [0.0, 0.3, -0.2], [0.0, -0.3, -0.2]])
     y = Targets(energy=[-76.123, -76.123], forces=[forces, forces])
-    model = small_model(num_epochs=150, learning_rate=0.05, loss={"energy": {"forces": "mse"}})
+    model = small_model(num_epochs=150, learning_rate=3e-3, loss={"energy": {"forces": "mse"}})
     model.fit([atoms, atoms], y)
     prediction = model.predict([atoms], targets=["energy", "forces"])
     assert np.abs(prediction["forces"][0] - forces).max() < 0.5 * np.abs(forces).max()

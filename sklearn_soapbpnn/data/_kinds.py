@@ -328,26 +328,44 @@ class TargetKind:
         return replace(self, unit=unit)
 
     @cached_property
+    def property_transform(self):
+        """Matrix (size / n, n_spherical / n) of :attr:`transform` for a single property.
+
+        It exists for Cartesian kinds, all of whose blocks have the same number n of properties;
+        those of a value are transformed in the same way.
+        """
+        parts = [_cartesian_basis(b.o3_lambda, self.cartesian_rank) for b in self.blocks]
+        return _read_only(np.hstack(parts))
+
+    @property
     def transform(self):
         """Matrix (size, n_spherical) that turns spherical components into the flattened value.
 
         The spherical components are those of the blocks, one block after the other, each ordered by
-        m, then by property.
+        m, then by property. With many properties the matrix is large and has few entries, and it is
+        built at each call.
         """
         if self.cartesian_rank is None:
-            return _read_only(np.eye(self.size))
-        parts = [_cartesian_basis(b.o3_lambda, self.cartesian_rank) for b in self.blocks]
-        n = self.blocks[0].n_properties
-        return _read_only(np.hstack([np.kron(part, np.eye(n)) for part in parts]))
+            return np.eye(self.size)
+        return np.kron(self.property_transform, np.eye(self.blocks[0].n_properties))
 
     @cached_property
-    def invariants(self):
-        """Matrix (size, n_invariants) whose columns span the rotationally invariant values."""
-        invariant = [
-            np.full(block.size, block.o3_lambda == 0 and block.o3_sigma == 1)
-            for block in self.blocks
-        ]
-        return _read_only(self.transform[:, np.concatenate(invariant)])
+    def invariant_components(self):
+        """Components of the flattened value that each rotational invariant occupies.
+
+        An array of shape (n_components, n_invariants): the diagonal of each Cartesian tensor, else
+        the scalars themselves. A value whose components are the same for each invariant, and zero
+        elsewhere, does not change under rotations.
+        """
+        if self.cartesian_rank == 2 and self.blocks[0].o3_lambda == 0:
+            n = self.blocks[0].n_properties
+            return _read_only(np.array([[0], [4], [8]]) * n + np.arange(n))
+        components, first = [np.empty(0, int)], 0
+        for block in self.blocks:
+            if block.o3_lambda == 0 and block.o3_sigma == 1:
+                components.append(first + np.arange(block.n_properties))
+            first += block.size
+        return _read_only(np.concatenate(components)[None])
 
     @cached_property
     def scale_index(self):

@@ -197,9 +197,9 @@ class PairBasis(nn.Module):
 
         The sum over n comes first, so that the gradient is never formed. The shape is (n_pairs, 3).
         """
-        n_pairs, sizes = len(channels), count_channels(self.n_per_l)
+        sizes = count_channels(self.n_per_l)
         blocks = zip(factors.radial.split(self.n_per_l, dim=2), channels.split(sizes, dim=1))
-        summed = torch.cat([torch.bmm(r, d.reshape(n_pairs, r.shape[2], -1)) for r, d in blocks], 2)
+        summed = torch.cat([torch.bmm(r, d.unflatten(1, (r.shape[2], -1))) for r, d in blocks], 2)
         value, slope = summed.unbind(1)  # (n_pairs, n_angular)
         along = (slope * factors.angular).sum(1, keepdim=True)
         across = (factors.angular_gradient * value[:, None]).sum(2)

@@ -74,6 +74,19 @@ class PowerSpectrum(nn.Module):
         gram = [torch.bmm(c, c.transpose(1, 2)).flatten(1) for c in self.blocks(expansion)]
         return torch.cat(gram, dim=1).index_select(1, self.upper) * self.weight
 
+    def roughness(self) -> Tensor:
+        r"""Return how fast each entry of the full spectrum oscillates in space: (n_full,).
+
+        This is :math:`(k_p^2 + k_q^2) / k_\text{max}^2` with the wave numbers of the radial
+        channels, :math:`k_{nl} \approx \pi (n + 1 + l/2) / r_c`.
+        """
+        entries = []
+        for l, n in enumerate(self.n_per_l):
+            wave = (torch.arange(n, dtype=self.weight.dtype) + 1 + l / 2) / self.n_per_l[0]
+            square = wave.square().repeat(self.n_elements)
+            entries.append((square[:, None] + square).flatten())
+        return torch.cat(entries).to(self.weight.device)
+
     def by_degree(self, expansion: Tensor) -> Tensor:
         """Order an expansion (n_atoms, n_elements, n_channels) by degree, flattened per atom.
 

@@ -1,7 +1,7 @@
 """Fitted models: the steps before the network, the network, and their predictions."""
 
 from ._carried import check_carried, check_features, list_attached, name_attached
-from ._devices import find_device, resolve_device
+from ._devices import atoms_per_chunk, find_device, resolve_device
 from ._evaluate import evaluate
 from ._fitted import FittedModel
 from ._memory import check_sums, is_large, measure_weights
@@ -23,6 +23,7 @@ __all__ = [
     "FittedModel",
     "OwnSteps",
     "Steps",
+    "atoms_per_chunk",
     "check_carried",
     "check_features",
     "check_names",

@@ -1,8 +1,12 @@
-"""The torch devices that a ``device`` argument stands for on this machine."""
+"""The torch devices that a ``device`` argument stands for, and how much they process at a time."""
 
 import textwrap
 
 import torch
+
+# atoms that keep a GPU busy longer than it takes to start the work on them; more would only take
+# more of its memory, with many elements almost a megabyte per atom
+ATOMS_PER_GPU = 8192
 
 
 def resolve_device(device):
@@ -39,3 +43,8 @@ def find_device(device):
         except RuntimeError:
             raise err from None
         return torch.device("cpu")
+
+
+def atoms_per_chunk(device: torch.device, on_cpu: int) -> int:
+    """Return the number of atoms to evaluate at a time: ``on_cpu`` there, more on a GPU."""
+    return on_cpu if device.type == "cpu" else max(on_cpu, ATOMS_PER_GPU)

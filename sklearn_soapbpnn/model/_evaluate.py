@@ -14,9 +14,10 @@ from ..data import (
     usual_settings,
 )
 from ..nn import Environments
+from ._devices import atoms_per_chunk
 from ._outputs import FEATURES, LAST_LAYER, is_features
 
-# number of atoms that are evaluated at a time
+# number of atoms that are evaluated at a time on the CPU
 ATOMS_PER_CHUNK = 2048
 
 
@@ -43,9 +44,10 @@ def evaluate(network, structures, names):
     features = [name for name in dict.fromkeys(names) if is_features(name)]
     predicts = any(not is_features(name) for name in names)
     derivatives = has_derivatives(names)
+    size = atoms_per_chunk(network.device, ATOMS_PER_CHUNK)
     chunks = [
         _evaluate_chunk(network, structures[part], predicts, derivatives, features)
-        for part in iterate_chunks(structures.n_atoms, ATOMS_PER_CHUNK)
+        for part in iterate_chunks(structures.n_atoms, size)
     ]
     values = {
         name: torch.cat([chunk[name] for chunk in chunks]).cpu().double().numpy()

@@ -100,6 +100,8 @@ class FittedModel:
     def prepare(self, X, names, memory_limit=None):
         """Attach all that the network needs, and the descriptors if they fit into memory.
 
+        A GPU computes the descriptors itself, faster than they could be copied there.
+
         Parameters
         ----------
         X, names, memory_limit
@@ -111,7 +113,7 @@ class FittedModel:
         """
         self._check_sums(X)
         X, featurizer = self.steps.prepare(X), self.steps.own.featurizer
-        if featurizer is None:
+        if featurizer is None or self.network.device.type != "cpu":
             return X
         limit = memory_limit or find_memory(self.network.device)
         itemsize = self.network.dtype.itemsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -10,10 +11,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..descriptors import PowerSpectrum
+from ._encoded_spectrum import Layout, find_slope, fold_norm, project
 from ._environments import EnvironmentBatch
 from ._first_layer import FirstLayer
 from ._layers import ElementLinear
 from ._pair_map import map_pairs
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the forces need: the steps of the forward pass."""
+
+    layout: Layout
+    embedding: Tensor
+    mixed: Tensor
+    features: Tensor
+    inverse: Tensor
+    weight: Tensor
+    projected: Tensor
 
 
 @final
@@ -28,7 +43,7 @@ class AlchemicalLayer(FirstLayer):
     Neighbour elements a are embedded in a few pseudo-species b [1]_. The power spectrum
     :math:`\tilde p` of these is multiplied by an embedding e of the centre, and all elements share
     one network. U acts on the density expansion, which is a constant of the data, so the stored
-    pair basis can be used here as well.
+    pair basis can be used here as well. Derivatives are written by hand.
 
     Parameters
     ----------
@@ -67,34 +82,44 @@ class AlchemicalLayer(FirstLayer):
         self.norm = nn.LayerNorm(n_features, dtype=torch.float64) if layernorm else nn.Identity()
         self.linear = ElementLinear(1, n_features, n_outputs, generator)
 
+    @property
+    def roughness(self) -> Tensor:
+        """How fast each feature oscillates, see :meth:`PowerSpectrum.roughness`."""
+        return self.spectrum.roughness()
+
     def features(self, batch: EnvironmentBatch) -> Tensor:
         """Return the normalised features, of shape (n_atoms, n_features)."""
-        return self._features(batch.constants["expansion"], batch)
+        layout, (_, mixed) = self._layout(batch), self._mix(batch)
+        encoding = F.embedding(batch.index.element, self.encoding)
+        return self.norm(layout.multiply(mixed) * encoding)
 
-    def forward(self, batch: EnvironmentBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, batch: EnvironmentBatch) -> tuple[Tensor, _Context]:
         """Return a, of shape (1, n_atoms, n_outputs), and what the forces need."""
-        expansion = batch.constants["expansion"]
-        derivatives = batch.pair_gradients is not None
-        with torch.set_grad_enabled(torch.is_grad_enabled() or derivatives):
-            if derivatives:
-                expansion = expansion.detach().requires_grad_()
-            hidden = (self._features(expansion, batch) @ self.linear.weight[0].T)[None]
-        return hidden, (hidden, expansion)
+        layout = self._layout(batch)
+        embedding, mixed = self._mix(batch)
+        weight, bias = self.linear.weight[0], None
+        if layout.normalize:
+            weight, bias = fold_norm(weight, self.norm.weight, self.norm.bias)
+        projected, inverse, features = project(mixed, self.encoding, weight, layout)
+        context = _Context(layout, embedding, mixed, features, inverse, weight, projected)
+        return (projected if bias is None else projected + bias)[None], context
 
     def differentiate(
-        self,
-        gradient: Tensor,
-        context: tuple[Tensor, Tensor],
-        columns: slice,
-        batch: EnvironmentBatch,
+        self, gradient: Tensor, context: _Context, columns: slice, batch: EnvironmentBatch
     ) -> Tensor:
         """Return dE/dr_ij, given dE/da of some columns as a table."""
-        hidden, expansion = context
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            part = hidden[:, :, columns]
-        (slope,) = torch.autograd.grad(part, expansion, gradient, create_graph=create_graph)
-        return map_pairs(slope, batch)
+        slope = find_slope(
+            gradient[0],
+            context.features,
+            context.weight[columns],
+            context.mixed,
+            self.encoding,
+            context.projected[:, columns],
+            context.inverse,
+            context.layout,
+        )
+        by_element = self.spectrum.by_element(slope)
+        return map_pairs(torch.bmm(context.embedding, by_element), batch)
 
     def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:
         """Take the rows of the atoms from a table: (n_atoms, n)."""
@@ -104,11 +129,15 @@ class AlchemicalLayer(FirstLayer):
         """Put rows of the atoms into a table."""
         return atoms[None]
 
-    def _features(self, expansion: Tensor, batch: EnvironmentBatch) -> Tensor:
+    def _layout(self, batch) -> Layout:
+        normalize = isinstance(self.norm, nn.LayerNorm)
+        return Layout(self.spectrum, batch.index.element_counts, normalize)
+
+    def _mix(self, batch) -> tuple[Tensor, Tensor]:
+        """Return the embedding of each block, and the expansion by pseudo-species and degree."""
         embedding = F.embedding(batch.block_elements, self.embedding)
-        mixed = self.spectrum.by_degree(torch.bmm(embedding.mT, expansion))
-        gram = [torch.bmm(c, c.mT).flatten(1) for c in self.spectrum.blocks(mixed)]
-        return self.norm(torch.cat(gram, dim=1) * F.embedding(batch.index.element, self.encoding))
+        mixed = torch.bmm(embedding.mT, batch.constants["expansion"])
+        return embedding, self.spectrum.by_degree(mixed)
 
 
 class WholeExpansion(nn.Module):

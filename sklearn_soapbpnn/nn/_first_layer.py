@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ._environments import EnvironmentBatch
+from ._layers import ElementLinear
 
 
 class FirstLayer(nn.Module, ABC):
@@ -35,12 +36,20 @@ class FirstLayer(nn.Module, ABC):
         needs. It returns a dict of tensors with one row per atom. It has no weights, so these are
         constants of the data and are computed without the layer. The layer receives them as
         ``batch.constants``.
+    linear : ElementLinear
+        The weights of the features.
     """
 
     own_elements: bool
     n_networks: int
     n_features: int
     constants: nn.Module
+    linear: ElementLinear
+
+    @property
+    @abstractmethod
+    def roughness(self) -> Tensor:
+        """How fast each input of ``linear`` oscillates, see :meth:`PowerSpectrum.roughness`."""
 
     @abstractmethod
     def features(self, batch: EnvironmentBatch) -> Tensor:

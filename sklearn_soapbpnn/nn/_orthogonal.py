@@ -69,6 +69,11 @@ class OrthogonalLayer(FirstLayer):
         """Normalisation of the features."""
         return self.constants.norm
 
+    @property
+    def roughness(self) -> Tensor:
+        """How fast each feature oscillates, see :meth:`PowerSpectrum.roughness`."""
+        return self.spectrum.roughness().index_select(0, self.spectrum.upper)
+
     def features(self, batch: EnvironmentBatch) -> Tensor:
         """Return the normalised features, of shape (n_atoms, n_features)."""
         return batch.constants["features"]

@@ -54,7 +54,8 @@ class Head(nn.Module):
             ElementLinear(n_networks, n_inputs, n_outputs, generator)
             for n_inputs, n_outputs in zip(sizes, sizes[1:])
         )
-        transform = None if kind.cartesian_rank is None else torch.tensor(kind.transform)
+        is_cartesian = kind.cartesian_rank is not None
+        transform = torch.tensor(kind.property_transform) if is_cartesian else None
         self.register_buffer("transform", transform, persistent=False)
 
     @property
@@ -85,7 +86,10 @@ class Head(nn.Module):
                 part = torch.einsum("imk,ipk->imp", basis(batch.tensors, batch), part)
             blocks.append(part.flatten(1))
         values = torch.cat(blocks, dim=1)
-        return values if self.transform is None else values @ self.transform.T
+        if self.transform is None:
+            return values
+        per_property = values.unflatten(1, (-1, self.n_properties[0]))
+        return torch.einsum("cs,isp->icp", self.transform, per_property).flatten(1)
 
 
 class Trunk(nn.Module):

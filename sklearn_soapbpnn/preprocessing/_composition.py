@@ -333,9 +333,9 @@ def _check_weight(weight, name):
 def _fit_coef(structures, residual, elements, fixed):
     """Fit the weights of a target: array of shape (n_elements, *kind.shape)."""
     # an invariant may occupy several components, such as the diagonal of a tensor
-    basis = (residual.kind.invariants != 0).astype(np.float64)
-    values = residual.values @ basis / basis.sum(0)
-    known = ~residual.known @ basis == 0
+    components = residual.kind.invariant_components
+    values = residual.values[:, components].mean(1)
+    known = residual.known[:, components].all(1)
     if not isinstance(fixed, Mapping):
         fixed = dict.fromkeys(elements.tolist(), fixed)
     fixed = np.array([fixed.get(number, np.nan) for number in elements.tolist()])
@@ -347,7 +347,9 @@ def _fit_coef(structures, residual, elements, fixed):
     else:
         counts = count_elements(structures, elements, residual.kind.intensive)
         coef = _solve_counts(counts, values, known, np.sqrt(residual.weights), fixed)
-    return (coef @ basis.T).reshape(len(elements), *residual.kind.shape)
+    result = np.zeros((len(elements), residual.kind.size))
+    result[:, components] = coef[:, None]
+    return result.reshape(len(elements), *residual.kind.shape)
 
 
 def _average_elements(element, values, weights, n_elements):
@@ -377,4 +379,4 @@ def _solve_counts(counts, values, known, root_weights, fixed):
 
 def _has_baseline(kind):
     """Return whether a target is a sum or mean of atomic values with an invariant part."""
-    return kind.invariants.size > 0 and not kind.per_volume
+    return kind.invariant_components.size > 0 and not kind.per_volume

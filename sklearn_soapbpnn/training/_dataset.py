@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data import has_derivatives, plan_batches, to_network_units
+from ..model import atoms_per_chunk
 from ..nn import EnvironmentBatch, Environments
 
-# atoms per batch in validation: enough to amortise the overhead of Python, few enough for the cache
+# atoms per batch in validation on the CPU: enough to amortise the overhead of Python, few enough
+# for the cache
 ATOMS_PER_EVALUATION = 512
 # bytes up to which the pair gradients of a data set are stored; above, only their factors are
 PAIR_GRADIENT_MEMORY = 256 * 1024**2
@@ -261,7 +263,8 @@ class EvaluationIterator(BatchIterator):
 
     def __init__(self, dataset: TrainingData) -> None:
         mean = int(dataset.atom_counts.float().mean().ceil())
-        super().__init__(dataset, max(1, ATOMS_PER_EVALUATION // mean))
+        n_atoms = atoms_per_chunk(dataset.device, ATOMS_PER_EVALUATION)
+        super().__init__(dataset, max(1, n_atoms // mean))
 
     def order(self) -> Tensor:
         """Return the order of the data."""

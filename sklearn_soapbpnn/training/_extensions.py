@@ -18,6 +18,9 @@ OPTIMIZERS = {
     "muon": {"optimizer": Muon},
     "adam": {"optimizer": torch.optim.Adam, "optimizer__fused": True},
 }
+# pseudo-species describe elements by numbers near 1, which steps of the size that is right for the
+# small weights of wide layers would hardly move
+ELEMENT_GROUPS = [(f"first.{name}", {"adam_ratio": 10.0}) for name in ("embedding", "encoding")]
 # skorch callbacks that cannot work here, with the reason and the alternative
 REFUSED_CALLBACKS = {
     ScoringBase: "which scores a dataset of X and y, but there is no such dataset here. history_ "
@@ -97,7 +100,10 @@ def check_net_params(net_params, optimizer, learning_rate, device):
         raise TypeError(f"net_params: 'optimizer' must make a torch optimizer, got {optimizer!r}.")
 
 
-def choose_optimizer(name, net_params):
+def choose_optimizer(name, net_params, species_encoding="orthogonal"):
     """Return the arguments of the net that define its optimizer; ``net_params`` may replace it."""
     net_params = net_params or {}
-    return {**({} if "optimizer" in net_params else OPTIMIZERS[name]), **net_params}
+    options = {} if "optimizer" in net_params else dict(OPTIMIZERS[name])
+    if options.get("optimizer") is Muon and species_encoding == "alchemical":
+        options["optimizer__param_groups"] = ELEMENT_GROUPS
+    return {**options, **net_params}

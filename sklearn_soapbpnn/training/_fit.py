@@ -90,7 +90,9 @@ def make_net(parameters, network, losses, order_seed):
         n_iter_no_change=int(parameters.n_iter_no_change) if parameters.early_stopping else None,
         verbose=parameters.verbose,
         callbacks=parameters.callbacks,
-        **choose_optimizer(parameters.optimizer, parameters.net_params),
+        **choose_optimizer(
+            parameters.optimizer, parameters.net_params, parameters.species_encoding
+        ),
     )
 
 
@@ -160,6 +162,8 @@ def _fit_steps(parameters, data):
 def _prepare(parameters, steps, X, data, seed):
     """Attach the descriptors, unless they are too large, and split off the validation data.
 
+    A GPU computes the descriptors itself, faster than they could be copied there.
+
     Returns
     -------
     train : tuple of Structures, Targets, and array or None
@@ -175,7 +179,7 @@ def _prepare(parameters, steps, X, data, seed):
     limit = parameters.memory_for_data(len(steps.elements), steps.parameters)
     large = is_large(parts, steps.parameters, data.y.names, parameters.itemsize, limit)
     featurizer = steps.own.featurizer
-    if featurizer is not None and not large:
+    if featurizer is not None and not large and parameters.torch_device.type == "cpu":
         parts = [featurizer.transform(part) for part in parts]
     if data.validation is not None:
         train, validation = (parts[0], data.y, data.sample_weight), (parts[1], data.validation[1])

@@ -5,12 +5,12 @@ With G the gradient of a matrix of weights W and M its running mean [1]_,
 .. math::
 
     M \leftarrow \mu M + (1 - \mu) G, \qquad
-    W \leftarrow W - 20 \, \eta \sqrt{\frac{n_\text{out}}{n_\text{in}}} \;
+    W \leftarrow (1 - \lambda \eta) W - 20 \, \eta \sqrt{\frac{n_\text{out}}{n_\text{in}}} \;
         \mathrm{orth}\left(\mu M + (1 - \mu) G\right)
 
-where :math:`\mathrm{orth}(U S V^T) = U V^T`. Adam scales each number on its own; of a wide layer on
-a power spectrum, whose entries rise and fall together, it then learns the few strong directions and
-hardly the many weak ones.
+where :math:`\mathrm{orth}(U S V^T) = U V^T` and :math:`\lambda` is the weight decay. Adam scales
+each number on its own; of a wide layer on a power spectrum, whose entries rise and fall together,
+it then learns the few strong directions and hardly the many weak ones.
 
 The root makes one rate right for all widths: :math:`\mathrm{orth}` has singular values of 1, so
 that, for inputs of size 1 (root mean square), a step changes the outputs of a layer by at most
@@ -24,6 +24,10 @@ References
    https://kellerjordan.github.io/posts/muon.
 .. [2] Yang, Simon, Bernstein, "A spectral condition for feature learning" (2023),
    arXiv:2310.17813.
+.. [3] Amsel, Persson, Musco, Gower, "The Polar Express: Optimal matrix sign methods and their
+   application to the Muon algorithm" (2025), arXiv:2505.16932.
+.. [4] Bartok, Kondor, Csanyi, "On representing chemical environments", Phys. Rev. B 87, 184115
+   (2013), doi:10.1103/PhysRevB.87.184115.
 """
 
 from __future__ import annotations
@@ -36,13 +40,18 @@ from torch.optim.adam import adam
 
 # eta of matrices, in that of everything else
 RATIO = 20.0
-# odd polynomial that takes singular values between 0 and 1 to the neighbourhood of 1, from [1]
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-N_STEPS = 5
+# odd polynomials that, one after the other, take singular values between 0.003 and 1 to 0.8 to 1.2,
+# the best of degree 5 in this order, see [3]
+COEFFICIENTS = (
+    (8.3837, -24.7659, 18.3571),
+    (4.0434, -3.0114, 0.5695),
+    (3.5056, -2.6267, 0.5257),
+    (2.4901, -1.8343, 0.4368),
+)
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for stacks of matrices, and Adam for all other weights.
+    r"""Muon for stacks of matrices, and Adam for all other weights.
 
     A weight of three axes, (n_networks, n_outputs, n_inputs), is a stack of matrices. One whose
     gradient is zero, since no atom of its element is in the batch, stays as it is: a step has the
@@ -60,14 +69,27 @@ class Muon(torch.optim.Optimizer):
         The same of Adam, for the gradients and their squares.
     eps : float, default=1e-8
         Size of a gradient that counts as zero.
-    weight_decay : float, default=0
+    weight_decay : float, default=1
         Share of a matrix that a step of rate 1 takes away.
+    smoothness : float, default=1
+        Exponent :math:`\tau` of :meth:`weigh_inputs`.
+    adam_ratio : float, default=1
+        Learning rate of the weights that go by Adam, in units of ``lr``.
     """
 
     def __init__(
-        self, params, lr=1e-3, momentum=0.95, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0
+        self,
+        params,
+        lr=1e-3,
+        momentum=0.95,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=1.0,
+        smoothness=1.0,
+        adam_ratio=1.0,
     ) -> None:
-        for name, value in {"lr": lr, "eps": eps, "weight_decay": weight_decay}.items():
+        sizes = {"weight_decay": weight_decay, "smoothness": smoothness, "adam_ratio": adam_ratio}
+        for name, value in {"lr": lr, "eps": eps, **sizes}.items():
             if not value >= 0 or (name == "eps" and value == 0):
                 raise ValueError(f"{name} must be {'>' if name == 'eps' else '>='} 0, got {value}")
         for value in (momentum, *betas):
@@ -75,11 +97,33 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError(f"momentum and betas must lie in [0, 1), got {value}")
         super().__init__(
             params,
-            {
-                **{"lr": lr, "momentum": momentum, "betas": betas, "eps": eps},
-                "weight_decay": weight_decay,
-            },
+            {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, **sizes},
         )
+        self._input_scales = {}
+
+    def weigh_inputs(self, weight, roughness):
+        r"""Let smooth inputs of a stack of matrices move faster than those that oscillate.
+
+        The steps are those for :math:`W' = W S^{-1}`, whose inputs are S x, with
+
+        .. math:: S = \mathrm{diag}(s), \qquad s_k \propto e^{-\tau \rho_k}
+
+        and a mean square of S of 1. For a power spectrum this is the metric of neighbours that are
+        Gaussians [4]_ with a width of :math:`\sqrt{2 \tau} / k_\text{max}`: with the default
+        descriptor and :math:`\tau = 1`, 0.28 Angstrom. It is to the few data of a small set that
+        fast oscillations would adapt.
+
+        Parameters
+        ----------
+        weight : Parameter of shape (n_networks, n_outputs, n_inputs)
+            One of the weights of the optimizer.
+        roughness : Tensor of shape (n_inputs,)
+            :math:`\rho`, see :meth:`PowerSpectrum.roughness`.
+        """
+        for group in self.param_groups:
+            if any(weight is other for other in group["params"]):
+                scale = torch.exp(-group["smoothness"] * roughness)
+                self._input_scales[weight] = scale / scale.square().mean().sqrt()
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -95,22 +139,32 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _step_stacks(self, weights, group):
-        directions, present = [], []
-        for weight in weights:
+        if not weights:
+            return
+        sizes = [len(weight) for weight in weights]
+        norms = [torch.linalg.vector_norm(w.grad, dim=(1, 2), keepdim=True) for w in weights]
+        present = torch.cat(norms).sign_()
+        shares = ((1 - group["momentum"]) * present).split(sizes)
+        directions = []
+        for weight, share in zip(weights, shares):
             state = self.state[weight]
             if not state:
                 state["mean"] = torch.zeros_like(weight)
-            there = torch.linalg.vector_norm(weight.grad, dim=(1, 2), keepdim=True) > 0
-            present.append(there.to(weight.dtype))
-            state["mean"].lerp_(weight.grad, (1 - group["momentum"]) * present[-1])
-            directions.append(weight.grad.lerp(state["mean"], group["momentum"]))
+            state["mean"].lerp_(weight.grad, share)
+            direction = weight.grad.lerp(state["mean"], group["momentum"])
+            if weight in self._input_scales:
+                direction.mul_(self._input_scales[weight])
+            directions.append(direction)
         factors = inverse_roots(directions, group["eps"])
-        for weight, X, Q, there in zip(weights, directions, factors, present):
+        for weight, X, Q, there in zip(weights, directions, factors, present.split(sizes)):
             if group["weight_decay"]:
                 weight.mul_(1 - group["lr"] * group["weight_decay"] * there)
             _, n_outputs, n_inputs = weight.shape
             rate = RATIO * group["lr"] * math.sqrt(n_outputs / n_inputs)
-            weight.baddbmm_(*_in_order(Q * there, X), alpha=-rate)
+            left, right = _in_order(Q * there, X)
+            if weight in self._input_scales:
+                right = right * self._input_scales[weight]
+            weight.baddbmm_(left, right, alpha=-rate)
 
     def _step_others(self, weights, group):
         for weight in weights:
@@ -128,7 +182,7 @@ class Muon(torch.optim.Optimizer):
             [],
             [state["step"] for state in states],
             **{"amsgrad": False, "maximize": False, "fused": True, "weight_decay": 0.0},
-            **{"lr": group["lr"], "eps": group["eps"]},
+            **{"lr": group["adam_ratio"] * group["lr"], "eps": group["eps"]},
             **dict(zip(("beta1", "beta2"), group["betas"])),
         )
 
@@ -157,10 +211,14 @@ def inverse_roots(stacks: list[Tensor], eps: float = 1e-8) -> list[Tensor]:
     for k, X in enumerate(stacks):
         by_size.setdefault(min(X.shape[1:]), []).append(k)
     roots = {}
-    for places in by_size.values():
-        grams = torch.cat([_gram(stacks[k]) for k in places])
-        sizes = [len(stacks[k]) for k in places]
-        roots |= zip(places, _inverse_root(grams, eps).split(sizes))
+    for size, places in by_size.items():
+        some = [stacks[k] for k in places]
+        if size == 1:
+            norms = [torch.linalg.vector_norm(X, dim=(1, 2), keepdim=True) for X in some]
+            roots |= zip(places, [norm.clamp_(min=eps).reciprocal_() for norm in norms])
+        else:
+            root = _inverse_root(torch.cat([_gram(X) for X in some]), eps)
+            roots |= zip(places, root.split([len(X) for X in some]))
     return [roots[k] for k in range(len(stacks))]
 
 
@@ -178,17 +236,13 @@ def _gram(X: Tensor) -> Tensor:
 
 def _inverse_root(A: Tensor, eps: float) -> Tensor:
     """Return about A^(-1/2), for matrices A that have no negative eigenvalues."""
-    trace = A.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    norm = trace.sqrt().clamp(min=eps)  # of X
-    if A.shape[1] == 1:
-        return 1 / norm
-    A = A / norm.square()
-    a, b, c = COEFFICIENTS
+    square = A.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp_(min=eps**2)
+    A = A / square
     Q = None
-    for step in range(N_STEPS):
+    for step, (a, b, c) in enumerate(COEFFICIENTS, 1):
         P = torch.baddbmm(A, A, A, beta=b, alpha=c)
         P.diagonal(dim1=1, dim2=2).add_(a)
-        Q = P if step == 0 else torch.bmm(P, Q)
-        if step < N_STEPS - 1:
+        Q = P if Q is None else torch.bmm(P, Q)
+        if step < len(COEFFICIENTS):
             A = torch.bmm(torch.bmm(P, A), P)
-    return Q / norm
+    return Q.mul_(square.rsqrt_())

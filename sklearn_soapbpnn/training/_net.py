@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ._dataset import EvaluationIterator, TrainingIterator
 from ._distributed import SingleProcess
 from ._interrupts import note_interrupts
+from ._muon import Muon
 from ._progress import Bar, Progress
 
 
@@ -201,7 +202,11 @@ class SoapBPNNNet(NeuralNet):
                     f"net_params: 'optimizer__param_groups' names {pattern!r}, which matches none "
                     f"of the weights: {names}."
                 )
-        return super().initialize_optimizer(*args, **kwargs)
+        super().initialize_optimizer(*args, **kwargs)
+        if isinstance(self.optimizer_, Muon):
+            first = self.module_.first
+            self.optimizer_.weigh_inputs(first.linear.weight, first.roughness)
+        return self
 
     def get_dataset(self, X, y=None):
         """Return the training data unchanged."""

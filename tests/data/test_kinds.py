@@ -1,4 +1,5 @@
 import pickle
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 
@@ -64,7 +65,7 @@ def test_repr_makes_an_equal_kind(kind, shape):
 def test_pickle_whatever_is_cached(kind, shape):
     fresh = pickle.loads(pickle.dumps(kind))
     before = joblib.hash(fresh)
-    assert fresh.invariants.flags.writeable is False
+    assert fresh.invariant_components.flags.writeable is False
     assert (fresh.n_scales, len(fresh.scale_names)) == (kind.n_scales, kind.n_scales)
     assert joblib.hash(fresh) == before
     back = pickle.loads(pickle.dumps(fresh))
@@ -179,14 +180,39 @@ def test_properties_of_tensors_do_not_mix():
 )
 def test_number_of_invariants(name, n_invariants):
     kind = KINDS[name][0]
-    assert kind.invariants.shape == (kind.size, n_invariants)
+    assert kind.invariant_components.shape[1] == n_invariants
 
 
-def test_invariants_of_tensors_are_isotropic():
-    found = np.abs(TargetKind.tensor(2).invariants.reshape(3, 3, 2, 2))
-    np.testing.assert_allclose(found[:, :, 0, 0], np.eye(3) / np.sqrt(3), atol=1e-15)
-    np.testing.assert_allclose(found[:, :, 1, 1], np.eye(3) / np.sqrt(3), atol=1e-15)
-    assert not found[:, :, 0, 1].any()
+@every_kind
+def test_invariants_are_what_only_scalars_change(kind, shape):
+    """Values that are constant on the components of an invariant come from scalars alone."""
+    scalars = [b.o3_lambda == 0 and b.o3_sigma == 1 for b in kind.blocks]
+    scalars = np.concatenate([np.full(b.size, s) for b, s in zip(kind.blocks, scalars)])
+    values = np.zeros((kind.invariant_components.shape[1], kind.size))
+    for value, components in zip(values, kind.invariant_components.T):
+        value[components] = 1
+    found = values @ kind.transform
+    assert not found[:, ~scalars].round(14).any()
+    assert np.linalg.matrix_rank(found) == len(values) == scalars.sum()
+
+
+@pytest.mark.parametrize("make", [TargetKind.scalar, TargetKind.vector, TargetKind.tensor])
+def test_many_properties_take_memory_that_grows_with_their_number(make):
+    tracemalloc.start()
+    kind = make(20_000)
+    assert kind.invariant_components.nbytes <= 3 * 8 * 20_000
+    assert len(kind.scale_index) == kind.size
+    if kind.cartesian_rank is not None:
+        assert kind.property_transform.size <= 81
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_invariants_of_tensors_are_their_diagonals():
+    found = np.zeros((3, 3, 2), int)
+    found.flat[TargetKind.tensor(2).invariant_components] = [1, 2]
+    np.testing.assert_array_equal(found[:, :, 0], np.eye(3))
+    np.testing.assert_array_equal(found[:, :, 1], 2 * np.eye(3))
 
 
 @pytest.mark.parametrize(

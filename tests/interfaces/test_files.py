@@ -841,13 +841,13 @@ def test_forged_pipeline(pipeline, path):
     "kind",
     [
         {"shape": [3, 2**62], "blocks": [[1, 1, 2**62]], "cartesian_rank": 1},
-        {"shape": [10**5], "blocks": [[0, 1, 10**5]], "cartesian_rank": None},
+        {"shape": [10**7], "blocks": [[0, 1, 10**7]], "cartesian_rank": None},
         {"shape": [3, 3, 10**6], "blocks": [[0, 1, 10**6], [2, 1, 10**6]], "cartesian_rank": 2},
     ],
     ids=["overflow", "scalars", "tensors"],
 )
 def test_absurd_targets(kind, small, path):
-    """A small file cannot make large matrices."""
+    """A small file cannot make large arrays."""
     save_model(small, path)
     kind = {**dict.fromkeys(("per_atom", "per_volume", "intensive"), False), "unit": "", **kind}
 
@@ -857,6 +857,18 @@ def test_absurd_targets(kind, small, path):
 
     forge(path, change)
     check_refused(path, path.read_bytes(), "2 targets would take")
+
+
+def test_many_properties(path):
+    """Nothing grows with the square of their number."""
+    X = [molecule(name) for name in ("H2O", "CH4", "NH3", "H2O2")]
+    values = np.random.default_rng(0).normal(size=(len(X), 3, 4000))
+    kinds = {"p": TargetKind.vector(4000)}
+    options = {"max_radial": 2, "max_angular": 1, "num_epochs": 1, "random_state": 0}
+    model = SoapBPNNRegressor(**options).fit(X, Targets(p=values, kinds=kinds))
+    save_model(model, path)
+    again = SoapBPNNRegressor.load(path).predict(X, targets=["p"])["p"]
+    np.testing.assert_array_equal(again, model.predict(X, targets=["p"])["p"])
 
 
 def test_tensor_of_high_degree(small, path):

@@ -71,6 +71,11 @@ def options(model=None, training=None, **base):
     return {"architecture": architecture, **base}
 
 
+def make_regressor(**parameters):
+    """Return a regressor whose options can be written: metatrain has no other optimizer."""
+    return SoapBPNNRegressor(**{"optimizer": "adam", **parameters})
+
+
 @pytest.fixture(scope="module")
 def data():
     X, y = load_malonaldehyde(return_X_y=True)
@@ -104,19 +109,20 @@ def test_of_a_file(tmp_path):
             "dos": {"type": "mae", "weight": 0.01},
         },
         "validation_fraction": 0.2,
+        "optimizer": "adam",
     }
     SoapBPNNRegressor(**parameters)._validate_params()
 
 
 def test_defaults_are_ours_but_for_the_head():
     parameters = read_options({"architecture": {"name": "soap_bpnn"}})
-    assert parameters == {"heads": {"energy": "linear"}}
-    written = write_options(SoapBPNNRegressor())
+    assert parameters == {"heads": {"energy": "linear"}, "optimizer": "adam"}
+    written = write_options(make_regressor())
     assert written["architecture"]["model"]["heads"] == {"energy": "mlp"}
 
 
 def test_classmethod_and_file(tmp_path):
-    model = SoapBPNNRegressor(num_epochs=3, learning_rate=1e-5, random_state=1)
+    model = make_regressor(num_epochs=3, learning_rate=1e-5, random_state=1)
     path = tmp_path / "options.yaml"
     assert model.to_options(path) == model.to_options()
     again = SoapBPNNRegressor.from_options(str(path))
@@ -152,7 +158,7 @@ def test_a_fitted_model_names_what_it_learnt(data):
     X, _ = data
     kinds = {"spectrum": TargetKind.scalar()}
     y = Targets(kinds=kinds, spectrum=np.arange(6.0), dipole=np.ones((6, 3)))
-    model = SoapBPNNRegressor(max_angular=2, num_epochs=1, random_state=0)
+    model = make_regressor(max_angular=2, num_epochs=1, random_state=0)
     model.fit(X, y)
     with pytest.raises(ValueError, match=r"an MLP head of 'dipole'.*heads=\{'dipole': 'linear'\}"):
         write_options(model)
@@ -168,7 +174,7 @@ def test_intensive_targets_have_no_counterpart(data):
     intensive, extensive = TargetKind.scalar(intensive=True), TargetKind.scalar()
     kinds = {"gap": intensive, "hardness": intensive, "total": extensive}
     y = Targets(kinds=kinds, gap=gap, hardness=gap, total=gap)
-    model = SoapBPNNRegressor(max_angular=2, num_epochs=1, random_state=0).fit(X, y)
+    model = make_regressor(max_angular=2, num_epochs=1, random_state=0).fit(X, y)
     with pytest.raises(ValueError, match="no counterpart of") as error:
         model.to_options()
     for name in ("gap", "hardness"):
@@ -182,7 +188,7 @@ def test_intensive_targets_have_no_counterpart(data):
 def test_a_fitted_model_writes_the_descriptor_that_it_was_fitted_with(data):
     X, y = data
     features = SoapFeaturizer(cutoff_radius=3.0, max_angular=2).fit_transform(X)
-    model = SoapBPNNRegressor(num_epochs=1).fit(features, y)
+    model = make_regressor(num_epochs=1).fit(features, y)
     soap = write_options(model)["architecture"]["model"]["soap"]
     assert (soap["cutoff"]["radius"], soap["max_angular"]) == (3.0, 2)
 
@@ -191,7 +197,7 @@ def test_standard_targets_have_no_prefix():
     heads = dict.fromkeys(
         ["non_conservative_stress", "energy/pbe", "charge", "charges", "lab::x"], "linear"
     )
-    written = write_options(SoapBPNNRegressor(heads=heads))["architecture"]["model"]["heads"]
+    written = write_options(make_regressor(heads=heads))["architecture"]["model"]["heads"]
     assert set(written) == {
         *("energy", "non_conservative_stress", "energy/pbe", "charge", "mtt::charges", "lab::x")
     }
@@ -289,7 +295,7 @@ def test_earlier_names():
 
 
 def test_elements_are_written_by_number():
-    model = SoapBPNNRegressor(
+    model = make_regressor(
         fixed_composition_weights={"H": -1, 8: np.float64(-2)},
         fixed_scaling_weights={"charges": {"O": 1}, "energy": 2},
     )
@@ -305,17 +311,17 @@ def test_the_stress_of_an_undivided_energy_is_undivided(data):
     names = read_options(options(training=training))["per_structure_targets"]
     assert names == ("energy", "gap", "stress")
     for ours in (names, ("gap", "virial", "energy"), np.array(["energy", "gap", "forces"])):
-        written = write_options(SoapBPNNRegressor(per_structure_targets=ours))
+        written = write_options(make_regressor(per_structure_targets=ours))
         written = written["architecture"]["training"]["per_structure_targets"]
         assert sorted(written) == ["energy", "mtt::gap"]
     with pytest.raises(ValueError, match="one of 'energy' and 'stress'"):
-        write_options(SoapBPNNRegressor(per_structure_targets=["stress"]))
+        write_options(make_regressor(per_structure_targets=["stress"]))
     X = [atoms.copy() for atoms in data[0]]
     for atoms in X:
         atoms.center(vacuum=3.0)
         atoms.pbc = True
     y = Targets(energy=data[1]["energy"], stress=np.zeros((6, 3, 3)))
-    model = SoapBPNNRegressor(max_angular=1, num_epochs=1, per_structure_targets=["energy"])
+    model = make_regressor(max_angular=1, num_epochs=1, per_structure_targets=["energy"])
     with pytest.raises(ValueError, match="one of 'energy' and 'stress'"):
         write_options(model.fit(X, y))
 
@@ -425,6 +431,7 @@ def test_one_warning_names_what_is_not_read():
         ({"random_state": np.random.RandomState(0)}, "random_state=RandomState"),
         ({"device": "cuda:1"}, "device='cuda:1'"),
         ({"early_stopping": True}, "early_stopping"),
+        ({"optimizer": "muon"}, r"optimizer='muon' \(metatrain trains with 'adam'\)"),
         ({"net_params": {"optimizer": torch.optim.SGD}}, "net_params"),
         ({"validation_fraction": 0.0}, "validation_fraction=0"),
         ({"fixed_scaling_weights": {"dos": [1.0, 2.0]}}, r"fixed_scaling_weights\['dos'\]"),
@@ -435,7 +442,7 @@ def test_one_warning_names_what_is_not_read():
 )
 def test_arguments_that_metatrain_does_not_have(parameters, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        write_options(SoapBPNNRegressor(**parameters), tmp_path / "options.yaml")
+        write_options(make_regressor(**parameters), tmp_path / "options.yaml")
     assert not list(tmp_path.iterdir())
 
 
@@ -443,12 +450,12 @@ def test_new_arguments_are_not_dropped():
     class Regressor(SoapBPNNRegressor):
         _parameter_constraints = {**SoapBPNNRegressor._parameter_constraints, "new": ["boolean"]}
 
-        def __init__(self, *, new=False, num_epochs=100):
-            super().__init__(num_epochs=num_epochs)
+        def __init__(self, *, new=False, optimizer="adam"):
+            super().__init__(optimizer=optimizer)
             self.new = new
 
         def get_params(self, deep=True):
-            return {**SoapBPNNRegressor().get_params(), **super().get_params(deep)}
+            return {**make_regressor().get_params(), **super().get_params(deep)}
 
     write_options(Regressor())
     with pytest.raises(ValueError, match="no counterpart of: new"):
@@ -464,7 +471,7 @@ def test_new_losses_are_not_dropped(monkeypatch):
         ({"energy": {"forces": "new"}}, "loss of 'forces': type='new'"),
     ]:
         with pytest.raises(ValueError, match=f"no counterpart of: {message}"):
-            write_options(SoapBPNNRegressor(loss=loss))
+            write_options(make_regressor(loss=loss))
     with pytest.raises(ValueError, match="no counterpart of: .*loss='new'"):
         read_options(options(training={"loss": "new"}))
 
@@ -495,6 +502,7 @@ def test_training_options_of_a_checkpoint_are_left_out_one_by_one():
         "fixed_composition_weights": None,
         "fixed_scaling_weights": {"energy": 2.0},
         "per_structure_targets": (),
+        "optimizer": "adam",
     }
     assert [option.split(" (")[0] for option in left_out] == [
         "scheduler_factor=0.8",
@@ -519,7 +527,10 @@ def test_heads_and_baseline_are_those_of_the_targets():
     hypers = {"heads": {"mtt::gap": "mlp", "mtt::other": "mlp"}}
     training = {"atomic_baseline": {"mtt::gap": 0.0}}
     parameters, _ = read_hypers(hypers, training, ["mtt::gap"])
-    assert parameters == {"heads": {"gap": "mlp"}, "remove_composition_contribution": False}
+    assert parameters == {
+        **{"heads": {"gap": "mlp"}, "optimizer": "adam"},
+        "remove_composition_contribution": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -633,9 +644,9 @@ def canonical(model):
 @given(PARAMETERS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_there_and_back(tmp_path, parameters):
-    # metatrain has no MLP heads for what is no scalar
+    # metatrain has no MLP heads for anything but scalars
     heads = {"non_conservative_stress": "linear", **(parameters.get("heads") or {})}
-    model = SoapBPNNRegressor(**{**parameters, "heads": heads})
+    model = make_regressor(**{**parameters, "heads": heads})
     path = tmp_path / "options.yaml"
     written = write_options(model, path)
     for options in (written, path):
@@ -646,6 +657,6 @@ def test_there_and_back(tmp_path, parameters):
 
 @given(WEIGHTS)
 def test_fixed_weights_there_and_back(weights):
-    model = SoapBPNNRegressor(fixed_composition_weights=weights)
+    model = make_regressor(fixed_composition_weights=weights)
     again = read_options(write_options(model))
     assert again["fixed_composition_weights"] == weights

@@ -84,7 +84,7 @@ def test_written_options_are_valid(parameters, tmp_path):
 
 
 def test_the_validation_notices_what_is_wrong():
-    written = SoapBPNNRegressor().to_options()
+    written = SoapBPNNRegressor(optimizer="adam").to_options()
     written["architecture"]["training"]["foo"] = 1
     with pytest.raises(MetatrainValidationError, match="foo"):
         merge(written)
@@ -104,15 +104,15 @@ def test_defaults_are_ours():
         assert not theirs["training"][name]
     assert SoapBpnn.__supported_dtypes__[0] == torch.float32
     assert DEFAULTS["dtype"] == "float32"
-    assert "device" not in SoapBPNNRegressor().to_options()
+    assert "device" not in SoapBPNNRegressor(optimizer="adam").to_options()
 
 
 def test_no_option_of_metatrain_is_unknown_here():
     options = {"architecture": get_default_hypers("soap_bpnn")}
     model = SoapBPNNRegressor(**read_options(options))
-    expected = {**DEFAULTS, "heads": {"energy": "linear"}}
+    expected = {**DEFAULTS, "heads": {"energy": "linear"}, "optimizer": "adam"}
     assert model.get_params() == expected
-    written = SoapBPNNRegressor(distributed=True).to_options()["architecture"]
+    written = SoapBPNNRegressor(distributed=True, optimizer="adam").to_options()["architecture"]
     for part, hypers in (("model", ModelHypers), ("training", TrainerHypers)):
         idle = {path.split(".")[-1] for path in IDLE}
         assert set(written[part]) == set(hypers.__annotations__) - idle

@@ -202,7 +202,7 @@ def test_read_only_input(estimator, crystals):
             per_structure_targets=["energy"],
             loss={"energy": {"type": "huber", "delta": 0.1, "forces": {"weight": 2.0}}},
             callbacks=[],
-            net_params={"optimizer__fused": False},
+            net_params={"optimizer__eps": 1e-9},
         ),
     ],
     ids=name_of,

@@ -5,7 +5,7 @@ import pytest
 
 from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 
-LEARNING = {"max_radial": 3, "max_angular": 3, "learning_rate": 1e-2, "random_state": 0}
+LEARNING = {"max_radial": 3, "max_angular": 3, "learning_rate": 3e-3, "random_state": 0}
 LIMITS = {"properties": 0.6, "mean": 0.6}
 
 

@@ -19,6 +19,7 @@ from skorch.callbacks import (
 )
 
 from sklearn_soapbpnn import SoapBPNNRegressor
+from sklearn_soapbpnn.training._muon import Muon
 
 SMALL = {
     **{"max_radial": 2, "max_angular": 1, "num_neurons_per_layer": 8, "random_state": 0},
@@ -150,17 +151,21 @@ def test_decay_of_weights(molecules):
     assert norms[1] < 0.9 * norms[0]
 
 
-def test_arguments_of_the_default_optimizer(molecules):
-    model = fit(molecules, net_params={"optimizer__betas": (0.5, 0.6)})
-    assert type(model.net_.optimizer_) is torch.optim.Adam
+@pytest.mark.parametrize(("name", "kind"), [("muon", Muon), ("adam", torch.optim.Adam)])
+def test_arguments_of_the_named_optimizer(molecules, name, kind):
+    model = fit(molecules, optimizer=name, net_params={"optimizer__betas": (0.5, 0.6)})
+    assert type(model.net_.optimizer_) is kind
     assert model.net_.optimizer_.param_groups[0]["betas"] == (0.5, 0.6)
-    assert not np.array_equal(model.predict(molecules[0]), fit(molecules).predict(molecules[0]))
+    assert not np.array_equal(
+        model.predict(molecules[0]), fit(molecules, optimizer=name).predict(molecules[0])
+    )
 
 
 def test_groups_of_weights(molecules):
     recorded = RecordWeights()
     groups = [("heads.*", {"lr": 0.0}), ("first.*", {"lr": 1e-2})]
-    fit(molecules, callbacks=[recorded], net_params={"optimizer__param_groups": groups})
+    net_params = {"optimizer__param_groups": groups}
+    fit(molecules, optimizer="adam", callbacks=[recorded], net_params=net_params)
     before, after = recorded.weights_[0], recorded.weights_[-1]
     moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
     assert moved["heads.0.layers.0.weight"] == 0

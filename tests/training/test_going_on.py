@@ -189,8 +189,8 @@ def test_an_integer_seed_holds_out_the_same_structures(X):
 
 def test_learning_goes_on(X):
     y = draw(X, "energy")
-    options = {**FIT, "validation_fraction": 0, "warmup_fraction": 0}
-    model = SoapBPNNRegressor(**{**options, "num_epochs": 20}).fit(X, y)
+    options = {**FIT, "validation_fraction": 0, "warmup_fraction": 0, "num_epochs": 20}
+    model = SoapBPNNRegressor(**{**options, "learning_rate": 1e-3}).fit(X, y)
     losses = [model.history_[-1, "train_loss"]]
     for _ in range(3):
         losses.append(model.partial_fit(X, y).history_[-1, "train_loss"])

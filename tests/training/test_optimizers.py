@@ -10,7 +10,7 @@ from skorch.callbacks import Callback
 
 from sklearn_soapbpnn import SoapBPNNRegressor, Targets
 from sklearn_soapbpnn.training import Muon
-from sklearn_soapbpnn.training._muon import COEFFICIENTS, N_STEPS, RATIO, inverse_roots
+from sklearn_soapbpnn.training._muon import COEFFICIENTS, RATIO, inverse_roots
 
 SMALL = {"max_radial": 3, "max_angular": 2, "num_neurons_per_layer": 8, "random_state": 0}
 
@@ -52,8 +52,7 @@ def orthogonalize_by_svd(X):
     U, S, Vh = torch.linalg.svd(X, full_matrices=False)
     S = S / S.square().sum(-1, keepdim=True).sqrt()
     if S.shape[-1] > 1:
-        a, b, c = COEFFICIENTS
-        for _ in range(N_STEPS):
+        for a, b, c in COEFFICIENTS:
             S = a * S + b * S**3 + c * S**5
     return (U * S[..., None, :]) @ Vh
 
@@ -116,14 +115,14 @@ def test_steps_of_matrices_are_those_of_the_formula(generator):
     """With the running mean, of which a step is already in what it uses (Nesterov)."""
     W, means = make_weights(generator, (3, 8, 20), (3, 8, 8), (3, 1, 8)), [0.0] * 3
     before = [weight.detach().clone() for weight in W]
-    optimizer = Muon(W, lr=1e-3, momentum=0.9)
+    optimizer = Muon(W, lr=1e-3, momentum=0.9, weight_decay=0.5)
     for _ in range(3):
         gradients = [draw(generator, *weight.shape) for weight in W]
         step_on(optimizer, W, gradients)
         for k, G in enumerate(gradients):
             means[k] = 0.9 * means[k] + 0.1 * G
             step = orthogonalize_by_svd(0.9 * means[k] + 0.1 * G)
-            before[k] = before[k] - 20e-3 * math.sqrt(G.shape[1] / G.shape[2]) * step
+            before[k] = (1 - 0.5e-3) * before[k] - 20e-3 * math.sqrt(G.shape[1] / G.shape[2]) * step
             torch.testing.assert_close(W[k].detach(), before[k])
 
 
@@ -132,7 +131,7 @@ def test_a_step_changes_outputs_by_its_rate_whatever_the_width(generator, n_outp
     """For inputs of size 1, the outputs that change most: 20 learning rates, and not much more."""
     (W,) = make_weights(generator, (2, n_outputs, n_inputs))
     before = W.detach().clone()
-    step_on(Muon([W], lr=1e-3), [W], [draw(generator, *W.shape)])
+    step_on(Muon([W], lr=1e-3, weight_decay=0), [W], [draw(generator, *W.shape)])
     _, _, Vh = torch.linalg.svd(W.detach() - before, full_matrices=False)
     x = Vh[:, 0] * math.sqrt(n_inputs)
     change = torch.bmm(W.detach() - before, x[:, :, None]).square().mean((1, 2)).sqrt()
@@ -149,6 +148,68 @@ def test_what_is_no_stack_of_matrices_goes_by_adam(generator):
         gradients = [draw(generator, *weight.shape) for weight in weights]
         step_on(optimizers[0], weights, gradients)
         step_on(optimizers[1], others, gradients)
+    for weight, other in zip(weights, others):
+        torch.testing.assert_close(weight, other)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 30), (2, 8, 5)])
+def test_rough_inputs_move_as_if_they_were_smaller(generator, shape):
+    """Steps are those of weights of inputs that are scaled, whichever side is longer."""
+    roughness = torch.linspace(0, 2, shape[2], dtype=torch.float64)
+    scale = torch.exp(-0.7 * roughness)
+    scale = scale / scale.square().mean().sqrt()
+    (W,) = make_weights(generator, shape)
+    scaled = torch.nn.Parameter(W.detach() / scale)
+    optimizers = Muon([W], smoothness=0.7), Muon([scaled])
+    optimizers[0].weigh_inputs(W, roughness)
+    for _ in range(3):
+        gradient = draw(generator, *shape)
+        step_on(optimizers[0], [W], [gradient])
+        step_on(optimizers[1], [scaled], [gradient * scale])
+    torch.testing.assert_close(W, scaled * scale)
+
+
+@pytest.mark.parametrize("species_encoding", ["orthogonal", "alchemical"])
+def test_roughness_is_that_of_the_channels_of_each_feature(molecules, species_encoding):
+    """From the names of the features, which say the degree and the radial channels of each."""
+    X, y = molecules
+    options = {**SMALL, "num_epochs": 1, "species_encoding": species_encoding}
+    model = SoapBPNNRegressor(**options).fit(X, y)
+    first = model.module_.first
+    n_per_l = model.module_.basis.n_per_l
+    entries = []
+    for l, n in enumerate(n_per_l):
+        channels = [*range(n)] * first.spectrum.n_elements
+        for p, one in enumerate(channels):
+            others = channels[p:] if species_encoding == "orthogonal" else channels
+            entries += [
+                sum(((k + 1 + l / 2) / n_per_l[0]) ** 2 for k in (one, other)) for other in others
+            ]
+    np.testing.assert_allclose(first.roughness, entries, rtol=1e-6)
+
+
+def test_rough_features_move_less(molecules):
+    X, y = molecules
+    shares = []
+    for smoothness in (0.0, 3.0):
+        recorded = RecordWeights()
+        net_params = {"optimizer__smoothness": smoothness}
+        options = {**SMALL, "num_epochs": 1, "callbacks": [recorded], "net_params": net_params}
+        first = SoapBPNNRegressor(**options).fit(X, y).module_.first
+        before, after = (weights["first.linear.weight"] for weights in recorded.weights_)
+        moved = (after - before).square().mean((0, 1))
+        rough = first.roughness > first.roughness.median()
+        shares.append(float(moved[rough].sum() / moved.sum()))
+    assert shares[1] < 0.5 * shares[0]
+
+
+def test_rate_of_adam_in_that_of_matrices(generator):
+    weights = make_weights(generator, (3, 8), (2, 4, 6))
+    others = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
+    gradients = [draw(generator, *weight.shape) for weight in weights]
+    step_on(Muon(weights, lr=1e-2, adam_ratio=5.0), weights, gradients)
+    step_on(Muon(others[:1], lr=5e-2), others[:1], gradients[:1])
+    step_on(Muon(others[1:], lr=1e-2), others[1:], gradients[1:])
     for weight, other in zip(weights, others):
         torch.testing.assert_close(weight, other)
 
@@ -174,7 +235,7 @@ def test_decay_of_matrices(generator):
     )
     before = [weight.detach().clone() for weight in weights]
     gradients = [draw(generator, *weight.shape) for weight in weights]
-    step_on(Muon(weights, lr=0.1), weights, gradients)
+    step_on(Muon(weights, lr=0.1, weight_decay=0), weights, gradients)
     step_on(Muon(others, lr=0.1, weight_decay=0.5), others, gradients)
     torch.testing.assert_close(weights[0] - others[0], 0.05 * before[0])
     assert torch.equal(weights[1], others[1])
@@ -247,6 +308,27 @@ def test_every_weight_learns(molecules, options):
     assert np.isfinite(model.history_[-1]["valid_loss"])
 
 
+def test_vectors_that_describe_elements_take_larger_steps(molecules):
+    """Of pseudo-species, and only those; the rates fall together."""
+    X, y = molecules
+    groups = {}
+    for encoding in ("orthogonal", "alchemical"):
+        recorded = RecordWeights()
+        options = {**SMALL, "num_epochs": 1, "species_encoding": encoding, "callbacks": [recorded]}
+        model = SoapBPNNRegressor(**options, optimizer="muon").fit(X, y)
+        names = {weight: name for name, weight in model.module_.named_parameters()}
+        groups[encoding] = {
+            names[weight]: group["adam_ratio"]
+            for group in recorded.optimizer_.param_groups
+            for weight in group["params"]
+        }
+        assert len({group["lr"] for group in recorded.optimizer_.param_groups}) == 1
+        assert len(groups[encoding]) == len(names)
+    assert {*groups["orthogonal"].values()} == {1}
+    larger = [name for name, ratio in groups["alchemical"].items() if ratio == 10]
+    assert larger == ["first.embedding", "first.encoding"]
+
+
 def test_optimizers_have_names(molecules):
     X, y = molecules
     kinds = {}
@@ -279,9 +361,10 @@ def test_an_optimizer_in_net_params_takes_the_place_of_the_name(molecules):
 
 
 def test_metatrain_has_no_muon():
-    with pytest.raises(ValueError, match="no counterpart of: optimizer"):
-        SoapBPNNRegressor(optimizer="muon").to_options()
-    assert SoapBPNNRegressor.from_options(SoapBPNNRegressor().to_options()).optimizer == "adam"
+    with pytest.raises(ValueError, match=r"no counterpart of: optimizer='muon' \(.* 'adam'\)"):
+        SoapBPNNRegressor().to_options()
+    adam = SoapBPNNRegressor(optimizer="adam")
+    assert SoapBPNNRegressor.from_options(adam.to_options()).optimizer == "adam"
 
 
 def test_less_error_in_the_same_epochs(shipped_molecules):

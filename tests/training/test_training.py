@@ -14,7 +14,7 @@ from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor, TargetKind,
 from sklearn_soapbpnn.training import _progress
 from sklearn_soapbpnn.training._net import WarmupCosine
 
-LEARNING = {"max_radial": 2, "max_angular": 2, "learning_rate": 1e-2, "random_state": 0}
+LEARNING = {"max_radial": 2, "max_angular": 2, "learning_rate": 3e-3, "random_state": 0}
 SMALL = {"max_radial": 2, "max_angular": 2, "num_neurons_per_layer": 8, "random_state": 0}
 
 

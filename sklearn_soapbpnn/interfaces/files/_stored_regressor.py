@@ -154,10 +154,10 @@ def _load_descriptor(state):
 def _check_targets(targets, kinds, steps):
     """Raise if the columns of y do not match the targets, or if the targets need much memory."""
     learnt = [name for name in targets if name not in LEARNT_DERIVATIVES]
-    # Python objects of some kilobytes, matrices of size x size, and Clebsch-Gordan coefficients
+    # Python objects of some kilobytes, a few indices of components, and Clebsch-Gordan coefficients
     memory = sum(
         2**13
-        + 8 * math.prod(kind.shape) ** 2
+        + 32 * math.prod(kind.shape)
         + sum(2 * (2 * b.o3_lambda + 1) ** 4 for b in kind.blocks)
         for kind in kinds.values()
     )

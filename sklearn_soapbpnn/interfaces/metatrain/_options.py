@@ -43,6 +43,7 @@ DEVICES = {"cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "mps": "mps"}
 PRECISIONS = {32: "float32", 64: "float64"}
 SPECIES_ENCODINGS = {True: "orthogonal", False: "alchemical"}
 N_PSEUDO_SPECIES = 4  # metatrain's
+OPTIMIZER = "adam"  # metatrain's
 
 _MODEL = {
     "soap.max_angular": "max_angular",
@@ -271,7 +272,7 @@ def _load(path):
 
 def _read(options):
     """Return arguments, options without a counterpart, and entries that are not read."""
-    parameters, problems, not_read = {}, [], []
+    parameters, problems, not_read = {"optimizer": OPTIMIZER}, [], []
     for key, value in _flatten(options):
         if key == "validation_set" and isinstance(value, Real):
             parameters["validation_fraction"] = value
@@ -359,7 +360,7 @@ def _write_base(parameters, problems):
 def _list_foreign(parameters, defaults):
     """Return the arguments that affect the result and that metatrain does not have."""
     known = {*SAME.values(), *DEPRECATED.values(), *(name for name, _ in _READERS.values())}
-    known |= {*NOT_WRITTEN, "n_pseudo_species", "validation_fraction"}
+    known |= {*NOT_WRITTEN, "n_pseudo_species", "optimizer", "validation_fraction"}
     # also arguments that are added later: metatrain would otherwise train another model
     found = [
         name
@@ -369,6 +370,8 @@ def _list_foreign(parameters, defaults):
     n_pseudo_species = parameters["n_pseudo_species"]
     if n_pseudo_species != N_PSEUDO_SPECIES:
         found.append(f"n_pseudo_species={n_pseudo_species} (metatrain has {N_PSEUDO_SPECIES})")
+    if parameters["optimizer"] != OPTIMIZER:
+        found.append(f"optimizer={parameters['optimizer']!r} (metatrain trains with {OPTIMIZER!r})")
     if parameters["validation_fraction"] == 0:
         found.append(
             "validation_fraction=0 (metatrain needs a validation set to pick the best epoch)"

@@ -195,7 +195,9 @@ def read_baseline(model, elements, kinds) -> CompositionBaseline:
     for name, weights in composition.weights.items():
         kind = kinds[name]
         blocks = [block.values.numpy().reshape(len(order), -1) for block in weights.blocks()]
-        values = np.hstack(blocks)[order] @ kind.invariants.T
+        values = np.zeros((len(order), kind.size))
+        # metatrain has baselines of spherical tensors only, where each invariant is one component
+        values[:, kind.invariant_components[0]] = np.hstack(blocks)[order]
         ours = strip_prefix(name)
         baseline.kinds_[ours] = kind
         baseline.coef_[ours] = values.reshape(len(order), *kind.shape)
