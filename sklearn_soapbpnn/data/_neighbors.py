@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import vesin
 from ase.geometry import complete_cell, wrap_positions
@@ -15,6 +17,8 @@ MOST_IMAGES = 10**6
 # that is some 150 times longer than wide, no bin is left along the short side, and vesin divides by
 # zero.
 MANY_BINS, LONG = 5 * 10**4, 50
+# atoms of a molecule whose distances are all computed, which is faster than to sort them into bins
+FEW_ATOMS = 64
 
 
 def find_pairs(index, positions, cell, pbc, cutoff_radius):
@@ -46,6 +50,35 @@ def find_pairs(index, positions, cell, pbc, cutoff_radius):
         If two atoms are at the same place, or the cell is so thin that there are too many periodic
         images to search.
     """
+    if len(positions) <= FEW_ATOMS and not pbc.any():
+        centers, neighbors, vectors = _search_all(positions, cutoff_radius)
+    else:
+        centers, neighbors, vectors = _search_box(index, positions, cell, pbc, cutoff_radius)
+    distances = np.sqrt(np.einsum("pa,pa->p", vectors, vectors))
+    if len(distances) and distances.min() < COINCIDENT:
+        pair = int(np.argmin(distances))
+        raise ValueError(
+            f"Atoms {centers[pair]} and {neighbors[pair]} of structure {index} are at the same "
+            f"place (distance {distances[pair]:.1e}). Remove one, or repair the structure."
+        )
+    return centers, neighbors, vectors
+
+
+def _search_all(positions, cutoff_radius):
+    """Compare all atoms of a molecule with each other."""
+    i, j = _list_pairs(len(positions))
+    vectors = positions[j] - positions[i]
+    near = np.einsum("pa,pa->p", vectors, vectors) <= cutoff_radius**2
+    return i[near], j[near], vectors[near]
+
+
+@lru_cache(maxsize=FEW_ATOMS + 1)
+def _list_pairs(n_atoms):
+    return np.triu_indices(n_atoms, 1)
+
+
+def _search_box(index, positions, cell, pbc, cutoff_radius):
+    """Find the pairs with a suitable algorithm for this box."""
     heights, extents = _measure_box(positions, cell, pbc)
     n_images = np.prod(2 * np.ceil(cutoff_radius / heights[pbc]) + 1)
     if n_images > MOST_IMAGES:
@@ -59,17 +92,8 @@ def find_pairs(index, positions, cell, pbc, cutoff_radius):
     is_long = n_bins.prod() > MANY_BINS and n_bins.max() > LONG * n_bins.min()
     if is_long:
         reach = np.where(pbc, np.ceil(cutoff_radius / heights), 0).astype(int)
-        centers, neighbors, vectors = _search_long(positions, cell, pbc, cutoff_radius, reach)
-    else:
-        centers, neighbors, vectors = _search(positions, cell, pbc, cutoff_radius)
-    distances = np.linalg.norm(vectors, axis=1)
-    if len(distances) and distances.min() < COINCIDENT:
-        pair = int(np.argmin(distances))
-        raise ValueError(
-            f"Atoms {centers[pair]} and {neighbors[pair]} of structure {index} are at the same "
-            f"place (distance {distances[pair]:.1e}). Remove one, or repair the structure."
-        )
-    return centers, neighbors, vectors
+        return _search_long(positions, cell, pbc, cutoff_radius, reach)
+    return _search(positions, cell, pbc, cutoff_radius)
 
 
 def _measure_box(positions, cell, pbc):

@@ -66,7 +66,6 @@ class PowerSpectrum(nn.Module):
         }.items():
             self.register_buffer(name, buffer, persistent=False)
         self.n_features, self.n_full = len(upper), len(self.packed)
-        self._sizes = np.array(self.rows_per_l)
 
     def forward(self, expansion: Tensor) -> Tensor:
         """Contract :meth:`by_degree` expansions of shape (n_atoms, ...): (n_atoms, n_features)."""
@@ -151,4 +150,4 @@ class PowerSpectrum(nn.Module):
         return load_kernels("_spectrum_kernels")
 
     def _arrays(self, weight):
-        return self._sizes, self.get_buffer(weight).numpy()
+        return np.array(self.rows_per_l), self.get_buffer(weight).numpy()

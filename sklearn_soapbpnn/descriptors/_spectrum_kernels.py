@@ -2,10 +2,9 @@ r"""The power spectrum and its derivatives as compiled loops for the CPU.
 
 Batches of small matrix products take torch longer to prepare than to compute. All functions take
 expansions by degree, see :class:`PowerSpectrum`: for each l a matrix with a row for each channel p
-and a column for each m. Here m runs over rows, so that eight channels are processed at a time.
+and a column for each m.
 
-The packed spectrum has its rows p in turn, each with the columns :math:`q \ge p`. Vectors of eight
-run over the end of a row; the next row overwrites what is too much.
+Vectors of eight run over the end of a row; the next row overwrites what is too much.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def _turn(expansion, first, size, n_m, columns):
 
 @compile_loop
 def _correlate(expansion, sizes, weight, columns, row, spectrum):
-    """Write sum_m c_p c_q times the weight, packed."""
+    r"""Write sum_m c_p c_q times the weight, packed: for each p in turn, the :math:`q \ge p`."""
     zero = fill(weight[0] - weight[0])
     for atom in range(len(expansion)):
         first, here = atom * expansion.shape[1], 0
@@ -73,50 +72,35 @@ def _correlate_both(gradient, expansion, sizes, weight, others, columns, row, sp
 
 
 @compile_loop
-def _unpack(row, here, size, matrix):
-    """Write the symmetric matrix of one degree, and return where the next one starts."""
-    width = size + LANES
-    for p in range(size):
-        for q in range(p, size, LANES):
-            store(matrix, p * width + q, load(row, here + q - p))
-        for q in range(p + 1, size):
-            matrix[q * width + p] = take(row, here + q - p)
-        here += size - p
-    return here
+def _multiply(spectrum, expansion, sizes, weight, row, entries, result):
+    """Write G c for each degree, with G the symmetric matrix that is packed in the spectrum.
 
-
-@compile_loop
-def _multiply(spectrum, expansion, sizes, weight, matrix, columns, row, result):
-    """Write G c for each degree, with G the symmetric matrix that is packed in the spectrum."""
-    zero = fill(weight[0] - weight[0])
+    Here vectors run over m, so c need not be turned, nor G be unpacked.
+    """
+    zero, one = fill(weight[0] - weight[0]), weight[0] / weight[0]
+    n_entries = expansion.shape[1]
     for atom in range(len(expansion)):
-        first, here = 0, 0
         for k in range(len(weight)):
             row[k] = spectrum[atom, k] * weight[k]
+        for k in range(n_entries):
+            entries[k] = expansion[atom, k]
+        first, corner = 0, 0
         for l in range(len(sizes)):
-            size, n_m = sizes[l], 2 * l + 1
-            width = size + LANES
-            here = _unpack(row, here, size, matrix)
-            start = atom * expansion.shape[1] + first
-            for p in range(0, size, LANES):
-                # sums of four m at a time do not wait for each other
-                for a in range(0, n_m, 4):
-                    b, c, d = min(a + 1, 2 * l), min(a + 2, 2 * l), min(a + 3, 2 * l)
-                    sum_a, sum_b, sum_c, sum_d = zero, zero, zero, zero
-                    for q in range(size):
-                        g, at = load(matrix, q * width + p), start + q * n_m
-                        sum_a = add_product(sum_a, g, take(expansion, at + a))
-                        sum_b = add_product(sum_b, g, take(expansion, at + b))
-                        sum_c = add_product(sum_c, g, take(expansion, at + c))
-                        sum_d = add_product(sum_d, g, take(expansion, at + d))
-                    store(columns, a * width + p, sum_a)
-                    store(columns, b * width + p, sum_b)
-                    store(columns, c * width + p, sum_c)
-                    store(columns, d * width + p, sum_d)
+            size, n_m, diagonal = sizes[l], 2 * l + 1, corner
             for p in range(size):
-                for m in range(n_m):
-                    result[atom, first + p * n_m + m] = take(columns, m * width + p)
-            first += size * n_m
+                for m in range(0, n_m, LANES):
+                    before, after, at = zero, zero, corner + p
+                    for q in range(p):
+                        c = load(entries, first + q * n_m + m)
+                        before = add_product(before, c, take(row, at))
+                        at += size - q - 1
+                    for q in range(p, size):
+                        c = load(entries, first + q * n_m + m)
+                        after = add_product(after, c, take(row, diagonal + q - p))
+                    here = atom * n_entries + first + p * n_m + m
+                    store(result, here, add_product(after, before, one))
+                diagonal += size - p
+            first, corner = first + size * n_m, diagonal
 
 
 def correlate(expansion, sizes, weight):
@@ -153,13 +137,11 @@ def correlate_both(gradient, expansion, sizes, weight):
 
 def multiply(spectrum, expansion, sizes, weight):
     """Return G c, of the shape of c, for packed symmetric matrices G; see :func:`correlate`."""
-    result = np.empty_like(expansion)
-    columns = _make_columns(sizes, weight)
-    matrix = np.zeros(max(sizes) * (max(sizes) + LANES), weight.dtype)
-    row = np.zeros(len(weight) + LANES, weight.dtype)
     spectrum, expansion = np.ascontiguousarray(spectrum), np.ascontiguousarray(expansion)
-    _multiply(spectrum, expansion, sizes, weight, matrix, columns, row, result)
-    return result
+    row, entries = np.empty_like(weight), np.zeros(expansion.shape[1] + LANES, weight.dtype)
+    result = np.empty(expansion.size + LANES, expansion.dtype)
+    _multiply(spectrum, expansion, sizes, weight, row, entries, result)
+    return result[:-LANES].reshape(expansion.shape)
 
 
 def _make_columns(sizes, weight):

@@ -84,6 +84,9 @@ class SoapBPNNCalculator(Calculator):
             Names of the changes, as ASE uses them.
         """
         self._follow()
+        # the usual case, which ASE takes a while to find out
+        if self.atoms is not None and self.atoms == atoms:
+            return []
         return super().check_state(atoms, tol)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):

@@ -63,9 +63,12 @@ def sum_virial(batch: EnvironmentBatch, pair_forces: Tensor, slopes: Slopes) -> 
     The result is symmetrised.
     """
     index = batch.index
-    outer = pair_forces[:, :, None] * batch.pair_vectors[:, None, :]
-    total = outer.new_zeros(len(index), 3, 3)
-    total = total.index_add(0, index.structure_of_atom[index.centers], outer)
+    if len(index) == 1:
+        total = (pair_forces.mT @ batch.pair_vectors)[None]
+    else:
+        outer = pair_forces[:, :, None] * batch.pair_vectors[:, None, :]
+        total = outer.new_zeros(len(index), 3, 3)
+        total = total.index_add(0, index.structure_of_atom[index.centers], outer)
     if slopes.positions is not None:
         outer = slopes.positions[:, :, None] * batch.geometry.positions[:, None, :]
         total = total.index_add(0, index.structure_of_atom, outer)

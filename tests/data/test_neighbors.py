@@ -33,9 +33,11 @@ def random_structures(draw):
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(random_structures())
-def test_both_searches_find_the_same(atoms):
+def test_all_searches_find_the_same(atoms):
     expected = search(atoms)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbors, "FEW_ATOMS", 0)
+        assert search(atoms) == expected
         patch.setattr(neighbors, "MANY_BINS", 0)
         patch.setattr(neighbors, "LONG", 0)
         assert search(atoms) == expected
