@@ -116,7 +116,8 @@ OPTIMIZERS = {
     "adamw": lambda: choose(torch.optim.AdamW, weight_decay=0.1, fused=True),
     "muon": lambda: {"optimizer": "muon"},
     "muon-average": lambda: {"optimizer": "muon", "callbacks": [Average(0.99)]},
-    "muon-decay": lambda: {"optimizer": "muon", "net_params": {"optimizer__weight_decay": 1.0}},
+    "muon-no-decay": lambda: {"optimizer": "muon", "net_params": {"optimizer__weight_decay": 0.0}},
+    "muon-rough": lambda: {"optimizer": "muon", "net_params": {"optimizer__smoothness": 0.0}},
     "muon-batches": lambda: {"optimizer": "muon", "batch_size": 32, "learning_rate": 2e-3},
     "soap": lambda: choose(Soap),
 }

@@ -28,6 +28,8 @@ References
    application to the Muon algorithm" (2025), arXiv:2505.16932.
 .. [4] Bartok, Kondor, Csanyi, "On representing chemical environments", Phys. Rev. B 87, 184115
    (2013), doi:10.1103/PhysRevB.87.184115.
+.. [5] Wang and Aitchison, "How to set AdamW's weight decay as you scale model and dataset size"
+   (2024), arXiv:2405.13698.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ from torch.optim.adam import adam
 
 # eta of matrices, in that of everything else
 RATIO = 20.0
+# exponent with which the weight decay shrinks a matrix during a training
+LARGEST_DECAY = 2.5
 # odd polynomials that, one after the other, take singular values between 0.003 and 1 to 0.8 to 1.2,
 # the best of degree 5 in this order, see [3]
 COEFFICIENTS = (
@@ -69,8 +73,9 @@ class Muon(torch.optim.Optimizer):
         The same of Adam, for the gradients and their squares.
     eps : float, default=1e-8
         Size of a gradient that counts as zero.
-    weight_decay : float, default=1
-        Share of a matrix that a step of rate 1 takes away.
+    weight_decay : float, default=None
+        Share of a matrix that a step of rate 1 takes away. None leaves the choice to
+        :meth:`choose_decay`; without it there is no decay.
     smoothness : float, default=1
         Exponent :math:`\tau` of :meth:`weigh_inputs`.
     adam_ratio : float, default=1
@@ -84,12 +89,15 @@ class Muon(torch.optim.Optimizer):
         momentum=0.95,
         betas=(0.9, 0.999),
         eps=1e-8,
-        weight_decay=1.0,
+        weight_decay=None,
         smoothness=1.0,
         adam_ratio=1.0,
     ) -> None:
-        sizes = {"weight_decay": weight_decay, "smoothness": smoothness, "adam_ratio": adam_ratio}
-        for name, value in {"lr": lr, "eps": eps, **sizes}.items():
+        sizes = {"smoothness": smoothness, "adam_ratio": adam_ratio}
+        for name, value in {
+            **{"lr": lr, "eps": eps, **sizes},
+            "weight_decay": 0.0 if weight_decay is None else weight_decay,
+        }.items():
             if not value >= 0 or (name == "eps" and value == 0):
                 raise ValueError(f"{name} must be {'>' if name == 'eps' else '>='} 0, got {value}")
         for value in (momentum, *betas):
@@ -97,9 +105,29 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError(f"momentum and betas must lie in [0, 1), got {value}")
         super().__init__(
             params,
-            {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, **sizes},
+            {
+                **{"lr": lr, "momentum": momentum, "betas": betas, "eps": eps},
+                **{"weight_decay": weight_decay, **sizes},
+            },
         )
         self._input_scales = {}
+
+    def choose_decay(self, n_steps):
+        """Choose the weight decay for the length of a training, if it was not given.
+
+        It is 1, but in a long training less: if there was no gradient, a matrix would shrink by a
+        factor of exp(-2.5) at most. Weights then average over the same share of the training,
+        however many steps it has [5]_.
+
+        Parameters
+        ----------
+        n_steps : int
+            Number of steps, in which the learning rate falls to zero along a cosine.
+        """
+        for group in self.param_groups:
+            if group["weight_decay"] is None:
+                total = group["initial_lr"] * n_steps / 2
+                group["weight_decay"] = min(1.0, LARGEST_DECAY / total)
 
     def weigh_inputs(self, weight, roughness):
         r"""Let smooth inputs of a stack of matrices move faster than those that oscillate.

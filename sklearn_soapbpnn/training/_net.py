@@ -234,6 +234,8 @@ class SoapBPNNNet(NeuralNet):
         n_steps = self.max_epochs * -(-len(X) // self.batch_size)
         factor = WarmupCosine(n_steps, self.warmup_fraction)
         self.schedule_ = LambdaLR(self.optimizer_, factor)
+        if isinstance(self.optimizer_, Muon):
+            self.optimizer_.choose_decay(n_steps)
         self.order_ = torch.Generator().manual_seed(self.order_seed)
         self.interrupted_ = False
         super().on_train_begin(net, X=X, y=y, **kwargs)

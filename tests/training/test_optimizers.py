@@ -11,6 +11,7 @@ from skorch.callbacks import Callback
 from sklearn_soapbpnn import SoapBPNNRegressor, Targets
 from sklearn_soapbpnn.training import Muon
 from sklearn_soapbpnn.training._muon import COEFFICIENTS, RATIO, inverse_roots
+from sklearn_soapbpnn.training._net import WarmupCosine
 
 SMALL = {"max_radial": 3, "max_angular": 2, "num_neurons_per_layer": 8, "random_state": 0}
 
@@ -150,6 +151,19 @@ def test_what_is_no_stack_of_matrices_goes_by_adam(generator):
         step_on(optimizers[1], others, gradients)
     for weight, other in zip(weights, others):
         torch.testing.assert_close(weight, other)
+
+
+@pytest.mark.parametrize(("n_steps", "decay"), [(10, 1.0), (5000, 1.0), (50_000, 0.1)])
+def test_decay_of_a_long_training(generator, n_steps, decay):
+    """Without gradients, the largest factor by which a matrix shrinks is exp(-2.5)."""
+    weights = make_weights(generator, (2, 4, 6), (2, 4, 4))
+    groups = [{"params": weights[:1]}, {"params": weights[1:], "weight_decay": 3.0}]
+    optimizer = Muon(groups, lr=1e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupCosine(n_steps, 0.0))
+    optimizer.choose_decay(n_steps)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [pytest.approx(decay), 3]
+    rates = [1e-3 * schedule.lr_lambdas[0](step) for step in range(n_steps)]
+    assert decay * sum(rates) < 2.5 * 1.001
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 30), (2, 8, 5)])
