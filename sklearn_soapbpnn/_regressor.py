@@ -1,5 +1,6 @@
 """SoapBPNNRegressor: a scikit-learn regressor for potentials and tensors."""
 
+import math
 import os
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -60,7 +61,7 @@ class SoapBPNNRegressor(
 
     Parameters
     ----------
-    cutoff_radius, cutoff_width, max_radial, max_angular
+    cutoff_radius, cutoff_width, max_radial, max_angular, radial_scale
         See :class:`SoapFeaturizer`. Used if X has no features attached.
     num_hidden_layers : int, default=2
         Number of hidden layers before the heads, shared by all targets.
@@ -342,6 +343,7 @@ class SoapBPNNRegressor(
         cutoff_width=0.5,
         max_radial=7,
         max_angular=6,
+        radial_scale=math.inf,
         num_hidden_layers=2,
         num_neurons_per_layer=32,
         layernorm=True,
@@ -391,6 +393,7 @@ class SoapBPNNRegressor(
         self.cutoff_width = cutoff_width
         self.max_radial = max_radial
         self.max_angular = max_angular
+        self.radial_scale = radial_scale
         self.num_hidden_layers = num_hidden_layers
         self.num_neurons_per_layer = num_neurons_per_layer
         self.layernorm = layernorm

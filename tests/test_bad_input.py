@@ -547,6 +547,7 @@ BAD_VALUES = {
     "cutoff_width": [0],
     "max_radial": [-1, 1.5, 50],
     "max_angular": [-1, 26],
+    "radial_scale": [0, np.nan],
     "num_hidden_layers": [-1, 1.0],
     "num_neurons_per_layer": [0],
     "layernorm": ["yes", 2],
@@ -596,7 +597,7 @@ def test_every_parameter_is_constrained():
             model.fit(make_frames(), ENERGY)
 
 
-@pytest.mark.parametrize("name", ["cutoff_radius", "cutoff_width", "max_radial", "max_angular"])
+@pytest.mark.parametrize("name", ["cutoff_radius", "max_radial", "max_angular", "radial_scale"])
 def test_bad_soap_parameter_of_the_featurizer(frames, name):
     for value in BAD_VALUES[name]:
         with pytest.raises(ValueError, match=f"'{name}' parameter of SoapFeaturizer.*{value}"):
@@ -860,6 +861,7 @@ def test_warm_start_with_another_network(frames, name, value):
     ("name", "value"),
     [
         *[("cutoff_radius", 3.5), ("cutoff_width", 0.4), ("max_radial", 2), ("max_angular", 2)],
+        *[("radial_scale", 3.0)],
         *[("zbl", True), ("remove_composition_contribution", False), ("scale_targets", False)],
         ("fixed_composition_weights", {"H": -1.0}),
     ],
@@ -891,6 +893,7 @@ def test_bad_fixed_weights_are_named_as_in_the_regressor(frames, parameters, mes
 
 DEFAULTS = {  # DESIGN.md, section 5
     **{"max_angular": 6, "max_radial": 7, "cutoff_radius": 5.0, "cutoff_width": 0.5},
+    "radial_scale": np.inf,
     **{"num_hidden_layers": 2, "num_neurons_per_layer": 32, "layernorm": True},
     **{"add_lambda_basis": True, "heads": None, "zbl": False},
     **{"species_encoding": "orthogonal", "n_pseudo_species": 4},
@@ -923,7 +926,7 @@ def test_signature_of_the_regressor():
 
 
 def test_signature_of_the_steps():
-    soap = ("max_angular", "max_radial", "cutoff_radius", "cutoff_width", "dtype")
+    soap = ("max_angular", "max_radial", "cutoff_radius", "cutoff_width", "radial_scale", "dtype")
     own = {"pooling": "mean", "memory": None, "warm_start": False}
     expected = {**{name: DEFAULTS[name] for name in soap}, **own}
     assert SoapFeaturizer().get_params() == expected
@@ -938,7 +941,7 @@ def test_signature_of_the_steps():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("cutoff_radius", 4.0), ("cutoff_width", 0.3), ("max_radial", 2), ("max_angular", 3)],
+    [("cutoff_radius", 4.0), ("cutoff_width", 0.3), ("radial_scale", 3.0), ("max_angular", 3)],
 )
 def test_soap_parameter_that_contradicts_the_features(frames, featurizer, name, value):
     X = featurizer.transform(frames)

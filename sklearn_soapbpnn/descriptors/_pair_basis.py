@@ -33,17 +33,27 @@ class SoapParameters:
         Index of the highest radial channel at l = 0, inclusive; higher l have fewer channels.
     max_angular : int, default=6
         Highest degree l of the spherical harmonics, inclusive.
+    radial_scale : float, default=inf
+        Distance :math:`r_0` beyond which neighbours count less: they have the weight
+        :math:`1 / (1 + (r / r_0)^4)` [1]_, in the same unit. Infinity means the weight 1.
 
     Raises
     ------
     ValueError
         If ``cutoff_width`` exceeds ``cutoff_radius``.
+
+    References
+    ----------
+    .. [1] Willatt, Musil, Ceriotti, "Feature optimization for atomistic machine learning yields a
+       data-driven construction of the periodic table of the elements", Phys. Chem. Chem. Phys. 20,
+       29661 (2018), eq. 27, doi:10.1039/C8CP05921G.
     """
 
     cutoff_radius: float = 5.0
     cutoff_width: float = 0.5
     max_radial: int = 7
     max_angular: int = 6
+    radial_scale: float = math.inf
 
     def __post_init__(self) -> None:
         if self.cutoff_width > self.cutoff_radius:
@@ -258,7 +268,12 @@ def load_spline_table(parameters: SoapParameters):
     n_knots = len(basis.spliner.spline_values) - 1
     knots, spacing = np.linspace(0.0, parameters.cutoff_radius, n_knots, retstep=True)
     values, derivatives = basis.get_spliner_inputs(parameters.cutoff_radius, normalize=True)
-    p, m = values(knots), derivatives(knots) * spacing
+    # the weight of distant neighbours is a factor of the splines
+    distances = np.maximum(knots, spacing)[:, None]
+    weight = 1 / (1 + (knots[:, None] / parameters.radial_scale) ** 4)
+    slope = -4 * weight * (1 - weight) / distances
+    p = values(knots) * weight
+    m = (derivatives(knots) * weight + values(knots) * slope) * spacing
     a = 3 * (p[1:] - p[:-1]) - 2 * m[:-1] - m[1:]
     b = 2 * (p[:-1] - p[1:]) + m[:-1] + m[1:]
     table = np.pad(np.hstack([p[:-1], m[:-1], a, b]), ((0, 1), (0, 0)))

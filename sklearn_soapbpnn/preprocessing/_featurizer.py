@@ -1,5 +1,6 @@
 """SoapFeaturizer: the descriptor as a scikit-learn transformer."""
 
+import math
 import os
 from numbers import Integral, Real
 
@@ -49,6 +50,10 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
         channels resolve distances better, at a cost that grows with the square of their number.
     max_angular : int, default=6
         Highest degree l of the spherical harmonics, inclusive.
+    radial_scale : float, default=inf
+        Distance :math:`r_0` beyond which neighbours count less: they have the weight
+        :math:`1 / (1 + (r / r_0)^4)`, in the same unit. Infinity, the default, means the weight 1.
+        About 3 Angstrom often makes models more accurate.
     pooling : {"mean", "sum"}, default="mean"
         How ``np.asarray`` combines the features of the atoms of a structure.
     dtype : {"float32", "float64"}, default="float32"
@@ -92,6 +97,7 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
         "cutoff_width": [Interval(Real, 0, None, closed="neither")],
         "max_radial": [Interval(Integral, 0, 49, closed="both")],
         "max_angular": [Interval(Integral, 0, 25, closed="both")],
+        "radial_scale": [Interval(Real, 0, None, closed="right")],
         "pooling": [StrOptions({"mean", "sum"})],
         "dtype": [StrOptions({"float32", "float64"})],
         "memory": [str, os.PathLike, Memory, None],
@@ -104,6 +110,7 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
         cutoff_width=0.5,
         max_radial=7,
         max_angular=6,
+        radial_scale=math.inf,
         pooling="mean",
         dtype="float32",
         memory=None,
@@ -113,6 +120,7 @@ class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
         self.cutoff_width = cutoff_width
         self.max_radial = max_radial
         self.max_angular = max_angular
+        self.radial_scale = radial_scale
         self.pooling = pooling
         self.dtype = dtype
         self.memory = memory

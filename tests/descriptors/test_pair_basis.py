@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -45,8 +47,19 @@ def test_splines_agree_with_spherical_bessel_functions():
         np.testing.assert_allclose(values, norm * bessel, atol=1e-7)
 
 
-def test_gradient_agrees_with_central_differences(vectors):
+@pytest.mark.parametrize("radial_scale", [0.01, 1.0, 3.0])
+def test_distant_neighbours_count_less(vectors, radial_scale):
     basis = PairBasis(PARAMETERS).double()
+    weighted = PairBasis(replace(PARAMETERS, radial_scale=radial_scale)).double()
+    weight = 1 / (1 + (vectors.norm(dim=1) / radial_scale) ** 4)
+    expected = basis(vectors) * weight[:, None]
+    # both are splines
+    torch.testing.assert_close(weighted(vectors), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("radial_scale", [np.inf, 2.0])
+def test_gradient_agrees_with_central_differences(vectors, radial_scale):
+    basis = PairBasis(replace(PARAMETERS, radial_scale=radial_scale)).double()
     factors = basis.factors(vectors)
     gradient = basis.gradient(factors)
     torch.testing.assert_close(basis.values(factors), basis(vectors))

@@ -441,6 +441,7 @@ def test_ways_of_writing_the_same_data(tmp_path, energies):
 
 OTHER_PARAMETERS = [
     *({"cutoff_radius": 4.0}, {"cutoff_width": 0.4}, {"max_radial": 3}, {"max_angular": 2}),
+    {"radial_scale": 3.0},
     *({"num_hidden_layers": 1}, {"num_neurons_per_layer": 5}, {"layernorm": False}),
     *({"add_lambda_basis": False}, {"heads": {"energy": "linear"}}, {"zbl": True}),
     *({"species_encoding": "alchemical"}, {"n_pseudo_species": 3}, {"batch_size": 4}),

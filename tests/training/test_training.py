@@ -289,6 +289,7 @@ def base_prediction(molecules):
         {"cutoff_width": 1.0},
         {"max_radial": 3},
         {"max_angular": 1},
+        {"radial_scale": 2.0},
         {"num_neurons_per_layer": 5},
         {"random_state": 1},
         {"validation_fraction": 0.5},

@@ -1,7 +1,6 @@
 """Conversion of fitted regressors to the content of a model file, JSON and tensors, and back."""
 
 import math
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -73,7 +72,7 @@ def dump_regressor(model, tensors, prefix):
         "class": "SoapBPNNRegressor",
         "parameters": dump_parameters(model),
         "elements": steps.elements.tolist(),
-        "descriptor": asdict(steps.parameters),
+        "descriptor": {name: encode(value) for name, value in vars(steps.parameters).items()},
         "kinds": encode_kinds(fitted.kinds),
         "targets": list(fitted.targets),
         "carried": {what: sorted(names) for what, names in steps.carried.items()},
@@ -145,7 +144,7 @@ def _load_own_steps(state, tensors, prefix):
 def _load_descriptor(state):
     # files do not contain parameters that were added after they were written; their defaults keep
     # the descriptor as it was
-    state = asdict(SoapParameters()) | state
+    state = vars(SoapParameters()) | {name: decode(value) for name, value in state.items()}
     check_entries(state, SOAP_TYPES, "the descriptor")
     check_arguments(SoapFeaturizer, state)
     return SoapParameters(**state)
