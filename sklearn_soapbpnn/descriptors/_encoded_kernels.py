@@ -59,7 +59,8 @@ def _correlate(c, d, sizes, left, right, products):
         _turn(c[first:], size, n_m, left)
         if d is not None:
             _turn(d[first:], size, n_m, left[n:])
-            right[:n], right[n : 2 * n] = left[n : 2 * n], left[:n]
+            for k in range(n):
+                right[k], right[n + k] = left[n + k], left[k]
             n_terms = 2 * n_m
         _multiply(right, 0, size, left, 0, size, n_terms, products, here)
         first, here = first + n, here + size * size
@@ -67,6 +68,7 @@ def _correlate(c, d, sizes, left, right, products):
 
 @compile_loop
 def _encode(c, d, encoding, counts, share, sizes, left, right, row, products, features):
+    """Write the products of all atoms, and these times e without a share of their sum."""
     atom, n = 0, encoding.shape[1]
     for element in range(len(counts)):
         for _ in range(counts[element]):
@@ -84,6 +86,7 @@ def _encode(c, d, encoding, counts, share, sizes, left, right, row, products, fe
 
 @compile_loop
 def _apply(gradient, encoding, c, counts, sizes, matrix, columns, result):
+    """Write (M + M') c; the symmetric matrix of one degree at a time is in memory."""
     atom = 0
     for element in range(len(counts)):
         for _ in range(counts[element]):
@@ -109,6 +112,7 @@ def _apply(gradient, encoding, c, counts, sizes, matrix, columns, result):
 
 @compile_loop
 def _sum_products(a, b, counts, sums):
+    """Add the products of all atoms to the sums of their elements."""
     atom = 0
     for element in range(len(counts)):
         for _ in range(counts[element]):

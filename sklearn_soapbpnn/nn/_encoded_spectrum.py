@@ -87,7 +87,7 @@ class Layout:
         sizes = [size**2 for size in self.spectrum.rows_per_l]
         matrices = self._scale(gradient, encoding).split(sizes, dim=1)
         for m, block in zip(matrices, self.spectrum.blocks(c)):
-            m = m.view(len(m), block.shape[1], -1)
+            m = m.view(len(m), block.shape[1], block.shape[1])
             results.append(torch.bmm(m, block).baddbmm_(m.mT, block).flatten(1))
         return torch.cat(results, dim=1)
 
