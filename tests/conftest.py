@@ -181,8 +181,8 @@ def network(request):
 @pytest.fixture
 def with_torch(monkeypatch):
     """Leave everything to torch on the CPU, as without numba."""
-    for module in ("_pair_sums", "_power_spectrum"):
-        name = f"sklearn_soapbpnn.descriptors.{module}.load_kernels"
+    for module in ("descriptors._pair_sums", "descriptors._power_spectrum", "nn._encoded_spectrum"):
+        name = f"sklearn_soapbpnn.{module}.load_kernels"
         monkeypatch.setattr(name, lambda name: None)
 
 

@@ -3,6 +3,7 @@
 from ._channels import count_channels, count_features, take_degree
 from ._expansion import compute_expansions, expand_density
 from ._features import SoapFeatures, load_power_spectrum, name_features
+from ._load_kernels import load_kernels
 from ._memory import estimate_memory, estimate_weights, exceeds_memory, find_memory
 from ._pair_basis import (
     SOAP_PARAMETERS,
@@ -38,6 +39,7 @@ __all__ = [
     "expand_density",
     "find_memory",
     "hash_structures",
+    "load_kernels",
     "load_power_spectrum",
     "name_features",
     "open_store",

@@ -25,11 +25,13 @@ Without normalisation no mean is subtracted, :math:`\sigma = 1`, and 1 / n is re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, from_numpy
 
-from ..descriptors import PowerSpectrum
+from ..descriptors import PowerSpectrum, load_kernels
 
 EPS = 1e-5  # as torch.nn.LayerNorm
 
@@ -67,33 +69,45 @@ class Layout:
             products.append(torch.bmm(a, b.mT).flatten(1))
         return torch.cat(products, dim=1)
 
-    def apply(self, matrices: Tensor, c: Tensor) -> Tensor:
-        """Return (M + M') c for matrices M, which are flattened like features."""
+    def encode(self, encoding: Tensor, c: Tensor, d: Tensor | None = None) -> tuple:
+        """Return what :meth:`multiply` gives, and e times this, without its mean if normalised."""
+        if (call := _find_loops("encode", c)) is not None:
+            return call(c, d, encoding, *self._sizes, self.share)
+        products = self.multiply(c, d)
+        features = self._scale(products, encoding)
+        if self.normalize:
+            features.sub_(features.mean(1, keepdim=True))
+        return products, features
+
+    def apply(self, gradient: Tensor, encoding: Tensor, c: Tensor) -> Tensor:
+        """Return (M + M') c for matrices M = e g, which are flattened like features."""
+        if (call := _find_loops("apply", c)) is not None:
+            return call(gradient, encoding, c, *self._sizes)
         results = []
         sizes = [size**2 for size in self.spectrum.rows_per_l]
-        for m, block in zip(matrices.split(sizes, dim=1), self.spectrum.blocks(c)):
-            m = m.view(len(m), block.shape[1], -1)
+        matrices = self._scale(gradient, encoding).split(sizes, dim=1)
+        for m, block in zip(matrices, self.spectrum.blocks(c)):
+            m = m.view(len(m), block.shape[1], block.shape[1])
             results.append(torch.bmm(m, block).baddbmm_(m.mT, block).flatten(1))
         return torch.cat(results, dim=1)
 
-    def encode(self, features: Tensor, encoding: Tensor) -> Tensor:
-        """Multiply the features of each atom by the encoding of its element."""
-        encoded = torch.empty_like(features)
-        for rows, place, e in zip(
-            features.split(self.counts), encoded.split(self.counts), encoding
-        ):
-            torch.mul(rows, e, out=place)
-        return encoded
-
-    def encode_centred(self, features: Tensor, encoding: Tensor) -> Tensor:
-        """Also subtract the mean of each atom, if the features are normalised."""
-        encoded = self.encode(features, encoding)
-        return encoded.sub_(encoded.mean(1, keepdim=True)) if self.normalize else encoded
-
-    def sum_by_element(self, first: Tensor, second: Tensor) -> Tensor:
+    def sum_products(self, first: Tensor, second: Tensor) -> Tensor:
         """Sum the product of features over the atoms of each element: (n_elements, n_features)."""
+        if (call := _find_loops("sum_products", first)) is not None:
+            return call(first, second, self._sizes[0])
         products = (first * second).split(self.counts)
         return torch.stack([rows.sum(0) for rows in products])
+
+    @property
+    def _sizes(self):
+        return np.array(self.counts), np.array(self.spectrum.rows_per_l)
+
+    def _scale(self, features, encoding):
+        """Multiply the features of each atom by the encoding of its element."""
+        scaled = torch.empty_like(features)
+        for rows, place, e in zip(features.split(self.counts), scaled.split(self.counts), encoding):
+            torch.mul(rows, e, out=place)
+        return scaled
 
     def differentiate(self, gradient: Tensor, weight: Tensor, features: Tensor, scales):
         """Return g and kappa, for v / sigma, and y and 1 / sigma as ``scales``."""
@@ -102,17 +116,27 @@ class Layout:
         return torch.mm(gradient, weight).addcmul_(features, kappa, value=-1), kappa
 
 
+def _find_loops(name, like):
+    """Return a compiled function of tensors; None on a GPU, and without numba."""
+    kernels = load_kernels("_encoded_kernels") if like.device.type == "cpu" else None
+    return None if kernels is None else partial(_run, getattr(kernels, name))
+
+
+def _run(function, *arguments):
+    result = function(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))
+    return from_numpy(result) if isinstance(result, np.ndarray) else tuple(map(from_numpy, result))
+
+
 class _Projection(torch.autograd.Function):
     @staticmethod
     def forward(ctx, mixed, encoding, weight, layout):
-        power = layout.multiply(mixed)
-        features = layout.encode_centred(power, encoding)
+        products, features = layout.encode(encoding, mixed)
         inverse = mixed.new_ones(len(mixed), 1)
         if layout.normalize:
             square = torch.linalg.vector_norm(features, dim=1, keepdim=True).square()
             inverse = (square * layout.share + EPS).rsqrt()
         projected = torch.mm(features, weight.T).mul_(inverse)
-        ctx.save_for_backward(mixed, encoding, weight, projected, inverse, power, features)
+        ctx.save_for_backward(mixed, encoding, weight, projected, inverse, products, features)
         ctx.layout = layout
         ctx.mark_non_differentiable(inverse)
         ctx.set_materialize_grads(False)
@@ -121,15 +145,15 @@ class _Projection(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient, _, other):
-        mixed, encoding, weight, projected, inverse, power, features = ctx.saved_tensors
+        mixed, encoding, weight, projected, inverse, products, features = ctx.saved_tensors
         layout = ctx.layout
         scaled = gradient * inverse
         slope, _ = layout.differentiate(scaled, weight, features, (projected, inverse))
         weight_gradient = torch.mm(scaled.T, features)
         if other is not None:
             slope += other
-        encoding_gradient = layout.sum_by_element(power, slope)
-        mixed_gradient = layout.apply(layout.encode(slope, encoding), mixed)
+        encoding_gradient = layout.sum_products(products, slope)
+        mixed_gradient = layout.apply(slope, encoding, mixed)
         return mixed_gradient, encoding_gradient, weight_gradient, None
 
 
@@ -142,7 +166,7 @@ class _Slope(torch.autograd.Function):
             *(gradient, features, weight, mixed, encoding, projected, inverse, scaled, slope, kappa)
         )
         ctx.layout = layout
-        return layout.apply(layout.encode(slope, encoding), mixed)
+        return layout.apply(slope, encoding, mixed)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -151,10 +175,9 @@ class _Slope(torch.autograd.Function):
             ctx.saved_tensors
         )
         layout = ctx.layout
-        power = layout.multiply(mixed, tangent)
-        encoding_gradient = layout.sum_by_element(power, slope)
-        mixed_gradient = layout.apply(layout.encode(slope, encoding), tangent)
-        moved = layout.encode_centred(power, encoding)
+        products, moved = layout.encode(encoding, mixed, tangent)
+        encoding_gradient = layout.sum_products(products, slope)
+        mixed_gradient = layout.apply(slope, encoding, tangent)
         over = inverse.square() * layout.share
         # d log sigma along t
         stretch = (moved * features).sum(1, keepdim=True) * over

@@ -111,3 +111,62 @@ def test_slopes_and_their_gradients_are_those_of_the_formula(mixed, weights, lay
     for result, other in zip(results, expected):
         scale = float(other.abs().max())
         torch.testing.assert_close(result, other, rtol=0, atol=1e-11 * scale)
+
+
+def evaluate_all(layout, encoding, g, c, t):
+    """Return what the loops compute."""
+    products = layout.encode(encoding, c), layout.encode(encoding, c, t)
+    sums = layout.sum_products(g, products[0][0])
+    return *products[0], *products[1], layout.apply(g, encoding, c), sums
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("n_per_l", "n_species", "counts"),
+    [
+        ((8, 7, 7, 6, 6, 5, 5), 4, [5, 3, 1]),
+        ((8, 7, 5), 3, [0, 4, 0, 1]),
+        ((9, 3), 5, [1, 0]),
+        ((8, 7), 1, [2, 2]),
+        ((1,), 1, [3]),
+        ((2, 0, 1), 2, [2]),
+        ((9,), 4, [0, 0]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("normalize", [True, False], ids=["normalized", "plain"])
+def test_compiled_loops_and_torch_give_the_same(
+    n_per_l, n_species, counts, normalize, dtype, request
+):
+    layout = Layout(PowerSpectrum(n_per_l, n_species).to(dtype), counts, normalize)
+    generator = torch.Generator().manual_seed(0)
+    n_atoms, n = sum(counts), layout.spectrum.n_full
+    size = sum(n_species * n for n in layout.spectrum.channels_per_l)
+    c = torch.randn(2 * n_atoms, size, generator=generator).to(dtype)[::2]
+    t = torch.randn(n_atoms, size, generator=generator).to(dtype)
+    g = torch.randn(n_atoms, n, generator=generator).to(dtype)
+    encoding = torch.randn(len(counts), n, generator=generator).to(dtype).requires_grad_()
+    with torch.no_grad():
+        results = evaluate_all(layout, encoding, g, c, t)
+        again = evaluate_all(layout, encoding, g, c, t)
+        request.getfixturevalue("with_torch")
+        expected = evaluate_all(layout, encoding, g, c, t)
+    for loops, same, other in zip(results, again, expected):
+        assert loops.dtype == dtype
+        assert torch.equal(loops, same)
+        scale = float(other.abs().max()) if n_atoms else 0.0
+        limit = (8e-7 if dtype == torch.float32 else 2e-14) * scale
+        torch.testing.assert_close(loops, other, rtol=0, atol=limit)
+
+
+def test_loops_show_nan_in_the_atom_that_has_it():
+    layout = Layout(PowerSpectrum((3, 2), 2).double(), [2, 1], True)
+    c = torch.ones(3, 18, dtype=torch.float64)
+    c[1, 0] = torch.nan
+    encoding = torch.ones(2, layout.spectrum.n_full, dtype=torch.float64)
+    products, features = layout.encode(encoding, c)
+    result = layout.apply(products, encoding, c)
+    for values in (products, features, result):
+        assert values.isnan().any(1).tolist() == [False, True, False]
+    sums = layout.sum_products(products, products)
+    assert sums.isnan().any(1).tolist() == [True, False]
