@@ -120,6 +120,9 @@ OPTIMIZERS = {
     "muon-rough": lambda: {"optimizer": "muon", "net_params": {"optimizer__smoothness": 0.0}},
     "muon-batches": lambda: {"optimizer": "muon", "batch_size": 32, "learning_rate": 2e-3},
     "soap": lambda: choose(Soap),
+    # docs/recipes.md; their number of epochs is --epochs
+    "molecules": lambda: {"radial_scale": 3.0, "num_neurons_per_layer": 128},
+    "solids": lambda: {"radial_scale": 3.0},
 }
 
 
