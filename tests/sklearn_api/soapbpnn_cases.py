@@ -102,13 +102,15 @@ class CountingFeaturizer(SoapFeaturizer):
         cutoff_width=0.5,
         max_radial=7,
         max_angular=6,
+        radial_scale=np.inf,
         pooling="mean",
         dtype="float32",
         memory=None,
         log="",
     ):
         super().__init__(
-            cutoff_radius, cutoff_width, max_radial, max_angular, pooling, dtype, memory
+            *(cutoff_radius, cutoff_width, max_radial, max_angular, radial_scale),
+            *(pooling, dtype, memory),
         )
         self.log = log
 
