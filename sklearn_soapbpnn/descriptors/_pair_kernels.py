@@ -277,16 +277,3 @@ def _make_workspace(basis):
     n_degrees, n_blocks = len(scales) - N_SCALES, len(degrees)
     n_vectors = (3, 1, 2 * n_degrees + len(coefficients) // 4, 4 * n_degrees**2, n_blocks, n_blocks)
     return tuple(np.empty(LANES * n, table.dtype) for n in n_vectors)
-
-
-def _lay_out(n_per_l):
-    """Return the degree of each block of eight radial channels, and the place of each channel."""
-    degrees, places, n_vectors = [], [], 0
-    for l, n in enumerate(n_per_l):
-        m = np.arange(2 * l + 1)
-        for first in range(0, n, LANES):
-            lanes = np.arange(min(LANES, n - first))[:, None]
-            places.append(((n_vectors + m) * LANES + lanes).ravel())
-            degrees.append(l)
-            n_vectors += len(m)
-    return np.array(degrees), np.concatenate(places)

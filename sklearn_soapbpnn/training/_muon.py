@@ -138,8 +138,8 @@ class Muon(torch.optim.Optimizer):
 
         and a mean square of S of 1. For a power spectrum this is the metric of neighbours that are
         Gaussians [4]_ with a width of :math:`\sqrt{2 \tau} / k_\text{max}`: with the default
-        descriptor and :math:`\tau = 1`, 0.28 Angstrom. It is to the few data of a small set that
-        fast oscillations would adapt.
+        descriptor and :math:`\tau = 1`, 0.28 Angstrom. Features that oscillate fast would otherwise
+        fit the noise of small data sets.
 
         Parameters
         ----------

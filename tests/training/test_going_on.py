@@ -34,7 +34,7 @@ STILL = {"num_epochs": 1, "learning_rate": 1e-13}
 
 
 class Watch(Callback):
-    """Keep the learning rate of every step, the optimiser's memory, and the weights of epochs."""
+    """Keep the learning rate of every step, the optimizer's memory, and the weights of epochs."""
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         self.rates_, self.weights_ = [], []
@@ -135,7 +135,7 @@ def test_weights_are_kept(X):
     np.testing.assert_allclose(predict(model, X), before, rtol=1e-9, atol=1e-10)
 
 
-def test_optimiser_and_schedule_start_anew(X):
+def test_optimizer_and_schedule_start_anew(X):
     """The learning rate warms up again, for the steps of the new data."""
     watch = Watch()
     options = {**FIT, "batch_size": 1, "warmup_fraction": 0.25, "callbacks": [watch]}
@@ -249,7 +249,7 @@ def test_a_warm_start_that_was_killed_goes_on(X, tmp_path):
     "options", [{}, {"species_encoding": "alchemical"}, {"zbl": True}], ids=str
 )
 def test_new_targets_change_nothing_of_the_old(X, options):
-    """With a learning rate next to zero: what is predicted without steps of the optimiser."""
+    """With a learning rate next to zero: what is predicted without steps of the optimizer."""
     y = draw(X, "energy")
     model = SoapBPNNRegressor(**FIT, **options).fit(X, y)
     before = predict(model, X, ("energy", "forces", "energies"))
