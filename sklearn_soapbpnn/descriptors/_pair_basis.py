@@ -46,7 +46,7 @@ class SoapParameters:
     ----------
     .. [1] Willatt, Musil, Ceriotti, "Feature optimization for atomistic machine learning yields a
        data-driven construction of the periodic table of the elements", Phys. Chem. Chem. Phys. 20,
-       29661 (2018), eq. 27, doi:10.1039/C8CP05921G.
+       29661 (2018), doi:10.1039/C8CP05921G.
     """
 
     cutoff_radius: float = 5.0

@@ -100,7 +100,7 @@ class FittedModel:
     def prepare(self, X, names, memory_limit=None):
         """Attach all that the network needs, and the descriptors if they fit into memory.
 
-        A GPU computes the descriptors itself, faster than they could be copied there.
+        On a GPU they are computed there, with the environments of the atoms.
 
         Parameters
         ----------

@@ -162,7 +162,7 @@ def _fit_steps(parameters, data):
 def _prepare(parameters, steps, X, data, seed):
     """Attach the descriptors, unless they are too large, and split off the validation data.
 
-    A GPU computes the descriptors itself, faster than they could be copied there.
+    On a GPU they are computed there, with the environments of the atoms.
 
     Returns
     -------
