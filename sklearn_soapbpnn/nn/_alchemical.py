@@ -119,7 +119,7 @@ class AlchemicalLayer(FirstLayer):
             context.layout,
         )
         by_element = self.spectrum.by_element(slope)
-        return map_pairs(torch.bmm(context.embedding, by_element), batch)
+        return map_pairs(torch.bmm(context.embedding, by_element)[None], batch)[0]
 
     def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:
         """Take the rows of the atoms from a table: (n_atoms, n)."""

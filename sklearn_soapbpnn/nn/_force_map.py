@@ -37,16 +37,16 @@ class _ForceMap(torch.autograd.Function):
         ctx.layer, ctx.batch = layer, batch
         packed = _multiply_by_element(gradient, weight, batch.index.element_counts)
         packed = norm.add_curvature(packed, overlap, constants["features"])
-        return contract_pairs(
-            spectrum.by_element(spectrum.multiply(packed, constants["slope"])), batch
-        )
+        by_element = spectrum.by_element(spectrum.multiply(packed, constants["slope"]))
+        return contract_pairs(by_element[None], batch)[0]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, pair_forces):
         weight, gradient = ctx.saved_tensors
         batch, norm, spectrum = ctx.batch, ctx.layer.norm, ctx.layer.spectrum
-        by_degree = spectrum.by_degree(spread_pairs(pair_forces, spectrum.n_elements, batch))
+        by_element = spread_pairs(pair_forces[None], spectrum.n_elements, batch)[0]
+        by_degree = spectrum.by_degree(by_element)
         packed = spectrum.multiply_transposed(by_degree, batch.constants["slope"])
         counts = batch.index.element_counts
         weight_gradient = torch.empty_like(weight)
