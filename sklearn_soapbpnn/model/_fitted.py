@@ -225,7 +225,9 @@ class FittedModel:
         if not n_weights:
             return "its head is linear and there are no hidden layers, so it has no last layer"
         if n_weights > LARGEST_LAYER:
-            return f"its last layer has {n_weights} weights, and at most {LARGEST_LAYER} are allowed"
+            return (
+                f"its last layer has {n_weights} weights, and at most {LARGEST_LAYER} are allowed"
+            )
         if self.error_bars is None or target not in self.error_bars.hessians:
             return "it was not fitted here. Call calibrate(X, y, X_train, y_train)"
         return "there were no labels of it for validation. Call calibrate(X, y)"
