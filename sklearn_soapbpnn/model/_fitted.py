@@ -220,7 +220,7 @@ class FittedModel:
             return "it is not a prediction"
         if self.network.long_range is not None and has_derivatives([name]):
             return "with long_range=True only energies and other targets have them"
-        target = find_target("strain_gradient" if name in FROM_STRAIN else name)
+        target = find_target(name)
         n_weights = self.network.head(target).n_weights
         if not n_weights:
             return "its head is linear and there are no hidden layers, so it has no last layer"

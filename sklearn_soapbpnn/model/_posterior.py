@@ -12,8 +12,8 @@ the covariance of the weights is proportional to :math:`H^{-1}`, and the varianc
 .. math:: \sigma^2 = \alpha_t^2 \; g^T H^{-1} g.
 
 The number :math:`\alpha` makes the error bars as large as the errors of structures that were not
-trained on: its square is the mean of :math:`(y - \hat y)^2 / g^T H^{-1} g`, for energies, forces and
-stress separately. If errors are normally distributed, this is the value of greatest likelihood.
+trained on: its square is the mean of :math:`(y - \hat y)^2 / g^T H^{-1} g`, for energies, forces
+and stress separately. If errors are normally distributed, this is the value of greatest likelihood.
 
 References
 ----------
@@ -32,11 +32,11 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from ..data import sum_by_structure
+from ..data import LEARNT_DERIVATIVES, sum_by_structure
 from ..nn import SoapBPNN, find_rows
 
-# what is added to the diagonal of H, in units of its mean: it keeps directions finite in which there
-# are no data, and is far below all others
+# what is added to the diagonal of H, in units of its mean: it keeps directions finite in which
+# there are no data, and is far below all others
 RIDGE = 1e-10
 # number of weights of a last layer up to which there are error bars: H is a square of this size
 LARGEST_LAYER = 2048
@@ -175,7 +175,7 @@ class LastLayerPosterior:
 
 def find_target(name: str) -> str:
     """Return the target from whose last layer an output comes."""
-    return "energy" if name in LABELS else name
+    return "energy" if name in (*LABELS, *LEARNT_DERIVATIVES) else name
 
 
 def _shape(name, values):
