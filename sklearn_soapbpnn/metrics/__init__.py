@@ -1,9 +1,28 @@
-"""Errors of energies, forces and all other targets, and scorers for them."""
+"""Errors of energies, forces and all other targets, the quality of error bars, and scorers."""
 
 from ._errors import PER_ATOM, summarize_errors
-from ._scorers import make_target_scorer
+from ._scorers import make_target_scorer, make_uncertainty_scorer
+from ._uncertainty import (
+    crps,
+    error_std_correlation,
+    mean_squared_z_score,
+    miscalibration_area,
+    negative_log_likelihood,
+    summarize_uncertainty,
+)
 
-__all__ = ["PER_ATOM", "make_target_scorer", "summarize_errors"]
+__all__ = [
+    "PER_ATOM",
+    "crps",
+    "error_std_correlation",
+    "make_target_scorer",
+    "make_uncertainty_scorer",
+    "mean_squared_z_score",
+    "miscalibration_area",
+    "negative_log_likelihood",
+    "summarize_errors",
+    "summarize_uncertainty",
+]
 
 
 def __dir__():

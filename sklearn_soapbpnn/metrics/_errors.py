@@ -37,6 +37,10 @@ def summarize_errors(X, y, prediction):
         If labels or predictions do not match the structures, a target has no label at all, or
         ``prediction`` is an array and it is not clear which target it belongs to.
 
+    See Also
+    --------
+    summarize_uncertainty : How good the error bars are.
+
     Examples
     --------
     >>> from ase.build import molecule
@@ -44,48 +48,77 @@ def summarize_errors(X, y, prediction):
     >>> summarize_errors([molecule("H2")], [-2.0], [-1.0])["energy per atom"]
     {'mae': 0.5, 'rmse': 0.5}
     """
-    structures = as_structures(X)
-    y = as_targets(y, structures)
-    prediction = _name_array(prediction, y)
-    errors = {}
-    for name in prediction.names:
-        if name not in y:
-            continue
-        known, predicted = y.flatten(name), prediction.flatten(name)
-        if known.shape != predicted.shape:
-            raise ValueError(
-                f"Target {name!r} has labels of shape {known.shape} over all rows, but predictions "
-                f"of shape {predicted.shape}. Pass the prediction for the same structures."
-            )
-        if prediction.kinds[name].per_volume:
-            # without a cell the stress is not defined, so its label is ignored
-            known = np.where(find_volumes(structures)[:, None] > 0, known, np.nan)
-        if not np.isfinite(known).any():
-            continue
-        errors[name] = _compute_errors(known, predicted)
-        if name == "energy":
-            n_atoms = structures.n_atoms[:, None]
-            errors[PER_ATOM] = _compute_errors(known / n_atoms, predicted / n_atoms)
-    return errors
+    return {
+        name: compute_errors(*columns) for name, columns in match_columns(X, y, prediction).items()
+    }
 
 
-def _name_array(prediction, y):
-    """Return predictions as Targets; an array is what ``predict`` returns by default."""
-    if isinstance(prediction, Targets):
-        return prediction
-    name = "energy" if "energy" in y else y.array_name
-    if name is None:
-        raise ValueError(
-            f"prediction must be Targets where y has the columns {list(y.names)}, as an array "
-            "could be any of them."
-        )
-    values, kind = np.asarray(prediction), y.kinds[name]
-    if values.shape[1:] == (kind.size,):
-        values = values.reshape(-1, *kind.shape)
-    return Targets(kinds={name: kind}, **{name: values})
-
-
-def _compute_errors(known, predicted):
+def compute_errors(known, predicted):
+    """Return every error over the labelled components of one target."""
     labelled = np.isfinite(known)
     pair = known[labelled], predicted[labelled]
     return {name: float(metric(*pair)) for name, metric in METRICS.items()}
+
+
+def match_columns(X, y, prediction, std=None):
+    """Return labels and predictions of each target that has both, as rows.
+
+    Parameters
+    ----------
+    X, y, prediction
+        See :func:`summarize_errors`.
+    std : array of shape (n_structures, ...), or Targets, default=None
+        Standard deviations of the predictions, if there are any.
+
+    Returns
+    -------
+    dict of str to list of arrays of shape (n_rows, size)
+        For each target, and for ``"energy per atom"``: labels (NaN where there are none),
+        predictions, and standard deviations if given.
+    """
+    structures = as_structures(X)
+    y = as_targets(y, structures)
+    predicted = {"prediction": _name_array(prediction, y, "prediction")}
+    if std is not None:
+        predicted["std"] = _name_array(std, y, "std")
+    matched = {}
+    for name in predicted["prediction"].names:
+        if name not in y or any(name not in values for values in predicted.values()):
+            continue
+        known = y.flatten(name)
+        columns = [known, *(values.flatten(name) for values in predicted.values())]
+        for argument, column in zip(predicted, columns[1:]):
+            _check_rows(name, known, argument, column)
+        if predicted["prediction"].kinds[name].per_volume:
+            # without a cell the stress is not defined, so its label is ignored
+            columns[0] = np.where(find_volumes(structures)[:, None] > 0, known, np.nan)
+        if not np.isfinite(columns[0]).any():
+            continue
+        matched[name] = columns
+        if name == "energy":
+            matched[PER_ATOM] = [column / structures.n_atoms[:, None] for column in columns]
+    return matched
+
+
+def _check_rows(name, known, argument, values):
+    if known.shape != values.shape:
+        raise ValueError(
+            f"Target {name!r} has labels of shape {known.shape} over all rows, but {argument} "
+            f"has the shape {values.shape}. Pass the {argument} of the same structures."
+        )
+
+
+def _name_array(values, y, argument):
+    """Return predictions as Targets; an array is what ``predict`` returns by default."""
+    if isinstance(values, Targets):
+        return values
+    name = "energy" if "energy" in y else y.array_name
+    if name is None:
+        raise ValueError(
+            f"{argument} must be Targets where y has the columns {list(y.names)}, as an array "
+            "could be any of them."
+        )
+    values, kind = np.asarray(values), y.kinds[name]
+    if values.shape[1:] == (kind.size,):
+        values = values.reshape(-1, *kind.shape)
+    return Targets(kinds={name: kind}, **{name: values})
