@@ -1,5 +1,6 @@
 """Errors of energies, forces and all other targets, the quality of error bars, and scorers."""
 
+from ._display import UncertaintyDisplay
 from ._errors import PER_ATOM, summarize_errors
 from ._scorers import make_target_scorer, make_uncertainty_scorer
 from ._uncertainty import (
@@ -13,6 +14,7 @@ from ._uncertainty import (
 
 __all__ = [
     "PER_ATOM",
+    "UncertaintyDisplay",
     "crps",
     "error_std_correlation",
     "make_target_scorer",

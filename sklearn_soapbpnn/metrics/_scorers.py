@@ -7,7 +7,7 @@ from inspect import signature
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from ..data import KNOWN_KINDS
+from ..data import KNOWN_KINDS, Targets
 from ._errors import METRICS, PER_ATOM, compute_errors, match_columns
 from ._uncertainty import UNCERTAINTY_METRICS
 
@@ -192,7 +192,10 @@ def predict_target(estimator, X, y, target, return_std=False):
     """
     options = {"return_std": True} if return_std else {}
     results = _predict(estimator, X, _name_column(target), options)
-    columns = match_columns(X, y, *(results if return_std else [results]))
+    results = results if return_std else [results]
+    # an array is the energy, whatever the columns of y are
+    named = (part if isinstance(part, Targets) else Targets(energy=part) for part in results)
+    columns = match_columns(X, y, *named)
     if target not in columns:
         raise ValueError(
             f"y has no labels of the target {target!r}. To score it, pass Targets with this column."
