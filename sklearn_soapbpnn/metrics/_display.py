@@ -152,7 +152,8 @@ class UncertaintyDisplay:
         """
         known, predicted, std = find_labelled(self.y_true, self.y_pred, self.y_std)
         error = np.abs(known - predicted)
-        self.ax_ = _import_pyplot().subplots()[1] if ax is None else ax
+        matplotlib = _import_matplotlib()
+        self.ax_ = matplotlib.pyplot.subplots()[1] if ax is None else ax
         self.figure_ = self.ax_.figure
         ends = _find_ends(std)
         # a logarithmic axis has no zero
@@ -169,6 +170,8 @@ class UncertaintyDisplay:
             ylabel=f"absolute error{unit}",
             title=self._make_title(),
         )
+        if ends[1] < 300 * ends[0]:
+            _set_ticks(self.ax_.xaxis, matplotlib.ticker)
         self.ax_.legend(title="errors below the line", loc="upper left", fontsize="small")
         return self
 
@@ -182,8 +185,8 @@ class UncertaintyDisplay:
 
 
 def _find_ends(std):
-    """Return the ends of the horizontal axis, which spans more than a decade."""
-    margin = max(1.2, np.sqrt(30 * std.min() / std.max()))
+    """Return the ends of the horizontal axis, which spans a decade at least."""
+    margin = max(1.2, np.sqrt(10 * std.min() / std.max()))
     return std.min() / margin, std.max() * margin
 
 
@@ -216,10 +219,18 @@ def _draw_quantiles(ax, std, error):
     return dots
 
 
-def _import_pyplot():
-    """Return matplotlib's pyplot; if it is missing, the error says how to install it."""
+def _set_ticks(axis, ticker):
+    """Label 1, 2 and 5 of each decade, as there are few decades."""
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _import_matplotlib():
+    """Return matplotlib with what is used; if it is missing, the error says how to install it."""
     try:
-        from matplotlib import pyplot
+        import matplotlib.pyplot
+        import matplotlib.ticker
     except ImportError as err:
         raise ImportError("Plots need matplotlib: pip install sklearn_soapbpnn[plot]") from err
-    return pyplot
+    return matplotlib
