@@ -280,6 +280,23 @@ def test_stress_without_a_cell():
     assert summarize_uncertainty(frames, y, prediction, std)["stress"]["msz"] == 4.0
 
 
+def test_what_symmetry_fixes_is_left_out():
+    """Noise divided by noise, as for the forces in a perfect crystal; scalars are never fixed."""
+    y = Targets(forces=[np.full((1, 3), 1e-6), np.full((2, 3), 3.0)])
+    prediction = Targets(forces=[np.zeros((1, 3)), np.full((2, 3), 2.0)])
+    for noise in (0.0, 1e-9):
+        std = Targets(forces=[[[noise] * 3], np.full((2, 3), 0.5)])
+        assert summarize_uncertainty(FRAMES, y, prediction, std)["forces"]["msz"] == 4.0
+    charges = (Targets(charges=[[0.0], [0.0, value]]) for value in (0.0, 2.0))
+    std = Targets(charges=[[1e-9], [1.0, 1.0]])
+    assert summarize_uncertainty(FRAMES, *charges, std)["charges"]["msz"] == pytest.approx(4 / 3)
+    # a mistake, rather than symmetry
+    for value in (0.0, -1.0, np.nan):
+        std = Targets(forces=[np.full((1, 3), value), np.full((2, 3), value)])
+        with pytest.raises(ValueError, match=f"y_std {BELOW}, but 9 of 9"):
+            summarize_uncertainty(FRAMES, y, prediction, std)
+
+
 def test_error_bars_of_other_structures():
     with pytest.raises(ValueError, match=r"labels of shape \(2, 1\) .* std has the shape \(3, 1\)"):
         summarize_uncertainty(FRAMES, [1.0, 2.0], [1.0, 2.0], [1.0, 2.0, 3.0])

@@ -8,6 +8,9 @@ from ..data import Targets, as_structures, as_targets, find_volumes
 PER_ATOM = "energy per atom"
 METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error}
 
+# share of the root mean square below which a standard deviation is rounding noise
+FIXED_BY_SYMMETRY = 1e-3
+
 
 def summarize_errors(X, y, prediction):
     """Return the errors of a prediction for every target.
@@ -73,8 +76,8 @@ def match_columns(X, y, prediction, std=None):
     Returns
     -------
     dict of str to list of arrays of shape (n_rows, size)
-        For each target, and for ``"energy per atom"``: labels (NaN where there are none),
-        predictions, and standard deviations if given.
+        For each target, and for ``"energy per atom"``: labels (NaN where there are none, and, with
+        std, where symmetry fixes the value), predictions, and standard deviations if given.
     """
     structures = as_structures(X)
     y = as_targets(y, structures)
@@ -94,10 +97,25 @@ def match_columns(X, y, prediction, std=None):
             columns[0] = np.where(find_volumes(structures)[:, None] > 0, known, np.nan)
         if not np.isfinite(columns[0]).any():
             continue
+        if std is not None:
+            fixed = _find_fixed(columns[0], columns[-1], y.kinds[name])
+            columns[0] = np.where(fixed, np.nan, columns[0])
         matched[name] = columns
         if name == "energy":
             matched[PER_ATOM] = [column / structures.n_atoms[:, None] for column in columns]
     return matched
+
+
+def _find_fixed(known, std, kind):
+    """Return which components are fixed by symmetry, as the forces in a perfect crystal are.
+
+    Their errors and standard deviations are rounding noise, whose ratio means nothing. Scalars are
+    never fixed.
+    """
+    if all(block.o3_lambda == 0 and block.o3_sigma == 1 for block in kind.blocks):
+        return np.zeros(std.shape, dtype=bool)
+    typical = np.sqrt(np.mean(std[np.isfinite(known)] ** 2))
+    return np.abs(std) < FIXED_BY_SYMMETRY * typical
 
 
 def _check_rows(name, known, argument, values):

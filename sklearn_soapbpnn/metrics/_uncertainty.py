@@ -32,7 +32,9 @@ def summarize_uncertainty(X, y, prediction, std):
         components: ``"nll"`` (:func:`negative_log_likelihood`), ``"crps"`` (:func:`crps`, in the
         unit of the target), ``"msz"`` (:func:`mean_squared_z_score`), ``"miscalibration_area"``
         (:func:`miscalibration_area`) and ``"correlation"`` (:func:`error_std_correlation`). If
-        there are energies, also those of ``"energy per atom"``.
+        there are energies, also those of ``"energy per atom"``. Components that symmetry fixes, as
+        the forces in a perfect crystal, are left out: their standard deviations are smaller than
+        1/1000 of the root mean square.
 
     Raises
     ------
