@@ -48,10 +48,12 @@ class SoapBPNNCalculator(Calculator):
     Available properties are ``energy``; ``free_energy``, which is the same; ``energies``, the
     contributions of the atoms to the energy, including the baseline of their elements; ``forces``;
     ``stress``, in Voigt order and positive under tension, if the cell has a volume; and ``dipole``
-    and ``charges`` if the model was fitted on them. With ``uncertainty=True`` there are also
-    ``energy_std``, ``energies_std`` and, together with the forces, ``forces_std`` of shape
-    (n_atoms, 3): see :meth:`SoapBPNNRegressor.predict` with ``return_std=True``. Units are those of the fit, for which ASE
+    and ``charges`` if the model was fitted on them. Units are those of the fit, for which ASE
     expects eV, Angstrom, eV/Angstrom and eV/Angstrom^3.
+
+    With ``uncertainty=True`` there are also ``energy_std``, ``energies_std`` and, together with the
+    forces, ``forces_std`` of shape (n_atoms, 3); see ``return_std`` of
+    :meth:`SoapBPNNRegressor.predict`.
 
     The calculator notices changes of its model: after another ``fit`` or ``partial_fit``, or after
     a search was repeated, it uses the new weights.
@@ -214,7 +216,7 @@ class UncertaintyObserver:
     --------
     >>> import warnings
     >>> from ase import units
-    >>> from ase.md.langevin import Langevin
+    >>> from ase.md.verlet import VelocityVerlet
     >>> from sklearn_soapbpnn import SoapBPNNRegressor
     >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
     >>> from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator, UncertaintyObserver
@@ -223,7 +225,7 @@ class UncertaintyObserver:
     >>> atoms = X[0].copy()
     >>> atoms.calc = SoapBPNNCalculator(model, uncertainty=True)
     >>> observer = UncertaintyObserver(atoms, threshold=0.5)
-    >>> dynamics = Langevin(atoms, units.fs, temperature_K=300, friction=0.01 / units.fs)
+    >>> dynamics = VelocityVerlet(atoms, timestep=units.fs)
     >>> dynamics.attach(observer, interval=2)
     >>> with warnings.catch_warnings(action="ignore"):
     ...     _ = dynamics.run(10)
