@@ -12,6 +12,7 @@ from ._graphs import (
     iterate_chunks,
     number_own_elements,
     plan_batches,
+    repeat_index,
 )
 from ._kinds import Block, TargetKind
 from ._known_kinds import (
@@ -65,6 +66,7 @@ __all__ = [
     "iterate_chunks",
     "number_own_elements",
     "plan_batches",
+    "repeat_index",
     "subtract_forces",
     "subtract_strain_gradient",
     "symbols",

@@ -26,6 +26,8 @@ ATOMS_PER_CHUNK = 2048
 def evaluate(network, structures, names):
     """Evaluate a network in a single pass over structures with offset and scale attached.
 
+    Of a committee this is the mean of its networks.
+
     Parameters
     ----------
     network : SoapBPNN
@@ -44,13 +46,13 @@ def evaluate(network, structures, names):
     features = [name for name in dict.fromkeys(names) if is_features(name)]
     predicts = any(not is_features(name) for name in names)
     derivatives = has_derivatives(names)
-    size = atoms_per_chunk(network.device, ATOMS_PER_CHUNK)
+    size = max(1, atoms_per_chunk(network.device, ATOMS_PER_CHUNK) // network.n_networks)
     chunks = [
         _evaluate_chunk(network, structures[part], predicts, derivatives, features)
         for part in iterate_chunks(structures.n_atoms, size)
     ]
     values = {
-        name: torch.cat([chunk[name] for chunk in chunks]).cpu().double().numpy()
+        name: torch.cat([chunk[name] for chunk in chunks], dim=1).double().mean(0).cpu().numpy()
         for name in chunks[0]
     }
     results = to_user_units(structures, network.kinds, values) if predicts else {}
@@ -58,11 +60,14 @@ def evaluate(network, structures, names):
 
 
 def _evaluate_chunk(network, structures, predicts, derivatives, features):
-    """Return energies, forces, strain gradient, targets and features, in the order of the atoms."""
+    """Return energies, forces, strain gradient, targets and features, in the order of the atoms.
+
+    The first axis is that of the networks, whose features are side by side along the last.
+    """
     with use_threads(structures.n_atoms.sum()):
         batch = _make_batch(network, structures, derivatives)
         outputs = network(batch, strain=derivatives) if predicts else None
-        values = {name: _find_features(network, batch, name) for name in features}
+        values = {name: _find_features(network, batch, name)[None] for name in features}
     if outputs is not None:
         values |= outputs.values
         per_atom = {"energies": outputs.energies, "forces": outputs.forces}
@@ -89,5 +94,5 @@ def _find_features(network, batch, name):
 def _order_atoms(values, batch):
     """Undo the sorting by element."""
     ordered = torch.empty_like(values)
-    ordered[batch.index.atoms] = values
+    ordered[:, batch.index.atoms] = values
     return ordered

@@ -200,16 +200,17 @@ def _check_sizes(steps, kinds, architecture, weights):
     width, n_pseudo_species = architecture.num_neurons_per_layer, architecture.n_pseudo_species
     n_per_l = count_radial_channels(steps.parameters)
     if n_pseudo_species is None:
-        n_networks = len(steps.elements)
-        n_features = sum(count_features(n_per_l, n_networks))
+        n_sets = architecture.n_networks * len(steps.elements)
+        n_features = sum(count_features(n_per_l, len(steps.elements)))
     else:
-        n_networks, n_features = 1, sum((n_pseudo_species * n) ** 2 for n in n_per_l)
+        n_sets = architecture.n_networks
+        n_features = sum((n_pseudo_species * n) ** 2 for n in n_per_l)
     n_mlp = sum(architecture.has_mlp(name) for name in kinds)
     # layers between features and neurons, and from neurons to neurons
     n_first = width if n_layers else n_mlp * width
     n_square = n_layers - 1 + n_mlp if n_layers else 0
-    n_square = n_square * n_networks + (3 if architecture.long_range else 0)
-    needed = n_networks * n_first * n_features + n_square * width**2
+    n_square = n_square * n_sets + (3 if architecture.long_range else 0)
+    needed = n_sets * n_first * n_features + n_square * width**2
     if max(needed, n_features) > found:
         raise ValueError(
             f"{steps.parameters}, {architecture} need {needed} weights, but the file has {found}"
