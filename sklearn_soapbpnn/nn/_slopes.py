@@ -84,7 +84,7 @@ def sum_virial(batch: EnvironmentBatch, pair_forces: Tensor, slopes: Slopes) -> 
         total = sum_rows(outer, index.structure_of_atom[index.centers], len(index))
     if slopes.positions is not None:
         outer = slopes.positions[:, :, None] * batch.geometry.positions[:, None, :]
-        total = total.index_add(0, index.structure_of_atom, outer)
+        total = total + sum_rows(outer[None], index.structure_of_atom, len(index))
     if slopes.cells is not None:
         total = total + torch.einsum("ska,skb->sab", slopes.cells, batch.geometry.cells)
     return (total + total.mT) / 2
