@@ -20,6 +20,7 @@ from ...model import (
     OwnSteps,
     Steps,
     find_device,
+    find_target,
 )
 from ...nn import SoapBPNN
 from ...preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
@@ -130,6 +131,9 @@ def _load_error_bars(scales, network, tensors, prefix):
     for name, H in hessians.items():
         if name not in network.kinds or H.shape != (network.head(name).n_weights,) * 2:
             raise ValueError(f"the error bars of {name!r} are not those of this network")
+    missing = {find_target(name) for name in scales} - hessians.keys()
+    if missing:
+        raise ValueError(f"the error bars of {sorted(missing)} are missing")
     error_bars = LastLayerPosterior(hessians=hessians, scales=dict(scales))
     error_bars.whitening  # noqa: B018 - raises if a matrix is not positive
     return error_bars
