@@ -13,6 +13,7 @@ from ._graphs import (
     number_own_elements,
     plan_batches,
     repeat_index,
+    sum_by_structure,
 )
 from ._kinds import Block, TargetKind
 from ._known_kinds import (
@@ -35,6 +36,7 @@ from ._units import (
     subtract_offset,
     subtract_strain_gradient,
     to_network_units,
+    to_user_stds,
     to_user_units,
 )
 
@@ -67,6 +69,7 @@ __all__ = [
     "number_own_elements",
     "plan_batches",
     "repeat_index",
+    "sum_by_structure",
     "subtract_forces",
     "subtract_strain_gradient",
     "symbols",
@@ -77,6 +80,7 @@ __all__ = [
     "split_atoms",
     "subtract_offset",
     "to_network_units",
+    "to_user_stds",
     "to_user_units",
     "use_threads",
     "usual_settings",

@@ -127,6 +127,12 @@ class BatchIndex:
         return (self.rows + sets * self.n_rows).flatten()
 
 
+def sum_by_structure(values: Tensor, index: BatchIndex) -> Tensor:
+    """Sum values of the atoms of a batch, (n_atoms, ...), over each of its structures."""
+    total = values.new_zeros(len(index), *values.shape[1:])
+    return total.index_add(0, index.structure_of_atom, values)
+
+
 def plan_batches(
     graph: Graph, order: Tensor, sizes: list[int], n_elements: int
 ) -> list[BatchIndex]:

@@ -8,6 +8,7 @@ from ._memory import check_sums, is_large, measure_weights
 from ._outputs import (
     FEATURES,
     LAST_LAYER,
+    check_n_samples,
     check_names,
     check_volumes,
     find_main,
@@ -15,17 +16,21 @@ from ._outputs import (
     list_outputs,
     warn_of_constant,
 )
+from ._posterior import LARGEST_LAYER, LastLayerPosterior, find_target
 from ._steps import OwnSteps, Steps, fit_steps
 
 __all__ = [
     "FEATURES",
+    "LARGEST_LAYER",
     "LAST_LAYER",
     "FittedModel",
+    "LastLayerPosterior",
     "OwnSteps",
     "Steps",
     "atoms_per_chunk",
     "check_carried",
     "check_features",
+    "check_n_samples",
     "check_names",
     "check_sums",
     "check_volumes",
@@ -33,6 +38,7 @@ __all__ = [
     "find_device",
     "find_main",
     "find_output_kind",
+    "find_target",
     "fit_steps",
     "is_large",
     "list_attached",
