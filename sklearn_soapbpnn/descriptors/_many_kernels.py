@@ -156,28 +156,47 @@ def contract(parameters, vectors, rows, channels, forces):
     forces : array of shape (n_networks, n_pairs, 3)
         The result.
     """
-    _call(_contract, parameters, vectors, rows, channels, forces.reshape(len(forces), 1, -1))
+    _, order = order_by_component(parameters)
+    packed = allocate(np.empty, channels.shape, channels.dtype)
+    _pack(np.ascontiguousarray(channels), order, _make_square(vectors), packed)
+    contract_packed(parameters, vectors, rows, packed, forces)
 
 
 def spread(parameters, vectors, rows, forces, channels):
     """Write the transpose of :func:`contract`; see there."""
-    _call(_spread, parameters, vectors, rows, forces.reshape(len(forces), 1, -1), channels)
+    _, order = order_by_component(parameters)
+    packed = allocate(np.zeros, channels.shape, channels.dtype)
+    spread_packed(parameters, vectors, rows, forces, packed)
+    _unpack(packed, order, _make_square(vectors), channels)
 
 
-def _call(loop, parameters, vectors, rows, given, result):
-    """Run a loop over pairs with arrays of shape (n_networks, n_rows, n_columns)."""
-    vectors, rows, given = map(np.ascontiguousarray, (vectors, rows, given))
-    basis, square = load_basis(parameters, vectors.dtype), np.zeros(LANES**2, vectors.dtype)
-    sizes, order = order_by_component(parameters)
-    axes = np.arange(vectors.size)
-    packed, unpacked = (order, axes) if loop is _contract else (axes, order)
-    source, target = _allocate(np.empty, given), _allocate(np.zeros, result)
-    _pack(given, packed, square, source)
-    loop(vectors, rows, basis, sizes, make_workspace(basis), source, target)
-    _unpack(target, unpacked, square, result)
+def contract_packed(parameters, vectors, rows, packed, forces):
+    """Evaluate :func:`contract` for channels in the layout of the loops, see :func:`allocate`."""
+    flat = forces.reshape(len(forces), 1, -1)
+    result = allocate(np.empty, flat.shape, flat.dtype)
+    _run(_contract, parameters, vectors, rows, packed, result)
+    _unpack(result, np.arange(vectors.size), _make_square(vectors), flat)
 
 
-def _allocate(make, arrays):
+def spread_packed(parameters, vectors, rows, forces, packed):
+    """Add the result of :func:`spread` to channels in the layout of the loops."""
+    flat = np.ascontiguousarray(forces).reshape(len(forces), 1, -1)
+    given = allocate(np.empty, flat.shape, flat.dtype)
+    _pack(flat, np.arange(vectors.size), _make_square(vectors), given)
+    _run(_spread, parameters, vectors, rows, given, packed)
+
+
+def allocate(make, shape, dtype):
     """Return memory for arrays (n_networks, n_rows, n_columns) in the layout of the loops."""
-    n_networks, n_rows, n_columns = arrays.shape
-    return make((n_rows, -(-n_networks // LANES), n_columns, LANES), arrays.dtype)
+    n_networks, n_rows, n_columns = shape
+    return make((n_rows, -(-n_networks // LANES), n_columns, LANES), dtype)
+
+
+def _run(loop, parameters, vectors, rows, given, result):
+    vectors, rows = map(np.ascontiguousarray, (vectors, rows))
+    basis, (sizes, _) = load_basis(parameters, vectors.dtype), order_by_component(parameters)
+    loop(vectors, rows, basis, sizes, make_workspace(basis), given, result)
+
+
+def _make_square(like):
+    return np.zeros(LANES**2, like.dtype)
