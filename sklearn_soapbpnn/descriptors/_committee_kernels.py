@@ -11,55 +11,15 @@ from __future__ import annotations
 import numpy as np
 
 from ._kernel_constants import order_by_component
-from ._many_kernels import allocate, contract_packed, spread_packed
-from ._vectors import LANES, add_product, compile_loop, fill, load, multiply, store, take, turn
+from ._many_kernels import allocate, contract_packed, give_networks, spread_packed, take_networks
+from ._vectors import LANES, add_product, compile_loop, fill, load, store, take
 
 # networks side by side, in each of so many columns or rows
 WIDE = 4
 
 
 @compile_loop
-def _take_networks(arrays, group, row, scale, square, lanes):
-    """Put a row of eight networks, (n_networks, n_rows, n_columns), side by side, times a scale."""
-    n_networks, n_rows, n_columns = arrays.shape
-    first = group * LANES
-    for column in range(0, n_columns, LANES):
-        n = min(LANES, n_columns - column)
-        for lane in range(min(LANES, n_networks - first)):
-            at = ((first + lane) * n_rows + row) * n_columns + column
-            if n == LANES:
-                store(square, lane * LANES, load(arrays, at))
-            else:
-                for k in range(n):
-                    square[lane * LANES + k] = take(arrays, at + k)
-        turn(square)
-        for k in range(n):
-            scaled = multiply(load(square, k * LANES), take(scale, column + k))
-            store(lanes, (column + k) * LANES, scaled)
-
-
-@compile_loop
-def _give_networks(lanes, group, row, scale, square, arrays):
-    """Undo :func:`_take_networks`, except for the scale, by which the numbers are multiplied."""
-    n_networks, n_rows, n_columns = arrays.shape
-    first = group * LANES
-    for column in range(0, n_columns, LANES):
-        n = min(LANES, n_columns - column)
-        for k in range(n):
-            scaled = multiply(load(lanes, (column + k) * LANES), take(scale, column + k))
-            store(square, k * LANES, scaled)
-        turn(square)
-        for lane in range(min(LANES, n_networks - first)):
-            if n == LANES:
-                at = ((first + lane) * n_rows + row) * n_columns + column
-                store(arrays, at, load(square, lane * LANES))
-            else:
-                for k in range(n):
-                    arrays[first + lane, row, column + k] = square[lane * LANES + k]
-
-
-@compile_loop
-def _multiply(spectra, expansion, sizes, weight, square, lanes, c, packed):
+def _multiply(spectra, expansion, sizes, weight, order, square, lanes, c, packed):
     """Write G c for each degree, with the symmetric matrices G that the spectra hold, packed."""
     n_atoms, n_entries = expansion.shape
     _, n_groups, n_channels, _ = packed.shape
@@ -68,7 +28,7 @@ def _multiply(spectra, expansion, sizes, weight, square, lanes, c, packed):
         for k in range(n_entries):
             c[k] = expansion[atom, k]
         for group in range(n_groups):
-            _take_networks(spectra, group, atom, weight, square, lanes)
+            take_networks(spectra, atom, group, order, weight, square, lanes, 0)
             first, corner, below = 0, 0, 0
             for l in range(len(sizes)):
                 n_radial, n_m = sizes[l], 2 * l + 1
@@ -114,7 +74,7 @@ def _sort_rows(packed, atom, group, sizes, n_elements, t):
 
 
 @compile_loop
-def _correlate(packed, expansion, sizes, weight, square, lanes, c, t, spectra):
+def _correlate(packed, expansion, sizes, weight, order, square, lanes, c, t, spectra):
     """Write the transpose of :func:`_multiply`: t c' + c t', packed."""
     n_atoms, n_entries = expansion.shape
     n_groups = packed.shape[1]
@@ -149,7 +109,7 @@ def _correlate(packed, expansion, sizes, weight, square, lanes, c, t, spectra):
                         store(lanes, (here + 3) * LANES, four)
                         here += min(WIDE, size - q)
                 first += size * n_m
-            _give_networks(lanes, group, atom, weight, square, spectra)
+            give_networks(lanes, 0, order, weight, square, spectra, atom, group)
 
 
 def contract(parameters, vectors, rows, spectra, expansion, weight, forces):
@@ -174,7 +134,7 @@ def contract(parameters, vectors, rows, spectra, expansion, weight, forces):
     """
     sizes, packed = _prepare(parameters, spectra, expansion)
     arrays = map(np.ascontiguousarray, (spectra, expansion))
-    _multiply(*arrays, sizes, weight, *_make_workspace(sizes, expansion, weight)[:3], packed)
+    _multiply(*arrays, sizes, weight, *_make_workspace(sizes, expansion, weight)[:4], packed)
     contract_packed(parameters, vectors, rows, packed, forces)
 
 
@@ -197,4 +157,4 @@ def _make_workspace(sizes, expansion, weight):
     """Return arrays for what is known of one atom and eight networks, with some room at the end."""
     n_entries = expansion.shape[1] + WIDE * (2 * len(sizes) - 1)
     lengths = LANES**2, LANES * (len(weight) + WIDE), n_entries, LANES * n_entries
-    return tuple(np.zeros(n, expansion.dtype) for n in lengths)
+    return np.arange(len(weight)), *(np.zeros(n, expansion.dtype) for n in lengths)
