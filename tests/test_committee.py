@@ -189,7 +189,7 @@ def take_model(model, k):
     network.load_state_dict(take_weights(model.module_.state_dict(), k))
     hyperparameters = {**fitted.hyperparameters, "n_networks": 1}
     return single.set_fitted(
-        replace(fitted, network=network.eval(), hyperparameters=hyperparameters)
+        replace(fitted, network=network.eval(), hyperparameters=hyperparameters, error_bars=None)
     )
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..data import has_derivatives, plan_batches, to_network_units
 from ..model import atoms_per_chunk
-from ..nn import EnvironmentBatch, Environments, sum_by_index
+from ..nn import EnvironmentBatch, Environments, sum_rows
 
 # atoms per batch in validation on the CPU: enough to amortise the overhead of Python, few enough
 # for the cache
@@ -113,7 +113,10 @@ class Batch:
 
     def predictions(self, network) -> dict[str, Tensor]:
         """Return what each network predicts, with the shape (n_networks, ...) for labels (...)."""
-        outputs = network(self.environments, strain="stress" in self.labels)
+        return self.compare(network(self.environments, strain="stress" in self.labels))
+
+    def compare(self, outputs) -> dict[str, Tensor]:
+        """Return outputs of networks in the form of the labels, see :meth:`predictions`."""
         index = self.environments.index
         derived = {"energy": outputs.energy, "forces": outputs.forces}
         derived["stress"] = outputs.strain_gradient
@@ -123,7 +126,7 @@ class Batch:
             if values is None:
                 values = outputs.values[name]
                 if not labels.per_atom:
-                    values = sum_by_index(values, index.structure_of_atom, len(index))
+                    values = sum_rows(values, index.structure_of_atom, len(index))
             predictions[name] = values if labels.per_atom else values / labels.divisor
         return predictions
 

@@ -13,7 +13,14 @@ from ...descriptors import (
     count_radial_channels,
     read_soap_parameters,
 )
-from ...model import FittedModel, LastLayerPosterior, OwnSteps, Steps, find_device
+from ...model import (
+    CommitteeSpread,
+    FittedModel,
+    LastLayerPosterior,
+    OwnSteps,
+    Steps,
+    find_device,
+)
 from ...nn import SoapBPNN
 from ...preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
 from ...training import check_degrees, read_parameters
@@ -67,7 +74,7 @@ def dump_regressor(model, tensors, prefix):
         own[f"{name}_"] = step and dump_step(step, tensors, f"{prefix}{name}_.")
     weights = fitted.network.state_dict()
     tensors |= {f"{prefix}module.{name}": value.cpu().numpy() for name, value in weights.items()}
-    if fitted.error_bars is not None:
+    if isinstance(fitted.error_bars, LastLayerPosterior):
         hessians = fitted.error_bars.hessians.items()
         tensors |= {f"{prefix}hessian.{name}": H for name, H in hessians}
     scales = steps.scales.items()
@@ -117,11 +124,13 @@ def _load_error_bars(scales, network, tensors, prefix):
     known = {*network.kinds, *("forces", "stress") * ("energy" in network.kinds)}
     if not {*scales} <= known or not all(0 < scale < math.inf for scale in scales.values()):
         raise ValueError(f"error bars cannot have the scales {scales}")
+    if network.n_networks > 1:
+        return CommitteeSpread(scales=dict(scales))
     hessians = tensors.take_all(prefix, "float64")
     for name, H in hessians.items():
         if name not in network.kinds or H.shape != (network.head(name).n_weights,) * 2:
             raise ValueError(f"the error bars of {name!r} are not those of this network")
-    error_bars = LastLayerPosterior(hessians, dict(scales))
+    error_bars = LastLayerPosterior(hessians=hessians, scales=dict(scales))
     error_bars.whitening  # noqa: B018 - raises if a matrix is not positive
     return error_bars
 
