@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..descriptors import contract_spectra, spread_spectra
 from ._environments import EnvironmentBatch
-from ._pair_map import contract_pairs, spread_pairs
 
 if TYPE_CHECKING:
     from ._orthogonal import OrthogonalLayer
@@ -35,17 +35,17 @@ class _ForceMap(torch.autograd.Function):
         weight = layer.norm.project(weight)
         ctx.save_for_backward(weight, gradient)
         ctx.layer, ctx.batch = layer, batch
-        return contract_pairs(find_slope(weight, gradient, overlap, layer, batch), batch)
+        packed = _find_packed(weight, gradient, overlap, layer, batch)
+        arguments = batch.index.channel_rows, packed, batch.constants["slope"]
+        return contract_spectra(layer.spectrum, batch.pair_gradients, *arguments)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, pair_forces):
         weight, gradient = ctx.saved_tensors
-        batch, norm, spectrum = ctx.batch, ctx.layer.norm, ctx.layer.spectrum
-        by_element = spread_pairs(pair_forces, spectrum.n_elements, batch)
-        by_degree = spectrum.by_degree(by_element.flatten(0, 1))
-        packed = spectrum.multiply_transposed(by_degree, batch.constants["slope"])
-        packed = packed.unflatten(0, gradient.shape[:2])
+        batch, norm = ctx.batch, ctx.layer.norm
+        arguments = batch.index.channel_rows, pair_forces, batch.constants["slope"]
+        packed = spread_spectra(ctx.layer.spectrum, batch.pair_gradients, *arguments)
         counts = batch.index.element_counts
         weight_gradient = torch.empty_like(weight)
         parts = _split_sets(counts, gradient, packed)
@@ -103,11 +103,15 @@ def find_slope(weight, gradient, overlap, layer, batch) -> Tensor:
     -------
     Tensor of shape (n_networks, n_atoms, n_blocks, n_channels)
     """
-    spectrum, constants = layer.spectrum, batch.constants
+    packed = _find_packed(weight, gradient, overlap, layer, batch).flatten(0, 1)
+    by_degree = layer.spectrum.multiply(packed, batch.constants["slope"])
+    return layer.spectrum.by_element(by_degree).unflatten(0, gradient.shape[:2])
+
+
+def _find_packed(weight, gradient, overlap, layer, batch) -> Tensor:
+    """Return the gradient with respect to the spectra, (n_networks, n_atoms, n_features)."""
     packed = _multiply_by_element(gradient, weight, batch.index.element_counts)
-    packed = layer.norm.add_curvature(packed, overlap, constants["features"])
-    by_degree = spectrum.multiply(packed.flatten(0, 1), constants["slope"])
-    return spectrum.by_element(by_degree).unflatten(0, gradient.shape[:2])
+    return layer.norm.add_curvature(packed, overlap, batch.constants["features"])
 
 
 def _multiply_by_element(x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:

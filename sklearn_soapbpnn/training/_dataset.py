@@ -177,7 +177,7 @@ class TrainingData(Dataset):
             if labels.weight is None or bool((labels.weight > 0).any())
         ]
         self.smallest_errors = {name: self.labels[name].smallest_error for name in self.labelled}
-        self.n_elements = len(network.elements)
+        self.n_elements, self.n_networks = len(network.elements), network.n_networks
 
     def _prepare(self, structures, network, derivatives):
         """Compute the environments on the device."""
@@ -265,7 +265,7 @@ class EvaluationIterator(BatchIterator):
 
     def __init__(self, dataset: TrainingData) -> None:
         mean = int(dataset.atom_counts.float().mean().ceil())
-        n_atoms = atoms_per_chunk(dataset.device, ATOMS_PER_EVALUATION)
+        n_atoms = atoms_per_chunk(dataset.device, ATOMS_PER_EVALUATION) // dataset.n_networks
         super().__init__(dataset, max(1, n_atoms // mean))
 
     def order(self) -> Tensor:
