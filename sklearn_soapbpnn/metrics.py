@@ -6,9 +6,9 @@ from inspect import signature
 
 import numpy as np
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
-from sklearn.pipeline import Pipeline
 
 from .data import KNOWN_KINDS, Targets, as_structures, as_targets, find_volumes
+from .model import apply_steps
 
 __all__ = ["PER_ATOM", "make_target_scorer", "summarize_errors"]
 
@@ -182,11 +182,7 @@ def _name_column(target):
 
 def _predict(estimator, X, name):
     """Return the prediction of one target; ``predict`` of a search has no argument for it."""
-    if hasattr(estimator, "best_estimator_"):
-        return _predict(estimator.best_estimator_, X, name)
-    if isinstance(estimator, Pipeline):
-        front, last = estimator[:-1], estimator[-1]
-        return _predict(last, front.transform(X) if len(front) else X, name)
+    estimator, X = apply_steps(estimator, X)
     if name == "energy" and "targets" not in signature(estimator.predict).parameters:
         # an ensemble, or a regressor of arrays, which predicts energies only
         return estimator.predict(X)

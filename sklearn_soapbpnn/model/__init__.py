@@ -15,6 +15,7 @@ from ._outputs import (
     list_outputs,
     warn_of_constant,
 )
+from ._pipelines import apply_steps
 from ._steps import OwnSteps, Steps, fit_steps
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "FittedModel",
     "OwnSteps",
     "Steps",
+    "apply_steps",
     "atoms_per_chunk",
     "check_carried",
     "check_features",
