@@ -2,6 +2,7 @@
 
 from ._architecture import Architecture
 from ._environments import EnvironmentBatch, EnvironmentRecipe, Environments
+from ._last_layer import find_rows
 from ._long_range import LongRange
 from ._soap_bpnn import Outputs, SoapBPNN
 
@@ -13,4 +14,5 @@ __all__ = [
     "LongRange",
     "Outputs",
     "SoapBPNN",
+    "find_rows",
 ]

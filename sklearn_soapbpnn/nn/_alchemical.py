@@ -108,6 +108,12 @@ class AlchemicalLayer(FirstLayer):
         self, gradient: Tensor, context: _Context, columns: slice, batch: EnvironmentBatch
     ) -> Tensor:
         """Return dE/dr_ij, given dE/da of some columns as a table."""
+        return map_pairs(self.slope(gradient, context, columns, batch), batch)
+
+    def slope(
+        self, gradient: Tensor, context: _Context, columns: slice, batch: EnvironmentBatch
+    ) -> Tensor:
+        """Return dE/dc, given dE/da of some columns as a table: (n_atoms, n_blocks, n_channels)."""
         slope = find_slope(
             gradient[0],
             context.features,
@@ -118,8 +124,7 @@ class AlchemicalLayer(FirstLayer):
             context.inverse,
             context.layout,
         )
-        by_element = self.spectrum.by_element(slope)
-        return map_pairs(torch.bmm(context.embedding, by_element), batch)
+        return torch.bmm(context.embedding, self.spectrum.by_element(slope))
 
     def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:
         """Take the rows of the atoms from a table: (n_atoms, n)."""

@@ -90,6 +90,19 @@ class FirstLayer(nn.Module, ABC):
         """
 
     @abstractmethod
+    def slope(
+        self, gradient: Tensor, context: Any, columns: slice, batch: EnvironmentBatch
+    ) -> Tensor:
+        r"""Return the derivative of the energy with respect to the expansion, without a graph.
+
+        It is what :meth:`differentiate` takes to the pairs. The parameters are the same.
+
+        Returns
+        -------
+        Tensor of shape (n_atoms, n_blocks, n_channels)
+        """
+
+    @abstractmethod
     def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:
         """Take the rows of the atoms from a table: (n_networks, n_rows, n) to (n_atoms, n)."""
 

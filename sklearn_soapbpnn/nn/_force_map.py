@@ -31,15 +31,10 @@ if TYPE_CHECKING:
 class _ForceMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight, gradient, overlap, layer, batch):
-        norm, spectrum, constants = layer.norm, layer.spectrum, batch.constants
-        weight = norm.project(weight)
+        weight = layer.norm.project(weight)
         ctx.save_for_backward(weight, gradient)
         ctx.layer, ctx.batch = layer, batch
-        packed = _multiply_by_element(gradient, weight, batch.index.element_counts)
-        packed = norm.add_curvature(packed, overlap, constants["features"])
-        return contract_pairs(
-            spectrum.by_element(spectrum.multiply(packed, constants["slope"])), batch
-        )
+        return contract_pairs(find_slope(weight, gradient, overlap, layer, batch), batch)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -89,6 +84,22 @@ def map_forces(
     Tensor of shape (n_pairs, 3)
     """
     return _ForceMap.apply(weight, gradient, overlap, layer, batch)
+
+
+def find_slope(weight, gradient, overlap, layer, batch) -> Tensor:
+    r"""Return :math:`\partial E / \partial c_i`, of shape (n_atoms, n_blocks, n_channels).
+
+    Parameters
+    ----------
+    weight : Tensor of shape (n_elements, n_outputs, n_features)
+        :math:`A_\perp`.
+    gradient, overlap, layer, batch
+        See :func:`map_forces`.
+    """
+    spectrum, constants = layer.spectrum, batch.constants
+    packed = _multiply_by_element(gradient, weight, batch.index.element_counts)
+    packed = layer.norm.add_curvature(packed, overlap, constants["features"])
+    return spectrum.by_element(spectrum.multiply(packed, constants["slope"]))
 
 
 def _multiply_by_element(x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..descriptors import PowerSpectrum
 from ._environments import EnvironmentBatch
 from ._first_layer import FirstLayer
-from ._force_map import map_forces
+from ._force_map import find_slope, map_forces
 from ._layers import ElementLinear, NoNorm, PackedLayerNorm, map_features
 
 
@@ -94,6 +94,19 @@ class OrthogonalLayer(FirstLayer):
         overlap = (gradient * projected[:, :, columns]).sum(2)
         return map_forces(
             self.linear.weight[:, columns],
+            self.gather(gradient, batch),
+            self.gather(overlap[:, :, None], batch)[:, 0],
+            self,
+            batch,
+        )
+
+    def slope(
+        self, gradient: Tensor, projected: Tensor, columns: slice, batch: EnvironmentBatch
+    ) -> Tensor:
+        """Return dE/dc, given dE/da of some columns as a table: (n_atoms, n_blocks, n_channels)."""
+        overlap = (gradient * projected[:, :, columns]).sum(2)
+        return find_slope(
+            self.norm.project(self.linear.weight[:, columns]),
             self.gather(gradient, batch),
             self.gather(overlap[:, :, None], batch)[:, 0],
             self,

@@ -91,6 +91,35 @@ class Head(nn.Module):
         per_property = values.unflatten(1, (-1, self.n_properties[0]))
         return torch.einsum("cs,isp->icp", self.transform, per_property).flatten(1)
 
+    def rows(self, features: Tensor, gather: Gather, batch: EnvironmentBatch) -> Tensor:
+        """Return what the last layer multiplies by its weights to get each component of a value.
+
+        All properties of a component have the same row. With the tensors B and the last-layer
+        features h, a row of a spherical block holds all products B h, and zeros
+        for the other blocks.
+
+        Returns
+        -------
+        Tensor of shape (n_atoms, n_components, n)
+            The components are those of :attr:`TargetKind.rows`.
+        """
+        h = gather(self.last_features(features), batch)
+        parts = []
+        for basis in self.bases:
+            is_tensor = isinstance(basis, TensorBasis)
+            B = basis(batch.tensors, batch) if is_tensor else h.new_ones(len(h), 1, 1)
+            parts.append(torch.einsum("imk,if->imkf", B, h).flatten(2))
+        rows = parts[0]
+        if len(parts) > 1:
+            sizes = torch.tensor([part.shape[1:] for part in parts]).sum(0).tolist()
+            rows = h.new_zeros(len(h), *sizes)
+            component = first = 0
+            for part in parts:
+                _, n_components, size = part.shape
+                rows[:, component : component + n_components, first : first + size] = part
+                component, first = component + n_components, first + size
+        return rows if self.transform is None else torch.einsum("cs,isn->icn", self.transform, rows)
+
 
 class Trunk(nn.Module):
     """Hidden layers after the first layer.

@@ -189,13 +189,21 @@ class SoapBPNN(nn.Module):
         if self.trunk is None and (target is None or not self.is_mlp[target]):
             return self.first.features(batch)
         hidden, _ = self.first(batch)
-        if self.long_range is None:
-            features = self._compute_features(hidden)
-        else:
-            features = self._read_long_range(hidden, batch, derivatives=False).features
+        features = self.head_inputs(hidden, batch)
         if target is None:
             return self.first.gather(next(iter(features.values())), batch)
         return self.first.gather(self.head(target).last_features(features[target]), batch)
+
+    def head_inputs(self, hidden: Tensor, batch: EnvironmentBatch) -> dict[str, Tensor]:
+        """Return the input of the head of each target as a table, given the preactivations."""
+        if self.long_range is None:
+            return self._compute_features(hidden)
+        return self._read_long_range(hidden, batch, derivatives=False).features
+
+    def layers(self, name: str) -> list[Tensor]:
+        """Return the weights of all layers of a target after the first, with SiLU before each."""
+        shared = [] if self.trunk is None else self.trunk.weights
+        return [*shared, *self.head(name).weights]
 
     # construction, in this order
 
@@ -269,12 +277,12 @@ class SoapBPNN(nn.Module):
         The other heads share the features of its hidden layers.
         """
         has_others = len(self.kinds) > 1
-        shared = [] if self.trunk is None else self.trunk.weights
+        shares = self.trunk is not None and has_others
         energies, slope, features = run_perceptron(
             hidden[:, :, self.columns["energy"]],
-            [*shared, *self.head("energy").weights],
+            self.layers("energy"),
             derivatives,
-            depth=len(shared) if self.trunk is not None and has_others else None,
+            depth=len(self.trunk.weights) if shares else None,
         )
         slopes = None if slope is None else Slopes(slope)
         if not has_others:
