@@ -1,0 +1,203 @@
+"""Choices from small pools whose answer is known, and from pools that cannot be chosen from."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from numpy.testing import assert_array_equal
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from sklearn_soapbpnn import (
+    CompositionBaseline,
+    SoapBPNNRegressor,
+    SoapFeaturizer,
+    Targets,
+    TargetScaler,
+)
+from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn.selection import select_batch, select_farthest, select_uncertain
+
+SOAP = {"cutoff_radius": 3.0, "max_radial": 2, "max_angular": 1}
+SMALL = {**SOAP, "num_neurons_per_layer": 4, "num_epochs": 1, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def molecules(shipped_molecules):
+    X, y = shipped_molecules
+    return X[:60], y[:60]
+
+
+@pytest.fixture(scope="module")
+def fitted(molecules):
+    X, y = molecules
+    return SoapBPNNRegressor(**SMALL).fit(X[:20], y[:20])
+
+
+@pytest.fixture
+def plane(monkeypatch, fitted):
+    """A model whose last-layer features of an atom are its position."""
+
+    def read_positions(self, X):
+        return list(as_structures(X).positions)
+
+    monkeypatch.setattr(SoapBPNNRegressor, "last_layer_features", read_positions)
+    return fitted
+
+
+def atoms_at(points):
+    """Return a structure of a single atom for each point."""
+    return [Atoms("H", [[*point, 0.0]]) for point in points]
+
+
+def every_rule(model, X, n, labelled):
+    return {
+        "batch": select_batch(model, X, n, labelled=labelled),
+        "farthest": select_farthest(model, X, n, labelled=labelled),
+        "descriptor": select_farthest(SoapFeaturizer(**SOAP).fit(X), X, n, labelled=labelled),
+    }
+
+
+def test_farthest_points_on_a_line(plane):
+    X = atoms_at([(0, 0), (1, 0), (2, 0), (9, 0), (10, 0)])
+    chosen = select_farthest(plane, X, 3, labelled=atoms_at([(0.5, 0)]))
+    # 10 is far from 0.5; then 2 is 1.5 away from it, and 9, by 1, closer to 10
+    assert chosen.tolist() == [4, 2, 3]
+
+
+def test_the_first_of_all_is_close_to_the_mean(plane):
+    X = atoms_at([(0, 0), (10, 0), (4, 0), (5, 4)])
+    assert select_farthest(plane, X, 2).tolist() == [2, 1]
+
+
+def test_distances_between_compositions():
+    X = [Atoms("H2", [[0, 0, 0], [0, 0, d]]) for d in (0.7, 0.75, 0.8)] + [Atoms("O2")]
+    X[-1].positions[1, 2] = 1.2
+    featurizer = SoapFeaturizer(**SOAP).fit(X)
+    assert select_farthest(featurizer, X, 1, labelled=X[:1]).tolist() == [3]
+
+
+def test_batch_is_not_the_most_uncertain_twice(plane):
+    labelled = atoms_at([(1, 0), (1, 0.1)])
+    X = atoms_at([(0, 3), (0.1, 3), (4, 0), (0.5, 0)])
+    # labels along x make energies there certain; after the first, little is left of its neighbour
+    assert select_batch(plane, X, 2, labelled=labelled).tolist() == [0, 2]
+
+
+def test_batch_maximises_the_determinant(plane):
+    rng = np.random.default_rng(0)
+    seen, points = rng.normal(size=(4, 2)), rng.normal(size=(8, 2)) * [1.0, 3.0]
+    ridge = 1e-4 * np.mean(np.sum(points**2, axis=1)) * np.eye(2)
+    K = points @ np.linalg.inv(seen.T @ seen + ridge) @ points.T
+    first, second = select_batch(plane, atoms_at(points), 2, labelled=atoms_at(seen))
+    assert first == np.argmax(np.diag(K))
+    # of all pairs with the first one
+    pairs = {k: np.linalg.det(K[np.ix_([first, k], [first, k])]) for k in range(8) if k != first}
+    assert second == max(pairs, key=pairs.get)
+    # and greedy is not far from the best of all pairs
+    best = max(np.linalg.det(K[np.ix_(pair, pair)]) for pair in combinations(range(8), 2))
+    assert pairs[second] > 0.5 * best
+
+
+def test_more_structures_than_features(plane):
+    points = np.random.default_rng(0).normal(size=(12, 2))
+    X, labelled = atoms_at(points), atoms_at([(1, 0)])
+    chosen = select_batch(plane, X, 12, labelled=labelled)
+    assert sorted(chosen) == [*range(12)]
+    # the third choice is that of a batch for which the first two are labelled
+    rest = sorted(chosen[2:])
+    labelled += [X[k] for k in chosen[:2]]
+    again = select_batch(plane, [X[k] for k in rest], 1, labelled=labelled)
+    assert chosen[2] == rest[again[0]]
+
+
+def test_copies_are_not_chosen_both(molecules, fitted):
+    X, _ = molecules
+    pool = [*X[20:30], *X[20:30]]
+    for rule, chosen in every_rule(fitted, pool, 10, X[:20]).items():
+        assert sorted(chosen % 10) == [*range(10)], rule
+    # unless nothing else is left
+    for rule, chosen in every_rule(fitted, pool, 20, X[:20]).items():
+        assert sorted(chosen) == [*range(20)], rule
+
+
+def test_labelled_structures_are_chosen_last(molecules, fitted):
+    X, _ = molecules
+    chosen = select_farthest(fitted, X[:40], 20, labelled=X[:20])
+    assert min(chosen) >= 20
+
+
+def test_the_order_of_the_pool_does_not_matter(molecules, fitted):
+    X, _ = molecules
+    order = np.random.default_rng(0).permutation(40)
+    chosen = every_rule(fitted, X[20:], 8, X[:20])
+    permuted = every_rule(fitted, [X[20 + k] for k in order], 8, X[:20])
+    for rule in chosen:
+        assert_array_equal(order[permuted[rule]], chosen[rule], err_msg=rule)
+
+
+def test_a_longer_choice_begins_with_the_shorter(molecules, fitted):
+    X, _ = molecules
+    short, long = (every_rule(fitted, X[20:], n, X[:20]) for n in (3, 8))
+    for rule in short:
+        assert_array_equal(long[rule][:3], short[rule], err_msg=rule)
+
+
+def test_pipelines_and_searches(molecules, fitted):
+    X, y = molecules
+    steps = CompositionBaseline(), TargetScaler(), SoapFeaturizer(**SOAP)
+    own = SoapBPNNRegressor(num_neurons_per_layer=4, num_epochs=1, random_state=0)
+    pipe = make_pipeline(*steps, own).fit(X[:20], y[:20])
+    search = GridSearchCV(SoapBPNNRegressor(**SMALL), {"num_neurons_per_layer": [4]}, cv=2)
+    search.fit(X[:20], y["energy"][:20])
+    alone = SoapBPNNRegressor(**SMALL).fit(X[:20], y["energy"][:20])
+    for model, same in ((pipe, fitted), (search, alone)):
+        for select in (select_batch, select_farthest):
+            chosen = select(model, X[20:], 5, labelled=X[:20])
+            assert_array_equal(chosen, select(same, X[20:], 5, labelled=X[:20]))
+    featurizers = make_pipeline(CompositionBaseline(), SoapFeaturizer(**SOAP)).fit(X, y)
+    assert_array_equal(select_farthest(featurizers, X, 5), select_farthest(featurizers[-1], X, 5))
+
+
+@pytest.mark.parametrize("n", [0, 41, 2.0, None])
+def test_a_number_that_the_pool_does_not_have(molecules, fitted, n):
+    X, _ = molecules
+    for select in (select_batch, select_farthest):
+        with pytest.raises(ValueError, match=r"n must be an integer from 1 to 40, .* got"):
+            select(fitted, X[20:], n, labelled=X[:20])
+    with pytest.raises(ValueError, match="n must be an integer from 1 to 40"):
+        select_uncertain(fitted, X[20:], n)
+
+
+def test_elements_that_the_model_does_not_know(molecules, fitted):
+    X, _ = molecules
+    argon = [Atoms("Ar")]
+    featurizer = SoapFeaturizer(**SOAP).fit(X)
+    for model in (fitted, featurizer):
+        with pytest.raises(ValueError, match=r"X contains elements \['Ar'\]"):
+            select_farthest(model, [*X, *argon], 2)
+        with pytest.raises(ValueError, match=r"labelled contains elements \['Ar'\]"):
+            select_farthest(model, X, 2, labelled=argon)
+    with pytest.raises(ValueError, match=r"labelled contains elements \['Ar'\]"):
+        select_batch(fitted, X, 2, labelled=argon)
+
+
+def test_models_that_cannot_choose(molecules, fitted):
+    X, y = molecules
+    dipoles = Targets(dipole=np.zeros((20, 3)) + np.arange(20.0)[:, None])
+    other = SoapBPNNRegressor(**SMALL).fit(X[:20], dipoles)
+    with pytest.raises(ValueError, match=r"learnt \['dipole'\].* needs a model of the energy"):
+        select_batch(other, X, 2, labelled=X[:20])
+    with pytest.raises(TypeError, match="SoapBPNNRegressor; it ends in a SoapFeaturizer"):
+        select_batch(SoapFeaturizer(**SOAP).fit(X), X, 2, labelled=X[:20])
+    with pytest.raises(TypeError, match="it ends in a CompositionBaseline"):
+        select_farthest(CompositionBaseline().fit(X, y), X, 2)
+    for unfitted in (SoapBPNNRegressor(), SoapFeaturizer()):
+        with pytest.raises(NotFittedError):
+            select_farthest(unfitted, X, 2)
+    with pytest.raises(ValueError, match="labelled holds no structures"):
+        select_batch(fitted, X, 2, labelled=[])
+    with pytest.raises(TypeError, match="X must be a sequence"):
+        select_batch(fitted, X[0], 2, labelled=X[:20])
