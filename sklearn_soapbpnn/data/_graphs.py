@@ -114,6 +114,12 @@ class BatchIndex:
         return len(self.structures)
 
 
+def sum_by_structure(values: Tensor, index: BatchIndex) -> Tensor:
+    """Sum values of the atoms of a batch, (n_atoms, ...), over each of its structures."""
+    total = values.new_zeros(len(index), *values.shape[1:])
+    return total.index_add(0, index.structure_of_atom, values)
+
+
 def plan_batches(
     graph: Graph, order: Tensor, sizes: list[int], n_elements: int
 ) -> list[BatchIndex]:

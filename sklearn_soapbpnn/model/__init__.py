@@ -8,6 +8,7 @@ from ._memory import check_sums, is_large, measure_weights
 from ._outputs import (
     FEATURES,
     LAST_LAYER,
+    check_n_samples,
     check_names,
     check_volumes,
     find_main,
@@ -16,18 +17,22 @@ from ._outputs import (
     warn_of_constant,
 )
 from ._pipelines import apply_steps
+from ._posterior import LARGEST_LAYER, LastLayerPosterior, find_target
 from ._steps import OwnSteps, Steps, fit_steps
 
 __all__ = [
     "FEATURES",
+    "LARGEST_LAYER",
     "LAST_LAYER",
     "FittedModel",
+    "LastLayerPosterior",
     "OwnSteps",
     "Steps",
     "apply_steps",
     "atoms_per_chunk",
     "check_carried",
     "check_features",
+    "check_n_samples",
     "check_names",
     "check_sums",
     "check_volumes",
@@ -35,6 +40,7 @@ __all__ = [
     "find_device",
     "find_main",
     "find_output_kind",
+    "find_target",
     "fit_steps",
     "is_large",
     "list_attached",

@@ -108,7 +108,7 @@ class AlchemicalLayer(FirstLayer):
         self, gradient: Tensor, context: _Context, columns: slice, batch: EnvironmentBatch
     ) -> Tensor:
         """Return dE/dr_ij, given dE/da of some columns as a table."""
-        return map_pairs(self.slope(gradient, context, columns, batch), batch)
+        return map_pairs(self.slope(gradient, context, columns, batch)[None], batch)[0]
 
     def slope(
         self, gradient: Tensor, context: _Context, columns: slice, batch: EnvironmentBatch

@@ -34,14 +34,16 @@ class _ForceMap(torch.autograd.Function):
         weight = layer.norm.project(weight)
         ctx.save_for_backward(weight, gradient)
         ctx.layer, ctx.batch = layer, batch
-        return contract_pairs(find_slope(weight, gradient, overlap, layer, batch), batch)
+        slope = find_slope(weight, gradient, overlap, layer, batch)
+        return contract_pairs(slope[None], batch)[0]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, pair_forces):
         weight, gradient = ctx.saved_tensors
         batch, norm, spectrum = ctx.batch, ctx.layer.norm, ctx.layer.spectrum
-        by_degree = spectrum.by_degree(spread_pairs(pair_forces, spectrum.n_elements, batch))
+        by_element = spread_pairs(pair_forces[None], spectrum.n_elements, batch)[0]
+        by_degree = spectrum.by_degree(by_element)
         packed = spectrum.multiply_transposed(by_degree, batch.constants["slope"])
         counts = batch.index.element_counts
         weight_gradient = torch.empty_like(weight)

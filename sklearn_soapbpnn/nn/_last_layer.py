@@ -115,7 +115,7 @@ def _differentiate(network, slopes, owner, batch, strain) -> dict[str, Tensor]:
         pairs = torch.nonzero(own.any(0))[:, 0]
         rows = torch.where(own, index.channel_rows, n_atoms * n_blocks).index_select(1, pairs)
         some = batch.pair_gradients.select(pairs)
-        vectors = torch.stack([some.contract(rows, part) for part in channels])
+        vectors = some.contract(rows, channels)
         centers, neighbors = ends.index_select(1, pairs)
         forces[k].index_add_(1, centers, vectors).index_add_(1, neighbors, vectors, alpha=-1)
         if strain:

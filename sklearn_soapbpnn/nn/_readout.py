@@ -63,6 +63,14 @@ class Head(nn.Module):
         """Weights of the layers, with SiLU between them."""
         return [layer.weight for layer in self.layers]
 
+    @property
+    def n_weights(self) -> int:
+        """Number of weights of the last layer, for a single property; 0 without such a layer."""
+        if not self.weights:
+            return 0
+        n_networks, _, n_inputs = self.weights[-1].shape
+        return n_networks * n_inputs * sum(count_tensors(basis) for basis in self.bases)
+
     def last_features(self, features: Tensor) -> Tensor:
         """Return the last-layer features as a table."""
         for weight in self.weights[:-1]:

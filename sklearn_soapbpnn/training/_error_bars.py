@@ -1,0 +1,177 @@
+"""Error bars of a trained network: from the training data, calibrated on other labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ..data import sum_by_structure, usual_settings
+from ..model import LARGEST_LAYER, LastLayerPosterior, find_target
+from ..nn import find_rows
+from ._dataset import EvaluationIterator
+from ._losses import parse_loss
+from ._streamed import StreamedData, Workers
+
+# names by which the network returns the rows of a label
+ROWS = {"energy": "energies", "stress": "strain_gradient"}
+# labels whose variance is below this fraction of the mean are fixed by symmetry, and their errors
+# are rounding noise
+FIXED_BY_SYMMETRY = 1e-6
+
+
+@usual_settings()
+@torch.no_grad()
+def fit_error_bars(network, losses, batch_size, train, validation, before=None):
+    """Return the error bars of a network.
+
+    Parameters
+    ----------
+    network : SoapBPNN
+        The trained network.
+    losses : dict of str to TargetLoss
+        Loss of each target.
+    batch_size : int
+        Number of structures per step of the training.
+    train : TrainingData
+        The data that the network was trained on.
+    validation : TrainingData or None
+        Other data, on which the error bars are calibrated.
+    before : LastLayerPosterior, default=None
+        What earlier training data say about the weights.
+
+    Returns
+    -------
+    LastLayerPosterior or None
+        None if the weights are not finite.
+    """
+    hessians = {} if before is None else dict(before.hessians)
+    n_steps = -(-len(train) // batch_size)
+    factors = {}
+    for name in train.labelled:
+        loss, labels = losses[name], train.labels[name]
+        size = labels.values.numel() if labels.weight is None else int((labels.weight > 0).sum())
+        factors[name] = loss.weight / (n_steps if loss.reduction == "sum" else size)
+    for batch in EvaluationIterator(train):
+        for name, rows in _label_rows(network, batch, train.labelled).items():
+            part = _weigh(rows, batch.labels[name], _components(network, name)).cpu().double()
+            target = find_target(name)
+            gram = factors[name] * (part.mT @ part).numpy()
+            hessians[target] = hessians.get(target, 0.0) + gram
+    if not all(np.isfinite(hessian).all() for hessian in hessians.values()):
+        return None
+    posterior = LastLayerPosterior(hessians)
+    return posterior if validation is None else calibrate(posterior, network, validation)
+
+
+@usual_settings()
+@torch.no_grad()
+def calibrate(posterior, network, data):
+    """Return error bars of the size of the errors of data that were not trained on.
+
+    Parameters
+    ----------
+    posterior : LastLayerPosterior
+        The error bars.
+    network : SoapBPNN
+        The network.
+    data : TrainingData
+        The labels.
+
+    Returns
+    -------
+    LastLayerPosterior
+    """
+    sums = {}
+    for batch in EvaluationIterator(data):
+        predictions = batch.predictions(network)
+        for name, rows in _label_rows(network, batch, data.labelled).items():
+            if find_target(name) not in posterior.hessians:
+                continue
+            labels, components = batch.labels[name], _components(network, name)
+            variance = posterior.variances(find_target(name), rows)[:, components]
+            error = (predictions[name] - labels.values).reshape(variance.shape)
+            counts = variance > FIXED_BY_SYMMETRY * variance.mean()
+            if labels.weight is not None:
+                counts &= labels.weight.reshape(variance.shape) > 0
+            ratios = torch.where(counts, error.square() / variance, 0.0).sum(dtype=torch.float64)
+            total, number = sums.get(name, (0.0, 0))
+            sums[name] = total + float(ratios), number + int(counts.sum())
+    scales = {name: math.sqrt(total / number) for name, (total, number) in sums.items() if number}
+    return replace(posterior, scales=posterior.scales | scales)
+
+
+def calibrate_model(parameters, fitted, data, train):
+    """Return a fitted model with other error bars.
+
+    Parameters
+    ----------
+    parameters : FitParameters
+        The regressor's arguments.
+    fitted : FittedModel
+        The model.
+    data : tuple of Structures and Targets
+        Labels that the model was not trained on.
+    train : tuple of Structures and Targets, or None
+        What it was trained on; None keeps what earlier error bars say about it.
+
+    Returns
+    -------
+    FittedModel
+    """
+    network = fitted.network
+    with Workers(0) as workers:
+
+        def stream(X, y):
+            options = {"per_structure": parameters.per_structure_targets, "workers": workers}
+            return StreamedData(fitted.steps.prepare(X), y, network, **options)
+
+        if train is None:
+            posterior = calibrate(fitted.error_bars, network, stream(*data))
+        else:
+            losses = parse_loss(parameters.loss, fitted.kinds)
+            posterior = fit_error_bars(
+                network, losses, parameters.batch_size, stream(*train), stream(*data)
+            )
+    return replace(fitted, error_bars=posterior)
+
+
+def _label_rows(network, batch, names):
+    """Return the rows of the labels of a batch, as far as their last layers have error bars.
+
+    They are in the form of the predictions: summed over the atoms of structures, and divided.
+    """
+    names = [name for name in names if 0 < network.head(find_target(name)).n_weights <= LARGEST_LAYER]
+    targets = dict.fromkeys(find_target(name) for name in names)
+    found = find_rows(network, batch.environments, targets, strain="stress" in names)
+    rows = {}
+    for name in names:
+        part, labels = found.get(ROWS.get(name, name)), batch.labels[name]
+        if part is None:
+            continue
+        if not labels.per_atom:
+            if name != "stress":
+                part = sum_by_structure(part, batch.environments.index)
+            divisor = labels.divisor
+            part = part / (divisor.reshape(-1, 1, 1) if divisor.ndim else divisor)
+        rows[name] = part
+    return rows
+
+
+def _components(network, name):
+    """Return the row of each entry of the flattened value of a label."""
+    known = {"energy": [0], "forces": list(range(3)), "stress": list(range(9))}
+    return known.get(name) or network.kinds[name].rows[0].tolist()
+
+
+def _weigh(rows, labels, components):
+    """Multiply rows by the roots of the weights of their labels, and put them below each other."""
+    if labels.weight is None:
+        counts = rows.new_tensor([components.count(k) for k in range(rows.shape[1])])
+    else:
+        counts = rows.new_zeros(rows.shape[:2])
+        components = torch.tensor(components, device=rows.device)
+        counts.index_add_(1, components, labels.weight.reshape(len(rows), -1))
+    return (rows * counts.sqrt()[..., None]).flatten(0, 1)
