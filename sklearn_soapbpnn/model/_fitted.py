@@ -220,12 +220,14 @@ class FittedModel:
             return "it is not a prediction"
         if self.network.long_range is not None and has_derivatives([name]):
             return "with long_range=True only energies and other targets have them"
-        target = find_target("strain_gradient" if name in FROM_STRAIN else name)
+        target = find_target(name)
         n_weights = self.network.head(target).n_weights
         if not n_weights:
             return "its head is linear and there are no hidden layers, so it has no last layer"
         if n_weights > LARGEST_LAYER:
-            return f"its last layer has {n_weights} weights, and at most {LARGEST_LAYER} are allowed"
+            return (
+                f"its last layer has {n_weights} weights, and at most {LARGEST_LAYER} are allowed"
+            )
         if self.error_bars is None or target not in self.error_bars.hessians:
             return "it was not fitted here. Call calibrate(X, y, X_train, y_train)"
         return "there were no labels of it for validation. Call calibrate(X, y)"

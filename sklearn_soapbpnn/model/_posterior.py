@@ -2,20 +2,18 @@ r"""Error bars from the last layer.
 
 Every output is linear in the weights w of a last layer, y = g . w, with the rows g of
 :func:`~sklearn_soapbpnn.nn.find_rows`. Given the other layers, the weights are then known as in a
-linear regression [1]_: with the Hessian of the training loss
+linear regression [1]_: with the labels of a target and of its derivatives, and the mean square
+:math:`s_t^2` of their training errors,
 
-.. math::
+.. math:: H = \sum_t \frac{1}{s_t^2} \sum_k g_{tk} g_{tk}^T
 
-    H = \sum_t \frac{\lambda_t}{N_t} \sum_{k=1}^{N_t} g_{tk} g_{tk}^T
-
-over all labels of the target and of its derivatives, with the weights :math:`\lambda` of the loss,
-their covariance is proportional to :math:`H^{-1}`, and the variance of an output is
+the covariance of the weights is proportional to :math:`H^{-1}`, and the variance of an output is
 
 .. math:: \sigma^2 = \alpha_t^2 \; g^T H^{-1} g.
 
-The number :math:`\alpha` makes the errors of structures that were not trained on as large as the
-error bars: it is the root of the mean of :math:`(y - \hat y)^2 / g^T H^{-1} g`, for energies, forces
-and stress separately. This is the value of greatest likelihood, if errors are normally distributed.
+The number :math:`\alpha` makes the error bars as large as the errors of structures that were not
+trained on: its square is the mean of :math:`(y - \hat y)^2 / g^T H^{-1} g`, for energies, forces
+and stress separately. If errors are normally distributed, this is the value of greatest likelihood.
 
 References
 ----------
@@ -34,12 +32,12 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from ..data import sum_by_structure
+from ..data import LEARNT_DERIVATIVES, sum_by_structure
 from ..nn import SoapBPNN, find_rows
 
-# what is added to the diagonal of H, in units of its mean: it keeps directions in which there are
-# no data finite, and is far below all others
-RIDGE = 1e-6
+# what is added to the diagonal of H, in units of its mean: it keeps directions finite in which
+# there are no data, and is far below all others
+RIDGE = 1e-10
 # number of weights of a last layer up to which there are error bars: H is a square of this size
 LARGEST_LAYER = 2048
 # seed of the members: the same model always has the same ones
@@ -51,20 +49,18 @@ LABELS = {
     "forces": ("forces", "stress", "energy"),
     "strain_gradient": ("stress", "forces", "energy"),
 }
-# the same for members, of which forces and energies must agree
-MEMBERS = ("forces", "energy", "stress")
 
 
 @dataclass(frozen=True)
 class LastLayerPosterior:
-    """What the training data say about the weights of the last layers.
+    r"""What the training data say about the weights of the last layers.
 
     Parameters
     ----------
     hessians : dict of str to array of shape (n_weights, n_weights)
         H of each target that has error bars, in float64.
     scales : dict of str to float
-        :math:`\\alpha` of each target, and of ``"forces"`` and ``"stress"``, as far as there were
+        :math:`\alpha` of each target, and of ``"forces"`` and ``"stress"``, as far as there were
         labels for it that were not trained on.
     """
 
@@ -129,8 +125,8 @@ class LastLayerPosterior:
     def members(self, network: SoapBPNN, batch, outputs, names, n_members) -> dict[str, Tensor]:
         """Return outputs for a batch with weights drawn from their distribution.
 
-        Forces and stresses of a member are the derivatives of its energy, since all three have the
-        scale of the forces, as far as there is one.
+        Forces and stresses of a member are the derivatives of its energy: all three have the scale
+        of the forces, if derivatives are among the outputs, else of the energy.
 
         Parameters
         ----------
@@ -155,7 +151,9 @@ class LastLayerPosterior:
             if name in network.kinds and name != "energy":
                 component, place = network.kinds[name].rows.tolist()
                 n_properties, places = max(place) + 1, (component, place)
-            draws = self._draw(network, target, n_properties, n_members, rows[name])
+            source = "forces" if target == "energy" and "forces" in names else name
+            scale = self.find_scale(LABELS.get(source, [source]))
+            draws = scale * self._draw(network, target, n_properties, n_members, rows[name])
             change = torch.einsum("icn,mnp->micp", rows[name], draws)
             change = change[..., 0] if places is None else change[:, :, places[0], places[1]]
             members[name] = values[name] + change.reshape(n_members, *values[name].shape)
@@ -167,18 +165,17 @@ class LastLayerPosterior:
         return find_rows(network, batch, targets, strain="strain_gradient" in names)
 
     def _draw(self, network, target, n_properties, n_members, like):
-        """Return changes of the weights, of shape (n_members, n_weights, n_properties)."""
+        """Draw changes of the weights, of shape (n_members, n_weights, n_properties)."""
         matrix = self.whitening[target]
         rng = np.random.default_rng([SEED, list(network.kinds).index(target)])
         normal = rng.standard_normal((n_members, len(matrix), n_properties))
-        scale = self.find_scale(MEMBERS if target == "energy" else [target])
-        changes = scale * np.einsum("kn,mkp->mnp", matrix, normal)
-        return torch.from_numpy(changes).to(like.device, like.dtype)
+        changes = torch.from_numpy(np.einsum("kn,mkp->mnp", matrix, normal))
+        return changes.to(like.device, like.dtype)
 
 
 def find_target(name: str) -> str:
     """Return the target from whose last layer an output comes."""
-    return "energy" if name in LABELS else name
+    return "energy" if name in (*LABELS, *LEARNT_DERIVATIVES) else name
 
 
 def _shape(name, values):

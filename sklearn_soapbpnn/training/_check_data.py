@@ -110,11 +110,7 @@ def check_labels(fitted, X, y, name):
         raise ValueError(f"{what} and {name} must be given together.")
     X = as_structures(X, what)
     y = check_learnt(as_targets(y, X, name, what), X, name)
-    unknown = [
-        column
-        for column in list_learnt(y)
-        if fitted.kinds.get(column) != y.kinds[column]
-    ]
+    unknown = [column for column in list_learnt(y) if fitted.kinds.get(column) != y.kinds[column]]
     if unknown or ("energy" not in fitted.kinds and {*LEARNT_DERIVATIVES} & {*y.names}):
         raise ValueError(
             f"{name} has the columns {dict(y.kinds)}, but the model has learnt {fitted.kinds}. "

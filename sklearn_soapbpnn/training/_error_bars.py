@@ -12,11 +12,12 @@ from ..data import sum_by_structure, usual_settings
 from ..model import LARGEST_LAYER, LastLayerPosterior, find_target
 from ..nn import find_rows
 from ._dataset import EvaluationIterator
-from ._losses import parse_loss
 from ._streamed import StreamedData, Workers
 
 # names by which the network returns the rows of a label
 ROWS = {"energy": "energies", "stress": "strain_gradient"}
+# training errors below this, in units of the scale, count as this large
+SMALLEST_ERROR = 1e-6
 # labels whose variance is below this fraction of the mean are fixed by symmetry, and their errors
 # are rounding noise
 FIXED_BY_SYMMETRY = 1e-6
@@ -24,17 +25,13 @@ FIXED_BY_SYMMETRY = 1e-6
 
 @usual_settings()
 @torch.no_grad()
-def fit_error_bars(network, losses, batch_size, train, validation, before=None):
+def fit_error_bars(network, train, validation, before=None):
     """Return the error bars of a network.
 
     Parameters
     ----------
     network : SoapBPNN
         The trained network.
-    losses : dict of str to TargetLoss
-        Loss of each target.
-    batch_size : int
-        Number of structures per step of the training.
     train : TrainingData
         The data that the network was trained on.
     validation : TrainingData or None
@@ -47,20 +44,23 @@ def fit_error_bars(network, losses, batch_size, train, validation, before=None):
     LastLayerPosterior or None
         None if the weights are not finite.
     """
-    hessians = {} if before is None else dict(before.hessians)
-    n_steps = -(-len(train) // batch_size)
-    factors = {}
-    for name in train.labelled:
-        loss, labels = losses[name], train.labels[name]
-        size = labels.values.numel() if labels.weight is None else int((labels.weight > 0).sum())
-        factors[name] = loss.weight / (n_steps if loss.reduction == "sum" else size)
+    grams, errors = {}, {}
     for batch in EvaluationIterator(train):
+        predictions = batch.predictions(network)
         for name, rows in _label_rows(network, batch, train.labelled).items():
-            part = _weigh(rows, batch.labels[name], _components(network, name)).cpu().double()
-            target = find_target(name)
-            gram = factors[name] * (part.mT @ part).numpy()
-            hessians[target] = hessians.get(target, 0.0) + gram
-    if not all(np.isfinite(hessian).all() for hessian in hessians.values()):
+            labels = batch.labels[name]
+            part = _weigh(rows, labels, _components(network, name)).cpu().double()
+            grams[name] = grams.get(name, 0.0) + (part.mT @ part).numpy()
+            square = (predictions[name] - labels.values).square()
+            weight = torch.ones_like(square) if labels.weight is None else labels.weight
+            sums = np.array([float((weight * square).sum()), float(weight.expand_as(square).sum())])
+            errors[name] = errors.get(name, 0.0) + sums
+    hessians = {} if before is None else dict(before.hessians)
+    for name, gram in grams.items():
+        square, number = errors[name]
+        H = gram / max(square / number, SMALLEST_ERROR**2)
+        hessians[find_target(name)] = hessians.get(find_target(name), 0.0) + H
+    if not all(np.isfinite(H).all() for H in hessians.values()):
         return None
     posterior = LastLayerPosterior(hessians)
     return posterior if validation is None else calibrate(posterior, network, validation)
@@ -131,10 +131,7 @@ def calibrate_model(parameters, fitted, data, train):
         if train is None:
             posterior = calibrate(fitted.error_bars, network, stream(*data))
         else:
-            losses = parse_loss(parameters.loss, fitted.kinds)
-            posterior = fit_error_bars(
-                network, losses, parameters.batch_size, stream(*train), stream(*data)
-            )
+            posterior = fit_error_bars(network, stream(*train), stream(*data))
     return replace(fitted, error_bars=posterior)
 
 
@@ -143,7 +140,9 @@ def _label_rows(network, batch, names):
 
     They are in the form of the predictions: summed over the atoms of structures, and divided.
     """
-    names = [name for name in names if 0 < network.head(find_target(name)).n_weights <= LARGEST_LAYER]
+    names = [
+        name for name in names if 0 < network.head(find_target(name)).n_weights <= LARGEST_LAYER
+    ]
     targets = dict.fromkeys(find_target(name) for name in names)
     found = find_rows(network, batch.environments, targets, strain="stress" in names)
     rows = {}

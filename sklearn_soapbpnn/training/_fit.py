@@ -235,8 +235,7 @@ def _run(parameters, net, train, validation, n_epochs, large, before):
         _check_end(net, parameters.num_epochs, parameters.learning_rate)
         _check_learnt(net, train, validation)
         try:
-            losses, size = net.criterion_.losses, net.batch_size
-            return fit_error_bars(net.module_, losses, size, train, validation, before)
+            return fit_error_bars(net.module_, train, validation, before)
         except KeyboardInterrupt:
             warnings.warn(
                 "fit was interrupted before the error bars were complete, so there are none. The "

@@ -13,7 +13,7 @@ from ...descriptors import (
     count_radial_channels,
     read_soap_parameters,
 )
-from ...model import FittedModel, OwnSteps, Steps, find_device
+from ...model import FittedModel, LastLayerPosterior, OwnSteps, Steps, find_device
 from ...nn import SoapBPNN
 from ...preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
 from ...training import check_degrees, read_parameters
@@ -45,6 +45,7 @@ REGRESSOR_ENTRIES = {
     "carried": dict,
     "steps": dict,
     "history": list,
+    "error_bars": (dict, type(None)),
 }
 # largest size in bytes of the constants of all heads; it grows with the square of a target's size
 HEAD_MEMORY = 2**28
@@ -66,6 +67,9 @@ def dump_regressor(model, tensors, prefix):
         own[f"{name}_"] = step and dump_step(step, tensors, f"{prefix}{name}_.")
     weights = fitted.network.state_dict()
     tensors |= {f"{prefix}module.{name}": value.cpu().numpy() for name, value in weights.items()}
+    if fitted.error_bars is not None:
+        hessians = fitted.error_bars.hessians.items()
+        tensors |= {f"{prefix}hessian.{name}": H for name, H in hessians}
     scales = steps.scales.items()
     tensors |= {f"{prefix}carried.scale.{name}": np.asarray(scale) for name, scale in scales}
     return {
@@ -81,11 +85,14 @@ def dump_regressor(model, tensors, prefix):
             {name: encode(value) for name, value in epoch.items() if name != "batches"}
             for epoch in model.history_
         ],
+        "error_bars": fitted.error_bars and dict(fitted.error_bars.scales),
     }
 
 
 def load_regressor(cls, state, tensors, prefix):
     """Undo :func:`dump_regressor`, for a regressor of class ``cls``."""
+    # older files have no error bars
+    state = {"error_bars": None} | state
     check_entries(state, REGRESSOR_ENTRIES, "SoapBPNNRegressor")
     model = load_parameters(cls, state["parameters"])
     parameters = read_parameters(model)
@@ -97,8 +104,26 @@ def load_regressor(cls, state, tensors, prefix):
     network = _load_network(steps, kinds, parameters.architecture, weights)
     network.to(find_device(parameters.device))
     hyperparameters = parameters.hyperparameters(kinds)
-    fitted = FittedModel(steps, kinds, targets, network, hyperparameters)
+    error_bars = _load_error_bars(state["error_bars"], network, tensors, f"{prefix}hessian.")
+    fitted = FittedModel(steps, kinds, targets, network, hyperparameters, error_bars)
     return model.set_fitted(fitted, _load_history(state["history"]))
+
+
+def _load_error_bars(scales, network, tensors, prefix):
+    """Return the error bars, after checking that they belong to the network."""
+    if scales is None:
+        return None
+    check_entries(scales, dict.fromkeys(scales, float), "error bars")
+    known = {*network.kinds, *("forces", "stress") * ("energy" in network.kinds)}
+    if not {*scales} <= known or not all(0 < scale < math.inf for scale in scales.values()):
+        raise ValueError(f"error bars cannot have the scales {scales}")
+    hessians = tensors.take_all(prefix, "float64")
+    for name, H in hessians.items():
+        if name not in network.kinds or H.shape != (network.head(name).n_weights,) * 2:
+            raise ValueError(f"the error bars of {name!r} are not those of this network")
+    error_bars = LastLayerPosterior(hessians, dict(scales))
+    error_bars.whitening  # noqa: B018 - raises if a matrix is not positive
+    return error_bars
 
 
 def _load_history(state):
