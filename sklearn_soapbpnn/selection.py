@@ -3,7 +3,7 @@
 from numbers import Integral
 
 import numpy as np
-from scipy.linalg import qr, solve_triangular
+from scipy.linalg import qr
 from sklearn.utils.validation import check_is_fitted
 
 from .data import as_structures, check_elements, iterate_chunks
@@ -13,9 +13,10 @@ from .training import FittedRegressor
 
 __all__ = ["select_batch", "select_farthest", "select_uncertain"]
 
-# prior precision of the last layer, relative to the mean square of the rows: small enough for the
-# labelled structures to decide, large compared with the rounding errors of features in float32
-RIDGE = 1e-4
+# number of members from which correlations are computed
+N_MEMBERS = 256
+# what is left of an uncertainty below this fraction is rounding noise of float32
+ROUNDING = 1e-4
 # number of atoms whose power spectra are computed at a time
 ATOMS_PER_CHUNK = 2048
 
@@ -66,19 +67,8 @@ def select_uncertain(model, X, n, *, target="energy", pooling="max"):
     >>> select_uncertain(model, X[20:60], 3, target="forces").shape
     (3,)
     """
-    if pooling not in ("max", "mean"):
-        raise ValueError(f"pooling must be 'max' or 'mean', got {pooling!r}.")
-    structures = _check_pool(X, n)
-    regressor, prepared = apply_steps(model, structures)
-    _check_regressor(regressor)
-    _, deviations = regressor.predict(prepared, targets=[target], return_std=True)
-    values, kind = deviations[target], deviations.kinds[target]
-    if kind.per_atom:
-        pool = np.max if pooling == "max" else np.mean
-        norms = np.array([pool(_norms(atoms)) for atoms in values])
-    else:
-        norms = _norms(values) / (1 if kind.intensive else structures.n_atoms)
-    return np.argsort(-norms, kind="stable")[:n]
+    uncertainty = _find_uncertainty(model, _check_pool(X, n), target, pooling)
+    return np.argsort(-uncertainty, kind="stable")[:n]
 
 
 def select_farthest(model, X, n, *, labelled=None):
@@ -140,30 +130,31 @@ def select_farthest(model, X, n, *, labelled=None):
     return _find_farthest(rows, seen, n)
 
 
-def select_batch(model, X, n, *, labelled):
-    r"""Return structures whose energies are uncertain, and not for the same reason.
+def select_batch(model, X, n, *, target="forces", pooling="mean"):
+    r"""Return structures that are uncertain, and not for the same reason.
 
-    The choice maximises, one structure after the other, the determinant of the posterior covariance
-    of the chosen energies, as in [1]_:
+    The choice maximises, one structure after the other, the determinant of
 
-    .. math:: K = \Phi (\Phi_L^T \Phi_L + \lambda)^{-1} \Phi^T
+    .. math:: K_{ij} = s_i \, \rho_{ij} \, s_j
 
-    with the rows :math:`\phi` of :func:`select_farthest` for the pool and for the labelled
-    structures L. K is the covariance of the energies per atom if only the last layer is uncertain
-    [2]_, up to a factor which does not change the choice. The first structure has the largest
-    variance, and each further one the largest variance that is left once the energies of those
-    chosen before are known.
+    with the uncertainty s of each structure, as in :func:`select_uncertain`, and the correlation
+    :math:`\rho` of the errors of their energies. This is the greedy choice of [1]_, with a kernel
+    that separates quality and diversity [2]_. The first structure is the most uncertain one, and
+    each further one has the largest uncertainty that is left if those chosen before are known: of
+    structures that resemble each other only one is chosen.
 
     Parameters
     ----------
     model : SoapBPNNRegressor, Pipeline, or search with ``best_estimator_``
-        Fitted model.
+        Fitted model of the energy.
     X : sequence of ase.Atoms, or Structures
         The pool.
     n : int
         Number of structures to choose.
-    labelled : sequence of ase.Atoms, or Structures
-        The structures that are labelled already, usually those of the fit.
+    target : str, default="forces"
+        Target whose standard deviation counts, see :func:`select_uncertain`.
+    pooling : {"max", "mean"}, default="mean"
+        How the standard deviations of the atoms of a structure are combined; for a target per atom.
 
     Returns
     -------
@@ -173,21 +164,20 @@ def select_batch(model, X, n, *, labelled):
     Raises
     ------
     NotFittedError, TypeError, ValueError
-        As in :meth:`SoapBPNNRegressor.last_layer_features`. Also if ``n`` is invalid, or the model
-        does not end in a SoapBPNNRegressor.
+        As in :func:`select_uncertain`. Also if the model has no energy.
 
     Notes
     -----
-    K has the rank of the features. Once that is exhausted, the structures chosen so far count as
-    labelled.
+    The correlations are those of the members of ``predict(X, n_samples=256)``, which differ in
+    their last layers. There are at most as many independent errors as the last layers have weights.
+    Once these are exhausted, the choice starts anew among the structures that are left.
 
     References
     ----------
     .. [1] Zaverkin, Holzmueller, Steinwart, Kaestner, "Exploring chemical and conformational spaces
        by batch mode deep active learning", Digital Discovery 1, 605 (2022), doi:10.1039/D2DD00034B.
-    .. [2] Bigi, Chong, Ceriotti, Grasselli, "A prediction rigidity formalism for low-cost
-       uncertainties in trained neural networks", Mach. Learn.: Sci. Technol. 5, 045018 (2024),
-       doi:10.1088/2632-2153/ad805f.
+    .. [2] Kulesza, Taskar, "Determinantal point processes for machine learning", Found. Trends
+       Mach. Learn. 5, 123 (2012), doi:10.1561/2200000044.
 
     Examples
     --------
@@ -196,13 +186,30 @@ def select_batch(model, X, n, *, labelled):
     >>> from sklearn_soapbpnn.selection import select_batch
     >>> X, y = load_malonaldehyde(return_X_y=True)
     >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
-    >>> select_batch(model, X[20:60], 3, labelled=X[:20]).shape
+    >>> select_batch(model, X[20:60], 3).shape
     (3,)
     """
-    X = _check_pool(X, n)
-    _check_regressor(apply_steps(model, X)[0])
-    rows, seen = _compute_rows(model, X, "X"), _compute_rows(model, labelled, "labelled")
-    return _maximize_determinant(rows, seen, n)
+    structures = _check_pool(X, n)
+    uncertainty = _find_uncertainty(model, structures, target, pooling)
+    regressor, prepared = apply_steps(model, structures)
+    _check_energy(regressor)
+    members = regressor.predict(prepared, targets=["energy"], n_samples=N_MEMBERS)
+    members = np.stack([member["energy"] for member in members])
+    return _maximize_determinant(members - members.mean(axis=0), uncertainty, n)
+
+
+def _find_uncertainty(model, structures, target, pooling):
+    """Return the standard deviation of a target for each structure, as a single number."""
+    if pooling not in ("max", "mean"):
+        raise ValueError(f"pooling must be 'max' or 'mean', got {pooling!r}.")
+    regressor, prepared = apply_steps(model, structures)
+    _check_regressor(regressor)
+    _, stds = regressor.predict(prepared, targets=[target], return_std=True)
+    values, kind = stds[target], stds.kinds[target]
+    if kind.per_atom:
+        pool = np.max if pooling == "max" else np.mean
+        return np.array([pool(_norms(atoms)) for atoms in values])
+    return _norms(values) / (1 if kind.intensive else structures.n_atoms)
 
 
 def _find_farthest(rows, seen, n):
@@ -220,21 +227,29 @@ def _find_farthest(rows, seen, n):
     return np.array(chosen)
 
 
-def _maximize_determinant(rows, seen, n):
-    """Return n rows whose posterior covariance, given the rows seen, has a large determinant."""
-    ridge = RIDGE * np.mean(np.sum(rows**2, axis=1)) * np.eye(rows.shape[1])
-    rest, chosen = np.arange(len(rows)), []
+def _maximize_determinant(deviations, uncertainty, n):
+    """Return n columns whose covariance has a large determinant.
+
+    Parameters
+    ----------
+    deviations : array of shape (n_members, n_structures)
+        Their correlations are those of the structures.
+    uncertainty : array of shape (n_structures,)
+        Standard deviations.
+    n : int
+        Number of columns.
+    """
+    norms = np.linalg.norm(deviations, axis=0)
+    B = deviations * (uncertainty / np.where(norms > 0, norms, 1.0))
+    rest, chosen = np.arange(B.shape[1]), []
     while len(chosen) < n:
-        factor = np.linalg.cholesky(seen.T @ seen + ridge)
         # K = B' B, and its Cholesky decomposition has the pivots of the QR decomposition of B
-        B = solve_triangular(factor, rows[rest].T, lower=True)
-        R, pivots = qr(B, mode="r", pivoting=True)
+        R, pivots = qr(B[:, rest], mode="r", pivoting=True)
         left = np.abs(np.diag(R))
-        rank = max(1, np.count_nonzero(left > 1e-9 * left[0]))
+        rank = max(1, np.count_nonzero(left > ROUNDING * left[0]))
         places = rest[pivots[: min(rank, n - len(chosen))]]
         chosen.extend(places.tolist())
         rest = np.setdiff1d(rest, places)
-        seen = np.concatenate([seen, rows[places]])
     return np.array(chosen)
 
 
@@ -266,6 +281,16 @@ def _check_regressor(regressor):
         )
 
 
+def _check_energy(regressor):
+    _check_regressor(regressor)
+    check_is_fitted(regressor, "fitted_")
+    if "energy" not in regressor.kinds_:
+        raise ValueError(
+            f"model learnt {list(regressor.kinds_)}, but the choice needs a model of the energy. "
+            "Fit with energies or forces, or use select_uncertain(..., target=...)."
+        )
+
+
 def _compute_rows(model, X, name):
     """Return the features of structures, by which they are compared."""
     structures = as_structures(X, name)
@@ -274,13 +299,7 @@ def _compute_rows(model, X, name):
         check_is_fitted(last)
         check_elements(structures, last.elements_, name)
         return _sum_spectra(last, prepared)
-    _check_regressor(last)
-    check_is_fitted(last, "fitted_")
-    if "energy" not in last.kinds_:
-        raise ValueError(
-            f"model learnt {list(last.kinds_)}, but the choice needs a model of the energy. Fit "
-            "with energies or forces, or use select_uncertain(..., target=...)."
-        )
+    _check_energy(last)
     check_elements(structures, last.elements_, name)
     rows = last.last_layer_features(prepared)
     return _sum_by_element(rows, structures.numbers, last.elements_)
