@@ -67,7 +67,9 @@ def select_uncertain(model, X, n, *, target="energy", pooling="max"):
     >>> select_uncertain(model, X[20:60], 3, target="forces").shape
     (3,)
     """
-    uncertainty = _find_uncertainty(model, _check_pool(X, n), target, pooling)
+    regressor, prepared = apply_steps(model, _check_pool(X, n))
+    _check_regressor(regressor)
+    uncertainty = _find_uncertainty(regressor, prepared, target, pooling)
     return np.argsort(-uncertainty, kind="stable")[:n]
 
 
@@ -190,26 +192,24 @@ def select_batch(model, X, n, *, target="forces", pooling="mean"):
     (3,)
     """
     structures = _check_pool(X, n)
-    uncertainty = _find_uncertainty(model, structures, target, pooling)
     regressor, prepared = apply_steps(model, structures)
     _check_energy(regressor)
+    uncertainty = _find_uncertainty(regressor, prepared, target, pooling)
     members = regressor.predict(prepared, targets=["energy"], n_samples=N_MEMBERS)
     members = np.stack([member["energy"] for member in members])
     return _maximize_determinant(members - members.mean(axis=0), uncertainty, n)
 
 
-def _find_uncertainty(model, structures, target, pooling):
+def _find_uncertainty(regressor, X, target, pooling):
     """Return the standard deviation of a target for each structure, as a single number."""
     if pooling not in ("max", "mean"):
         raise ValueError(f"pooling must be 'max' or 'mean', got {pooling!r}.")
-    regressor, prepared = apply_steps(model, structures)
-    _check_regressor(regressor)
-    _, stds = regressor.predict(prepared, targets=[target], return_std=True)
+    _, stds = regressor.predict(X, targets=[target], return_std=True)
     values, kind = stds[target], stds.kinds[target]
     if kind.per_atom:
         pool = np.max if pooling == "max" else np.mean
         return np.array([pool(_norms(atoms)) for atoms in values])
-    return _norms(values) / (1 if kind.intensive else structures.n_atoms)
+    return _norms(values) / (1 if kind.intensive else as_structures(X).n_atoms)
 
 
 def _find_farthest(rows, seen, n):

@@ -21,7 +21,7 @@ from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.selection import select_batch, select_farthest, select_uncertain
 
 SOAP = {"cutoff_radius": 3.0, "max_radial": 2, "max_angular": 1}
-SMALL = {**SOAP, "num_neurons_per_layer": 4, "num_epochs": 1, "random_state": 0}
+SMALL = {**SOAP, "num_neurons_per_layer": 16, "num_epochs": 1, "random_state": 0}
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,30 @@ def fitted(molecules):
 
 @pytest.fixture
 def plane(monkeypatch, fitted):
-    """A model whose last-layer features of an atom are its position."""
+    """A model of single atoms, linear in their positions.
 
-    def read_positions(self, X):
+    These are its last-layer features. Its weights have the unit matrix as their covariance, so the
+    covariance of energies is the scalar product of positions.
+    """
+    draws = np.linalg.qr(np.random.default_rng(0).normal(size=(256, 4)) + [[1e6, 0, 0, 0]])[0][
+        :, 1:
+    ]
+
+    def predict(self, X, targets, return_std=False, n_samples=None):
+        points = np.concatenate(as_structures(X).positions)
+        if n_samples is not None:
+            assert n_samples == len(draws)
+            return [Targets(energy=7.0 + points @ draw) for draw in draws]
+        energy, std = np.zeros(len(points)), np.linalg.norm(points, axis=1)
+        forces = [np.array([[0.0, 0.0, value]]) for value in std]
+        columns = {"energy": std, "forces": forces}
+        return Targets(energy=energy), Targets(**{name: columns[name] for name in targets})
+
+    def last_layer_features(self, X):
         return list(as_structures(X).positions)
 
-    monkeypatch.setattr(SoapBPNNRegressor, "last_layer_features", read_positions)
+    monkeypatch.setattr(SoapBPNNRegressor, "predict", predict)
+    monkeypatch.setattr(SoapBPNNRegressor, "last_layer_features", last_layer_features)
     return fitted
 
 
@@ -54,7 +72,7 @@ def atoms_at(points):
 
 def every_rule(model, X, n, labelled):
     return {
-        "batch": select_batch(model, X, n, labelled=labelled),
+        "batch": select_batch(model, X, n),
         "farthest": select_farthest(model, X, n, labelled=labelled),
         "descriptor": select_farthest(SoapFeaturizer(**SOAP).fit(X), X, n, labelled=labelled),
     }
@@ -79,38 +97,66 @@ def test_distances_between_compositions():
     assert select_farthest(featurizer, X, 1, labelled=X[:1]).tolist() == [3]
 
 
+def test_the_largest_error_bars(plane):
+    X = atoms_at([(1, 0), (0, 3), (2, 0), (0, 2.9)])
+    assert select_uncertain(plane, X, 3).tolist() == [1, 3, 2]
+
+
+def test_error_bars_of_structures_of_several_atoms(monkeypatch, fitted):
+    """Energies count per atom, and forces with all their components."""
+    X = [Atoms("H"), Atoms("H2", [[0, 0, 0], [0, 0, 1]])]
+    energy = Targets(energy=[3.0, 4.0])
+    forces = Targets(forces=[[[0.0, 3.0, 4.0]], [[7.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+
+    def predict(self, X, targets, return_std):
+        return None, {"energy": energy, "forces": forces}[targets[0]]
+
+    monkeypatch.setattr(SoapBPNNRegressor, "predict", predict)
+    assert select_uncertain(fitted, X, 1).tolist() == [0]
+    assert select_uncertain(fitted, X, 1, target="forces").tolist() == [1]
+    assert select_uncertain(fitted, X, 1, target="forces", pooling="mean").tolist() == [0]
+
+
 def test_batch_is_not_the_most_uncertain_twice(plane):
-    labelled = atoms_at([(1, 0), (1, 0.1)])
-    X = atoms_at([(0, 3), (0.1, 3), (4, 0), (0.5, 0)])
-    # labels along x make energies there certain; after the first, little is left of its neighbour
-    assert select_batch(plane, X, 2, labelled=labelled).tolist() == [0, 2]
+    X = atoms_at([(0, 3), (0.1, 3), (2, 0), (0.5, 0)])
+    # the second is more uncertain than the first, of which little is left then
+    assert select_batch(plane, X, 2).tolist() == [1, 2]
+    assert select_uncertain(plane, X, 2).tolist() == [1, 0]
 
 
 def test_batch_maximises_the_determinant(plane):
-    rng = np.random.default_rng(0)
-    seen, points = rng.normal(size=(4, 2)), rng.normal(size=(8, 2)) * [1.0, 3.0]
-    ridge = 1e-4 * np.mean(np.sum(points**2, axis=1)) * np.eye(2)
-    K = points @ np.linalg.inv(seen.T @ seen + ridge) @ points.T
-    first, second = select_batch(plane, atoms_at(points), 2, labelled=atoms_at(seen))
-    assert first == np.argmax(np.diag(K))
-    # of all pairs with the first one
-    pairs = {k: np.linalg.det(K[np.ix_([first, k], [first, k])]) for k in range(8) if k != first}
-    assert second == max(pairs, key=pairs.get)
-    # and greedy is not far from the best of all pairs
-    best = max(np.linalg.det(K[np.ix_(pair, pair)]) for pair in combinations(range(8), 2))
-    assert pairs[second] > 0.5 * best
+    points = np.random.default_rng(1).normal(size=(8, 2)) * [1.0, 2.0]
+    K = points @ points.T
+    chosen = select_batch(plane, atoms_at(points), 2)
+    assert chosen[0] == np.argmax(np.diag(K))
+    pairs = {pair: np.linalg.det(K[np.ix_(pair, pair)]) for pair in combinations(range(8), 2)}
+    # the best partner of the first
+    partners = {pair: value for pair, value in pairs.items() if chosen[0] in pair}
+    assert max(partners, key=partners.get) == tuple(sorted(chosen))
+    # a greedy choice of n has at least 1 / n!^2 of the largest determinant
+    assert partners[tuple(sorted(chosen))] > max(pairs.values()) / 4
 
 
-def test_more_structures_than_features(plane):
-    points = np.random.default_rng(0).normal(size=(12, 2))
-    X, labelled = atoms_at(points), atoms_at([(1, 0)])
-    chosen = select_batch(plane, X, 12, labelled=labelled)
-    assert sorted(chosen) == [*range(12)]
-    # the third choice is that of a batch for which the first two are labelled
+def test_more_structures_than_independent_errors(plane):
+    points = np.random.default_rng(0).normal(size=(7, 2))
+    X = atoms_at(points)
+    chosen = select_batch(plane, X, 7)
+    assert sorted(chosen) == [*range(7)]
+    # a plane has two directions, so the third choice is the first among those that are left
     rest = sorted(chosen[2:])
-    labelled += [X[k] for k in chosen[:2]]
-    again = select_batch(plane, [X[k] for k in rest], 1, labelled=labelled)
-    assert chosen[2] == rest[again[0]]
+    again = select_batch(plane, [X[k] for k in rest], 5)
+    assert_array_equal(np.array(rest)[again], chosen[2:])
+
+
+def test_batch_begins_with_the_most_uncertain(molecules, fitted):
+    X, _ = molecules
+    for options in ({"target": "energy"}, {"target": "forces"}, {"pooling": "max"}):
+        batch = select_batch(fitted, X[20:], 10, **options)
+        ranked = select_uncertain(
+            fitted, X[20:], 10, **{"target": "forces", "pooling": "mean"} | options
+        )
+        assert batch[0] == ranked[0]
+        assert batch.tolist() != ranked.tolist()
 
 
 def test_copies_are_not_chosen_both(molecules, fitted):
@@ -148,15 +194,14 @@ def test_a_longer_choice_begins_with_the_shorter(molecules, fitted):
 def test_pipelines_and_searches(molecules, fitted):
     X, y = molecules
     steps = CompositionBaseline(), TargetScaler(), SoapFeaturizer(**SOAP)
-    own = SoapBPNNRegressor(num_neurons_per_layer=4, num_epochs=1, random_state=0)
+    own = SoapBPNNRegressor(num_neurons_per_layer=16, num_epochs=1, random_state=0)
     pipe = make_pipeline(*steps, own).fit(X[:20], y[:20])
-    search = GridSearchCV(SoapBPNNRegressor(**SMALL), {"num_neurons_per_layer": [4]}, cv=2)
+    search = GridSearchCV(SoapBPNNRegressor(**SMALL), {"num_neurons_per_layer": [16]}, cv=2)
     search.fit(X[:20], y["energy"][:20])
     alone = SoapBPNNRegressor(**SMALL).fit(X[:20], y["energy"][:20])
     for model, same in ((pipe, fitted), (search, alone)):
-        for select in (select_batch, select_farthest):
-            chosen = select(model, X[20:], 5, labelled=X[:20])
-            assert_array_equal(chosen, select(same, X[20:], 5, labelled=X[:20]))
+        for select in (select_batch, select_farthest, select_uncertain):
+            assert_array_equal(select(model, X[20:], 5), select(same, X[20:], 5))
     featurizers = make_pipeline(CompositionBaseline(), SoapFeaturizer(**SOAP)).fit(X, y)
     assert_array_equal(select_farthest(featurizers, X, 5), select_farthest(featurizers[-1], X, 5))
 
@@ -164,11 +209,9 @@ def test_pipelines_and_searches(molecules, fitted):
 @pytest.mark.parametrize("n", [0, 41, 2.0, None])
 def test_a_number_that_the_pool_does_not_have(molecules, fitted, n):
     X, _ = molecules
-    for select in (select_batch, select_farthest):
+    for select in (select_batch, select_farthest, select_uncertain):
         with pytest.raises(ValueError, match=r"n must be an integer from 1 to 40, .* got"):
-            select(fitted, X[20:], n, labelled=X[:20])
-    with pytest.raises(ValueError, match="n must be an integer from 1 to 40"):
-        select_uncertain(fitted, X[20:], n)
+            select(fitted, X[20:], n)
 
 
 def test_elements_that_the_model_does_not_know(molecules, fitted):
@@ -180,24 +223,40 @@ def test_elements_that_the_model_does_not_know(molecules, fitted):
             select_farthest(model, [*X, *argon], 2)
         with pytest.raises(ValueError, match=r"labelled contains elements \['Ar'\]"):
             select_farthest(model, X, 2, labelled=argon)
-    with pytest.raises(ValueError, match=r"labelled contains elements \['Ar'\]"):
-        select_batch(fitted, X, 2, labelled=argon)
+    for select in (select_batch, select_uncertain):
+        with pytest.raises(ValueError, match=r"X contains elements \['Ar'\]"):
+            select(fitted, [*X, *argon], 2)
 
 
 def test_models_that_cannot_choose(molecules, fitted):
     X, y = molecules
     dipoles = Targets(dipole=np.zeros((20, 3)) + np.arange(20.0)[:, None])
     other = SoapBPNNRegressor(**SMALL).fit(X[:20], dipoles)
-    with pytest.raises(ValueError, match=r"learnt \['dipole'\].* needs a model of the energy"):
-        select_batch(other, X, 2, labelled=X[:20])
-    with pytest.raises(TypeError, match="SoapBPNNRegressor; it ends in a SoapFeaturizer"):
-        select_batch(SoapFeaturizer(**SOAP).fit(X), X, 2, labelled=X[:20])
+    for select in (select_batch, select_farthest):
+        with pytest.raises(ValueError, match=r"learnt \['dipole'\].* needs a model of the energy"):
+            select(other, X, 2)
+    assert len(select_uncertain(other, X, 2, target="dipole")) == 2
+    for select in (select_batch, select_uncertain):
+        with pytest.raises(TypeError, match="SoapBPNNRegressor; it ends in a SoapFeaturizer"):
+            select(SoapFeaturizer(**SOAP).fit(X), X, 2)
     with pytest.raises(TypeError, match="it ends in a CompositionBaseline"):
         select_farthest(CompositionBaseline().fit(X, y), X, 2)
-    for unfitted in (SoapBPNNRegressor(), SoapFeaturizer()):
+    for select in (select_batch, select_farthest, select_uncertain):
         with pytest.raises(NotFittedError):
-            select_farthest(unfitted, X, 2)
+            select(SoapBPNNRegressor(), X, 2)
+    with pytest.raises(NotFittedError):
+        select_farthest(SoapFeaturizer(), X, 2)
+
+
+def test_arguments_of_the_wrong_kind(molecules, fitted):
+    X, _ = molecules
     with pytest.raises(ValueError, match="labelled holds no structures"):
-        select_batch(fitted, X, 2, labelled=[])
-    with pytest.raises(TypeError, match="X must be a sequence"):
-        select_batch(fitted, X[0], 2, labelled=X[:20])
+        select_farthest(fitted, X, 2, labelled=[])
+    for select in (select_batch, select_farthest, select_uncertain):
+        with pytest.raises(TypeError, match="X must be a sequence"):
+            select(fitted, X[0], 2)
+    for select in (select_batch, select_uncertain):
+        with pytest.raises(ValueError, match="pooling must be 'max' or 'mean', got 'sum'"):
+            select(fitted, X, 2, pooling="sum")
+        with pytest.raises(ValueError, match="targets names 'dipole'"):
+            select(fitted, X, 2, target="dipole")
