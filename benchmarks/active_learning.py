@@ -70,17 +70,12 @@ def choose_batch(model, pool, labelled, n, rng):
     return select_batch(model, pool, n)
 
 
-def choose_batch_by_energy(model, pool, labelled, n, rng):
-    return select_batch(model, pool, n, target="energy")
-
-
 # all but random choices start with the structures that are farthest from each other
 RULES = {
     "random": (choose_random, choose_random),
     "uncertain": (choose_farthest, choose_uncertain),
     "farthest": (choose_farthest, choose_farthest),
     "batch": (choose_farthest, choose_batch),
-    "batch, energy": (choose_farthest, choose_batch_by_energy),
 }
 
 
@@ -93,10 +88,10 @@ def parse_arguments():
     parser.add_argument("--rules", nargs="+", choices=RULES, default=[*RULES])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--start", type=int, default=30, help="structures before the first batch")
-    parser.add_argument("--batch", type=int, default=20, help="structures of a batch")
+    parser.add_argument("--batch", type=int, default=30, help="structures of a batch")
     parser.add_argument("--random", type=int, default=150, help="number of random structures")
-    parser.add_argument("--most", type=int, default=110, help="number of chosen structures")
-    parser.add_argument("--visits", type=int, default=4500, help="epochs times structures of a fit")
+    parser.add_argument("--most", type=int, default=90, help="number of chosen structures")
+    parser.add_argument("--visits", type=int, default=3000, help="epochs times structures of a fit")
     return parser.parse_args()
 
 
@@ -110,19 +105,28 @@ def train(frames, test, visits, seed):
     return model, [1000 * errors[target][metric] for target, metric in ERRORS.values()]
 
 
-def learn(rule, pool, test, arguments, seed):
-    """Return the errors of one rule, by the number of labels."""
-    first, choose = RULES[rule]
-    rng = np.random.default_rng(seed)
-    most = arguments.random if rule == "random" else arguments.most
-    model, chosen, errors = None, [], {}
-    for n in range(arguments.start, most + 1, arguments.batch):
-        rest = np.setdiff1d(np.arange(len(pool)), chosen)
-        parts = [pool[k] for k in rest], [pool[k] for k in chosen]
-        places = (choose if chosen else first)(model, *parts, n - len(chosen), rng)
-        chosen += rest[places].tolist()
-        model, errors[n] = train([pool[k] for k in chosen], test, arguments.visits, seed)
-    return errors
+def learn(rules, pool, test, arguments, seed):
+    """Return the errors of each rule, by the number of labels."""
+
+    def fit(chosen):
+        return train([pool[k] for k in chosen], test, arguments.visits, seed)
+
+    curves, starts = {}, {}
+    for rule in rules:
+        first, choose = RULES[rule]
+        rng = np.random.default_rng(seed)
+        if first not in starts:
+            chosen = first(None, pool, [], arguments.start, rng).tolist()
+            starts[first] = chosen, *fit(chosen)
+        chosen, model, errors = starts[first]
+        curves[rule] = {arguments.start: errors}
+        most = arguments.random if rule == "random" else arguments.most
+        for n in range(arguments.start + arguments.batch, most + 1, arguments.batch):
+            rest = np.setdiff1d(np.arange(len(pool)), chosen)
+            parts = [pool[k] for k in rest], [pool[k] for k in chosen]
+            chosen = [*chosen, *rest[choose(model, *parts, arguments.batch, rng)].tolist()]
+            model, curves[rule][n] = fit(chosen)
+    return curves
 
 
 def count_needed(curves, goal):
@@ -145,7 +149,7 @@ def print_table(title, curves, arguments):
             medians = {n: statistics.median(curve[n] for curve in single) for n in single[0]}
             goal = medians[arguments.random] if goal is None else goal
             needed = count_needed(single, goal)
-            cells = [f"{medians[n]:8.3g}" if n in medians else f"{'':8}" for n in numbers]
+            cells = [f"{medians[n]:8.4g}" if n in medians else f"{'':8}" for n in numbers]
             needed = f"> {arguments.most}" if needed == np.inf else f"{needed:.0f}"
             print("".join([f"{rule:14}", *cells, f"{needed:>18}"]), flush=True)
 
@@ -166,15 +170,10 @@ def main():
         for seed in range(arguments.seeds):
             order = np.random.default_rng(seed).permutation(len(frames))
             test, pool = ([frames[k] for k in part] for part in np.split(order, [n_test]))
-            for rule in arguments.rules:
-                curves[rule].append(learn(rule, pool, test, arguments, seed))
-                parts = (
-                    f"{n}: {', '.join(f'{error:.3g}' for error in errors)}"
-                    for n, errors in curves[rule][-1].items()
-                )
-                print(
-                    f"{name}, {rule}, seed {seed}: {'; '.join(parts)}", file=sys.stderr, flush=True
-                )
+            for rule, curve in learn(arguments.rules, pool, test, arguments, seed).items():
+                curves[rule].append(curve)
+                errors = {n: [float(f"{error:.3g}") for error in row] for n, row in curve.items()}
+                print(f"{name}, seed {seed}, {rule}: {errors}", file=sys.stderr, flush=True)
         title = f"{name}, {arguments.seeds} seeds, {len(frames) - n_test} structures in the pool"
         print_table(title, curves, arguments)
 
