@@ -170,9 +170,10 @@ def select_batch(model, X, n, *, target="forces", pooling="mean"):
 
     Notes
     -----
-    The correlations are those of the members of ``predict(X, n_samples=256)``, which differ in
-    their last layers. There are at most as many independent errors as the last layers have weights.
-    Once these are exhausted, the choice starts anew among the structures that are left.
+    The correlations are those of the members of ``predict(X, n_samples=256)``, or of a committee.
+    There are at most as many independent errors as the last layers have weights, or one less than
+    the committee has networks. Once these are exhausted, the choice starts anew, with what is left
+    of each uncertainty if only the chosen structure that is closest to it is known.
 
     References
     ----------
@@ -195,7 +196,9 @@ def select_batch(model, X, n, *, target="forces", pooling="mean"):
     regressor, prepared = apply_steps(model, structures)
     _check_energy(regressor)
     uncertainty = _find_uncertainty(regressor, prepared, target, pooling)
-    members = regressor.predict(prepared, targets=["energy"], n_samples=N_MEMBERS)
+    n_networks = regressor.fitted_.network.n_networks
+    n_members = n_networks if n_networks > 1 else N_MEMBERS
+    members = regressor.predict(prepared, targets=["energy"], n_samples=n_members)
     members = np.stack([member["energy"] for member in members])
     return _maximize_determinant(members - members.mean(axis=0), uncertainty, n)
 
@@ -240,16 +243,18 @@ def _maximize_determinant(deviations, uncertainty, n):
         Number of columns.
     """
     norms = np.linalg.norm(deviations, axis=0)
-    B = deviations * (uncertainty / np.where(norms > 0, norms, 1.0))
-    rest, chosen = np.arange(B.shape[1]), []
+    U = deviations / np.where(norms > 0, norms, 1.0)
+    rest, chosen, left = np.arange(U.shape[1]), [], uncertainty
     while len(chosen) < n:
         # K = B' B, and its Cholesky decomposition has the pivots of the QR decomposition of B
-        R, pivots = qr(B[:, rest], mode="r", pivoting=True)
-        left = np.abs(np.diag(R))
-        rank = max(1, np.count_nonzero(left > ROUNDING * left[0]))
+        R, pivots = qr(U[:, rest] * left, mode="r", pivoting=True)
+        diagonal = np.abs(np.diag(R))
+        rank = max(1, np.count_nonzero(diagonal > ROUNDING * diagonal[0]))
         places = rest[pivots[: min(rank, n - len(chosen))]]
         chosen.extend(places.tolist())
         rest = np.setdiff1d(rest, places)
+        correlation = np.abs(U[:, chosen].T @ U[:, rest]).max(axis=0)
+        left = uncertainty[rest] * np.sqrt(np.maximum(1 - correlation**2, 0.0))
     return np.array(chosen)
 
 

@@ -138,14 +138,14 @@ def test_batch_maximises_the_determinant(plane):
 
 
 def test_more_structures_than_independent_errors(plane):
+    """A plane has two directions, so that every third choice starts anew."""
     points = np.random.default_rng(0).normal(size=(7, 2))
-    X = atoms_at(points)
-    chosen = select_batch(plane, X, 7)
-    assert sorted(chosen) == [*range(7)]
-    # a plane has two directions, so the third choice is the first among those that are left
-    rest = sorted(chosen[2:])
-    again = select_batch(plane, [X[k] for k in rest], 5)
-    assert_array_equal(np.array(rest)[again], chosen[2:])
+    chosen = select_batch(plane, atoms_at([*points, *points]), 14)
+    assert sorted(chosen) == [*range(14)]
+    assert sorted(chosen[:7] % 7) == [*range(7)]
+    # of two directions that are left, both close to those known, the more uncertain one
+    X = atoms_at([(9, 0), (0, 9), (1, 0.1), (0.1, 2)])
+    assert select_batch(plane, X, 3).tolist()[2] == 3
 
 
 def test_batch_begins_with_the_most_uncertain(molecules, fitted):

@@ -120,7 +120,7 @@ class FittedModel:
         ValueError
             As in :meth:`predict`, or if an output has no error bars.
         """
-        self._check_error_bars(names)
+        self.check_error_bars(names)
         X = self.prepare(X, names, memory_limit)
         return evaluate_stds(self.network, self.error_bars, X, names)
 
@@ -144,7 +144,7 @@ class FittedModel:
         ValueError
             As in :meth:`predict`, or if an output has no error bars.
         """
-        self._check_error_bars(names)
+        self.check_error_bars(names)
         X = self.prepare(X, names, memory_limit)
         return evaluate_members(self.network, self.error_bars, X, names, n_members)
 
@@ -209,7 +209,7 @@ class FittedModel:
             and not (self.network.long_range is not None and has_derivatives([name]))
         )
 
-    def _check_error_bars(self, names):
+    def check_error_bars(self, names):
         """Raise if an output has no error bars, with the reason."""
         for name in names:
             if not self.covers(name):
@@ -218,6 +218,8 @@ class FittedModel:
     def _explain_missing(self, name):
         if is_features(name):
             return "it is not a prediction"
+        if find_target(name) not in self.kinds:
+            return f"the model has learnt {list(self.kinds)}"
         if self.network.long_range is not None and has_derivatives([name]):
             return "with long_range=True only energies and other targets have them"
         target = find_target(name)

@@ -20,7 +20,7 @@ ROWS = {"energy": "energies", "stress": "strain_gradient"}
 SMALLEST_ERROR = 1e-6
 # labels whose variance is below this fraction of the mean are fixed by symmetry, and their errors
 # are rounding noise
-FIXED_BY_SYMMETRY = 1e-6
+FIXED_BY_SYMMETRY = 1e-10
 
 
 @usual_settings()
