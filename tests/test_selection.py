@@ -169,6 +169,17 @@ def test_copies_are_not_chosen_both(molecules, fitted):
         assert sorted(chosen) == [*range(20)], rule
 
 
+def test_committees(molecules):
+    """Three networks have two independent errors, with which a batch of ten goes on."""
+    X, y = molecules
+    committee = SoapBPNNRegressor(**SMALL, n_networks=3).fit(X[:20], y[:20])
+    pool = [*X[20:30], *X[20:30]]
+    for rule, chosen in every_rule(committee, pool, 10, X[:20]).items():
+        assert sorted(chosen % 10) == [*range(10)], rule
+    chosen = select_batch(committee, pool, 10)
+    assert chosen[0] == select_uncertain(committee, pool, 1, target="forces", pooling="mean")[0]
+
+
 def test_labelled_structures_are_chosen_last(molecules, fitted):
     X, _ = molecules
     chosen = select_farthest(fitted, X[:40], 20, labelled=X[:20])

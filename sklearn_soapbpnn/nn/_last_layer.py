@@ -34,7 +34,7 @@ def find_rows(
     Parameters
     ----------
     network : SoapBPNN
-        The network, each of whose targets ``names`` has a last layer.
+        A single network, each of whose targets ``names`` has a last layer.
     batch : EnvironmentBatch
         The batch. With pair gradients there are also the rows of the forces, if the energy is one
         of the targets and the network has no long-range part.
@@ -67,13 +67,13 @@ def find_rows(
 def _find_owners(network, batch) -> Tensor:
     """Return the index of the set of weights that each atom uses."""
     element = batch.index.element
-    return element if network.first.n_networks > 1 else torch.zeros_like(element)
+    return element if network.first.n_sets > 1 else torch.zeros_like(element)
 
 
 def _separate(parts: Tensor, owner: Tensor, network: SoapBPNN) -> Tensor:
     """Give each set of weights columns of its own; those of an atom are zero for all but one."""
     n_atoms, n_components, size = parts.shape
-    rows = parts.new_zeros(n_atoms, n_components, network.first.n_networks, size)
+    rows = parts.new_zeros(n_atoms, n_components, network.first.n_sets, size)
     rows[torch.arange(n_atoms, device=owner.device), :, owner] = parts
     return rows.flatten(2)
 
@@ -82,11 +82,11 @@ def _find_slopes(network, hidden, context, batch) -> Tensor:
     """Return dh/dc, of shape (n_features, n_atoms, n_blocks, n_channels)."""
     columns = network.columns["energy"]
     gradients = _differentiate_features(hidden[:, :, columns], network.layers("energy")[:-1])
-    return torch.stack([network.first.slope(g, context, columns, batch) for g in gradients])
+    return torch.cat([network.first.slope(g, context, columns, batch) for g in gradients])
 
 
 def _differentiate_features(hidden: Tensor, weights: list[Tensor]) -> Tensor:
-    """Return dh/da for all features, of shape (n_features, n_networks, n_rows, n_hidden)."""
+    """Return dh/da for all features, of shape (n_features, n_sets, n_rows, n_hidden)."""
     slopes, a = [], hidden
     for weight in [*weights, None]:
         sigmoid = torch.sigmoid(a)
@@ -103,14 +103,14 @@ def _differentiate_features(hidden: Tensor, weights: list[Tensor]) -> Tensor:
 def _differentiate(network, slopes, owner, batch, strain) -> dict[str, Tensor]:
     """Return the rows of the forces, and on request of the strain gradient."""
     n_features, n_atoms, n_blocks, _ = slopes.shape
-    index, n_networks = batch.index, network.first.n_networks
-    forces = slopes.new_zeros(n_networks, n_features, n_atoms, 3)
-    gradient = slopes.new_zeros(n_networks, n_features, len(index), 3, 3)
+    index, n_sets = batch.index, network.first.n_sets
+    forces = slopes.new_zeros(n_sets, n_features, n_atoms, 3)
+    gradient = slopes.new_zeros(n_sets, n_features, len(index), 3, 3)
     channels = slopes.flatten(1, 2)
     # what a pair does not see of atoms with other weights is a row of zeros
     channels = torch.cat([channels, torch.zeros_like(channels[:, :1])], dim=1)
     ends = torch.stack([index.centers, index.neighbors])
-    for k in range(n_networks):
+    for k in range(n_sets):
         own = owner[ends] == k
         pairs = torch.nonzero(own.any(0))[:, 0]
         rows = torch.where(own, index.channel_rows, n_atoms * n_blocks).index_select(1, pairs)

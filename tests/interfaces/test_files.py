@@ -64,6 +64,8 @@ OPTIONS = {
         **{"species_encoding": "alchemical", "n_pseudo_species": 1, "layernorm": False},
         **{"num_hidden_layers": 0, "num_neurons_per_layer": 1},
     },
+    "committee": {"n_networks": 3},
+    "alchemical committee": {"species_encoding": "alchemical", "n_networks": 2},
     "long range": {"long_range": True},
     "alchemical, long range": {
         **{"species_encoding": "alchemical", "long_range": True, "use_ewald": True},

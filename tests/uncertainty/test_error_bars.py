@@ -355,3 +355,35 @@ def test_reading_structures_once_or_together_is_the_same(model, data):
         for name in DERIVED:
             np.testing.assert_allclose(alone[name][0], together[name][k], rtol=1e-9)
     assert as_structures(X).n_atoms.sum() == 72
+
+
+def test_the_error_bars_of_a_committee_are_its_calibrated_spread(data, tmp_path):
+    X, y = data
+    names = [*y.names, "energies"]
+    model = SoapBPNNRegressor(**TINY, n_networks=3)
+    model.fit(X[:16], y[:16], X_val=X[16:], y_val=y[16:])
+    predicted, std = model.predict(X[16:], targets=names, return_std=True)
+    mean = model.predict(X[16:], targets=names)
+    scales = model.fitted_.error_bars.scales
+    for name in names:
+        np.testing.assert_allclose(flatten(predicted[name]), flatten(mean[name]), rtol=1e-10)
+        if name == "stress":  # members have the scale of the forces, as derivatives of an energy
+            continue
+        members = model.predict(X[16:], targets=name, n_samples=3)
+        members = np.stack([flatten(member[name]) for member in members])
+        np.testing.assert_allclose(members.mean(0), flatten(mean[name]), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(members.std(0, ddof=1), flatten(std[name]), rtol=1e-9)
+        if name in y:
+            z = (flatten(mean[name]) - flatten(y[name][16:])) / flatten(std[name])
+            assert np.mean(z**2) == pytest.approx(1)
+            assert scales[name] > 0
+    with pytest.raises(ValueError, match="n_samples=4, but the model is a committee of n_net"):
+        model.predict(X, n_samples=4)
+    model.save(tmp_path / "model.safetensors")
+    other = load_model(tmp_path / "model.safetensors").predict(X[16:], return_std=True)[1]
+    np.testing.assert_array_equal(other, std["energy"])
+    # without validation structures there is nothing to calibrate with
+    blind = SoapBPNNRegressor(**TINY, n_networks=2, validation_fraction=0).fit(X, y["energy"])
+    with pytest.raises(ValueError, match=r"Call calibrate\(X, y\)"):
+        blind.predict(X, return_std=True)
+    assert blind.calibrate(X, y["energy"]).predict(X, return_std=True)[1].shape == (24,)
