@@ -19,7 +19,7 @@ from ._outputs import (
     warn_of_constant,
 )
 from ._pipelines import apply_steps
-from ._posterior import LARGEST_LAYER, LastLayerPosterior, find_target
+from ._posterior import LARGEST_LAYER, LastLayerPosterior
 from ._steps import OwnSteps, Steps, fit_steps
 
 __all__ = [
