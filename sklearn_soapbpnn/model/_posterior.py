@@ -38,7 +38,7 @@ from ._error_bars import ErrorBars, find_target, is_sum
 
 # what is added to the diagonal of H, in units of its mean: it keeps directions finite in which
 # there are no data, and is far below all others
-RIDGE = 1e-10
+RIDGE = 1e-12
 # number of weights of a last layer up to which there are error bars: H is a square of this size
 LARGEST_LAYER = 2048
 # seed of the members: the same model always has the same ones
