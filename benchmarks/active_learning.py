@@ -63,7 +63,7 @@ def choose_farthest(model, pool, labelled, n, rng):
 
 
 def choose_uncertain(model, pool, labelled, n, rng):
-    return select_uncertain(model, pool, n, target="forces", pooling="mean")
+    return select_uncertain(model, pool, n)
 
 
 def choose_batch(model, pool, labelled, n, rng):

@@ -26,7 +26,7 @@ def __dir__():
     return __all__
 
 
-def select_uncertain(model, X, n, *, target="energy", pooling="max"):
+def select_uncertain(model, X, n, *, target="forces", pooling="mean"):
     """Return the structures whose predictions are the most uncertain.
 
     Structures that resemble each other are equally uncertain, so all of them may be chosen:
@@ -40,10 +40,10 @@ def select_uncertain(model, X, n, *, target="energy", pooling="max"):
         The pool.
     n : int
         Number of structures to choose.
-    target : str, default="energy"
-        Target whose standard deviation counts, e.g. ``"forces"``. That of an extensive target is
+    target : str, default="forces"
+        Target whose standard deviation counts, e.g. ``"energy"``. That of an extensive target is
         divided by the number of atoms; of several components it is the norm.
-    pooling : {"max", "mean"}, default="max"
+    pooling : {"max", "mean"}, default="mean"
         How the standard deviations of the atoms of a structure are combined; for a target per atom.
 
     Returns
@@ -64,7 +64,7 @@ def select_uncertain(model, X, n, *, target="energy", pooling="max"):
     >>> from sklearn_soapbpnn.selection import select_uncertain
     >>> X, y = load_malonaldehyde(return_X_y=True)
     >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
-    >>> select_uncertain(model, X[20:60], 3, target="forces").shape
+    >>> select_uncertain(model, X[20:60], 3, target="energy").shape
     (3,)
     """
     regressor, prepared = apply_steps(model, _check_pool(X, n))
@@ -211,8 +211,12 @@ def _find_uncertainty(regressor, X, target, pooling):
     values, kind = stds[target], stds.kinds[target]
     if kind.per_atom:
         pool = np.max if pooling == "max" else np.mean
-        return np.array([pool(_norms(atoms)) for atoms in values])
-    return _norms(values) / (1 if kind.intensive else as_structures(X).n_atoms)
+        found = np.array([pool(_norms(atoms)) for atoms in values])
+    else:
+        is_extensive = not kind.intensive and not kind.per_volume
+        found = _norms(values) / (as_structures(X).n_atoms if is_extensive else 1)
+    # a stress that is not defined is not uncertain
+    return np.nan_to_num(found)
 
 
 def _find_farthest(rows, seen, n):

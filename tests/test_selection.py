@@ -112,9 +112,24 @@ def test_error_bars_of_structures_of_several_atoms(monkeypatch, fitted):
         return None, {"energy": energy, "forces": forces}[targets[0]]
 
     monkeypatch.setattr(SoapBPNNRegressor, "predict", predict)
-    assert select_uncertain(fitted, X, 1).tolist() == [0]
-    assert select_uncertain(fitted, X, 1, target="forces").tolist() == [1]
-    assert select_uncertain(fitted, X, 1, target="forces", pooling="mean").tolist() == [0]
+    assert select_uncertain(fitted, X, 1, target="energy").tolist() == [0]
+    assert select_uncertain(fitted, X, 1, target="forces").tolist() == [0]
+    assert select_uncertain(fitted, X, 1, target="forces", pooling="max").tolist() == [1]
+
+
+def test_stress_counts_only_where_there_is_a_volume(shipped_alloys):
+    X, y = shipped_alloys
+    model = SoapBPNNRegressor(**SMALL).fit(X[:12], y[:12])
+    pool = [atoms.copy() for atoms in X[12:18]]
+    pool[2].set_cell(None)
+    pool[2].pbc = False
+    for select in (select_batch, select_uncertain):
+        assert select(model, pool, 6, target="stress")[-1] == 2
+    # of a crystal twice as large, stress and energy per atom are no more and no less uncertain
+    pool = [pool[0], pool[1], pool[0] * (2, 1, 1), pool[1] * (2, 1, 1)]
+    for target in ("stress", "energy"):
+        ranked = select_uncertain(model, pool, 4, target=target) % 2
+        assert ranked[0] == ranked[1]
 
 
 def test_batch_is_not_the_most_uncertain_twice(plane):
@@ -152,9 +167,7 @@ def test_batch_begins_with_the_most_uncertain(molecules, fitted):
     X, _ = molecules
     for options in ({"target": "energy"}, {"target": "forces"}, {"pooling": "max"}):
         batch = select_batch(fitted, X[20:], 10, **options)
-        ranked = select_uncertain(
-            fitted, X[20:], 10, **{"target": "forces", "pooling": "mean"} | options
-        )
+        ranked = select_uncertain(fitted, X[20:], 10, **options)
         assert batch[0] == ranked[0]
         assert batch.tolist() != ranked.tolist()
 
@@ -177,7 +190,7 @@ def test_committees(molecules):
     for rule, chosen in every_rule(committee, pool, 10, X[:20]).items():
         assert sorted(chosen % 10) == [*range(10)], rule
     chosen = select_batch(committee, pool, 10)
-    assert chosen[0] == select_uncertain(committee, pool, 1, target="forces", pooling="mean")[0]
+    assert chosen[0] == select_uncertain(committee, pool, 1)[0]
 
 
 def test_labelled_structures_are_chosen_last(molecules, fitted):
