@@ -18,6 +18,7 @@ from ._outputs import (
     list_outputs,
     warn_of_constant,
 )
+from ._pipelines import apply_steps
 from ._posterior import LARGEST_LAYER, LastLayerPosterior
 from ._steps import OwnSteps, Steps, fit_steps
 
@@ -31,6 +32,7 @@ __all__ = [
     "LastLayerPosterior",
     "OwnSteps",
     "Steps",
+    "apply_steps",
     "atoms_per_chunk",
     "check_carried",
     "check_features",
