@@ -91,6 +91,10 @@ class SoapBPNNRegressor(
         data sets with many elements.
     n_pseudo_species : int, default=4
         Number of pseudo-species; used with ``species_encoding="alchemical"`` only.
+    n_networks : int, default=1
+        Number of networks in a committee. They start from different weights and are trained
+        together on the same batches, each on a loss of its own; predictions and validation errors
+        are those of their mean. Not with ``long_range``.
     long_range : bool, default=False
         Whether to add long-range features: the hidden layers predict charges, and the electrostatic
         potential of these charges becomes a feature [3]_. Requires torch-pme: ``pip install
@@ -303,6 +307,7 @@ class SoapBPNNRegressor(
         "zbl": ["boolean"],
         "species_encoding": [StrOptions({"orthogonal", "alchemical"})],
         "n_pseudo_species": [Interval(Integral, 1, None, closed="left")],
+        "n_networks": [Interval(Integral, 1, None, closed="left")],
         "long_range": ["boolean"],
         "use_ewald": ["boolean"],
         "smearing": [Interval(Real, 0, None, closed="neither")],
@@ -356,6 +361,7 @@ class SoapBPNNRegressor(
         zbl=False,
         species_encoding="orthogonal",
         n_pseudo_species=4,
+        n_networks=1,
         long_range=False,
         use_ewald=False,
         smearing=1.4,
@@ -406,6 +412,7 @@ class SoapBPNNRegressor(
         self.zbl = zbl
         self.species_encoding = species_encoding
         self.n_pseudo_species = n_pseudo_species
+        self.n_networks = n_networks
         self.long_range = long_range
         self.use_ewald = use_ewald
         self.smearing = smearing

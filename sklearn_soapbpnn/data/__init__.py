@@ -12,6 +12,7 @@ from ._graphs import (
     iterate_chunks,
     number_own_elements,
     plan_batches,
+    repeat_index,
     sum_by_structure,
 )
 from ._kinds import Block, TargetKind
@@ -67,6 +68,7 @@ __all__ = [
     "iterate_chunks",
     "number_own_elements",
     "plan_batches",
+    "repeat_index",
     "sum_by_structure",
     "subtract_forces",
     "subtract_strain_gradient",

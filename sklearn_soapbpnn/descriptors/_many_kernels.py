@@ -18,47 +18,66 @@ from ._vectors import LANES, add_product, compile_loop, fill, load, multiply, st
 
 
 @compile_loop
-def _pack(arrays, order, square, packed):
-    """Sort arrays (n_networks, n_rows, n_columns) in the way of the loops."""
+def take_networks(arrays, row, group, order, scale, square, lanes, start):
+    """Put a row of eight networks side by side, in this order and times a scale.
+
+    The arrays have the shape (n_networks, n_rows, n_columns), and ``square`` is for 64 numbers.
+    """
     n_networks, n_rows, n_columns = arrays.shape
-    n_groups = packed.shape[1]
-    for place in range(n_rows * n_groups):
-        row, first, here = place // n_groups, place % n_groups * LANES, place * n_columns * LANES
-        n_lanes = min(LANES, n_networks - first)
-        for column in range(0, n_columns, LANES):
-            n, start = min(LANES, n_columns - column), (first * n_rows + row) * n_columns + column
-            for lane in range(n_lanes):
-                at = start + lane * n_rows * n_columns
-                if n == LANES:
-                    store(square, lane * LANES, load(arrays, at))
-                else:
-                    for k in range(n):
-                        square[lane * LANES + k] = take(arrays, at + k)
-            turn(square)
-            for k in range(n):
-                store(packed, here + order[column + k] * LANES, load(square, k * LANES))
+    first = group * LANES
+    for column in range(0, n_columns, LANES):
+        n = min(LANES, n_columns - column)
+        for lane in range(min(LANES, n_networks - first)):
+            at = ((first + lane) * n_rows + row) * n_columns + column
+            if n == LANES:
+                store(square, lane * LANES, load(arrays, at))
+            else:
+                for k in range(n):
+                    square[lane * LANES + k] = take(arrays, at + k)
+        turn(square)
+        for k in range(n):
+            scaled = multiply(load(square, k * LANES), take(scale, column + k))
+            store(lanes, start + order[column + k] * LANES, scaled)
 
 
 @compile_loop
-def _unpack(packed, order, square, arrays):
-    """Undo :func:`_pack`."""
+def give_networks(lanes, start, order, scale, square, arrays, row, group):
+    """Take eight networks apart that stand side by side, and multiply them by a scale."""
     n_networks, n_rows, n_columns = arrays.shape
-    n_groups = packed.shape[1]
+    first = group * LANES
+    for column in range(0, n_columns, LANES):
+        n = min(LANES, n_columns - column)
+        for k in range(n):
+            scaled = multiply(
+                load(lanes, start + order[column + k] * LANES), take(scale, column + k)
+            )
+            store(square, k * LANES, scaled)
+        turn(square)
+        for lane in range(min(LANES, n_networks - first)):
+            if n == LANES:
+                at = ((first + lane) * n_rows + row) * n_columns + column
+                store(arrays, at, load(square, lane * LANES))
+            else:
+                for k in range(n):
+                    arrays[first + lane, row, column + k] = square[lane * LANES + k]
+
+
+@compile_loop
+def _pack(arrays, order, ones, square, packed):
+    """Sort arrays (n_networks, n_rows, n_columns) in the way of the loops."""
+    n_rows, n_groups, n_columns, _ = packed.shape
     for place in range(n_rows * n_groups):
-        row, first, here = place // n_groups, place % n_groups * LANES, place * n_columns * LANES
-        n_lanes = min(LANES, n_networks - first)
-        for column in range(0, n_columns, LANES):
-            n = min(LANES, n_columns - column)
-            for k in range(n):
-                store(square, k * LANES, load(packed, here + order[column + k] * LANES))
-            turn(square)
-            for lane in range(n_lanes):
-                if n == LANES:
-                    at = ((first + lane) * n_rows + row) * n_columns + column
-                    store(arrays, at, load(square, lane * LANES))
-                else:
-                    for k in range(n):
-                        arrays[first + lane, row, column + k] = square[lane * LANES + k]
+        row, group, start = place // n_groups, place % n_groups, place * n_columns * LANES
+        take_networks(arrays, row, group, order, ones, square, packed, start)
+
+
+@compile_loop
+def _unpack(packed, order, ones, square, arrays):
+    """Undo :func:`_pack`."""
+    n_rows, n_groups, n_columns, _ = packed.shape
+    for place in range(n_rows * n_groups):
+        row, group, start = place // n_groups, place % n_groups, place * n_columns * LANES
+        give_networks(packed, start, order, ones, square, arrays, row, group)
 
 
 @compile_loop
@@ -156,28 +175,48 @@ def contract(parameters, vectors, rows, channels, forces):
     forces : array of shape (n_networks, n_pairs, 3)
         The result.
     """
-    _call(_contract, parameters, vectors, rows, channels, forces.reshape(len(forces), 1, -1))
+    _, order = order_by_component(parameters)
+    packed = allocate(np.empty, channels.shape, channels.dtype)
+    _pack(np.ascontiguousarray(channels), order, *_make_workspace(packed), packed)
+    contract_packed(parameters, vectors, rows, packed, forces)
 
 
 def spread(parameters, vectors, rows, forces, channels):
     """Write the transpose of :func:`contract`; see there."""
-    _call(_spread, parameters, vectors, rows, forces.reshape(len(forces), 1, -1), channels)
+    _, order = order_by_component(parameters)
+    packed = allocate(np.zeros, channels.shape, channels.dtype)
+    spread_packed(parameters, vectors, rows, forces, packed)
+    _unpack(packed, order, *_make_workspace(packed), channels)
 
 
-def _call(loop, parameters, vectors, rows, given, result):
-    """Run a loop over pairs with arrays of shape (n_networks, n_rows, n_columns)."""
-    vectors, rows, given = map(np.ascontiguousarray, (vectors, rows, given))
-    basis, square = load_basis(parameters, vectors.dtype), np.zeros(LANES**2, vectors.dtype)
-    sizes, order = order_by_component(parameters)
-    axes = np.arange(vectors.size)
-    packed, unpacked = (order, axes) if loop is _contract else (axes, order)
-    source, target = _allocate(np.empty, given), _allocate(np.zeros, result)
-    _pack(given, packed, square, source)
-    loop(vectors, rows, basis, sizes, make_workspace(basis), source, target)
-    _unpack(target, unpacked, square, result)
+def contract_packed(parameters, vectors, rows, packed, forces):
+    """Evaluate :func:`contract` for channels in the layout of the loops, see :func:`allocate`."""
+    flat = forces.reshape(len(forces), 1, -1)
+    result = allocate(np.empty, flat.shape, flat.dtype)
+    _run(_contract, parameters, vectors, rows, packed, result)
+    _unpack(result, np.arange(vectors.size), *_make_workspace(result), flat)
 
 
-def _allocate(make, arrays):
+def spread_packed(parameters, vectors, rows, forces, packed):
+    """Add the result of :func:`spread` to channels in the layout of the loops."""
+    flat = np.ascontiguousarray(forces).reshape(len(forces), 1, -1)
+    given = allocate(np.empty, flat.shape, flat.dtype)
+    _pack(flat, np.arange(vectors.size), *_make_workspace(given), given)
+    _run(_spread, parameters, vectors, rows, given, packed)
+
+
+def allocate(make, shape, dtype):
     """Return memory for arrays (n_networks, n_rows, n_columns) in the layout of the loops."""
-    n_networks, n_rows, n_columns = arrays.shape
-    return make((n_rows, -(-n_networks // LANES), n_columns, LANES), arrays.dtype)
+    n_networks, n_rows, n_columns = shape
+    return make((n_rows, -(-n_networks // LANES), n_columns, LANES), dtype)
+
+
+def _run(loop, parameters, vectors, rows, given, result):
+    vectors, rows = map(np.ascontiguousarray, (vectors, rows))
+    basis, (sizes, _) = load_basis(parameters, vectors.dtype), order_by_component(parameters)
+    loop(vectors, rows, basis, sizes, make_workspace(basis), given, result)
+
+
+def _make_workspace(packed):
+    """Return ones for all columns, and memory for a square of numbers."""
+    return np.ones(packed.shape[2], packed.dtype), np.zeros(LANES**2, packed.dtype)

@@ -88,6 +88,27 @@ class FusedPairs:
         self._call_for_each("spread", rows, vectors, channels)
         return channels
 
+    def contract_spectra(
+        self, rows: Tensor, gradient: Tensor, expansion: Tensor, weight: Tensor
+    ) -> Tensor:
+        """Contract the channels that gradients (n_networks, n_atoms, n_features) belong to.
+
+        See :func:`~sklearn_soapbpnn.descriptors.contract_spectra`.
+        """
+        forces = self.vectors.new_empty(len(gradient), *self.vectors.shape)
+        tensors = rows, gradient, expansion, weight, forces
+        self._call("contract", *tensors, module="_committee_kernels")
+        return forces
+
+    def spread_spectra(
+        self, rows: Tensor, vectors: Tensor, expansion: Tensor, weight: Tensor
+    ) -> Tensor:
+        """Apply the transpose of :meth:`contract_spectra`: (n_networks, n_atoms, n_features)."""
+        gradient = self.vectors.new_empty(len(vectors), len(expansion), len(weight))
+        tensors = rows, vectors, expansion, weight, gradient
+        self._call("spread", *tensors, module="_committee_kernels")
+        return gradient
+
     def _call_for_each(self, name, rows, given, result):
         """Call the kernel for one network, or that for many."""
         if len(given) == 1:

@@ -1,8 +1,10 @@
 """Fitted models: the steps before the network, the network, and their predictions."""
 
 from ._carried import check_carried, check_features, list_attached, name_attached
+from ._committee import CommitteeSpread
 from ._devices import atoms_per_chunk, find_device, resolve_device
-from ._evaluate import evaluate
+from ._error_bars import ErrorBars, find_target
+from ._evaluate import evaluate, network_name
 from ._fitted import FittedModel
 from ._memory import check_sums, is_large, measure_weights
 from ._outputs import (
@@ -16,17 +18,21 @@ from ._outputs import (
     list_outputs,
     warn_of_constant,
 )
-from ._posterior import LARGEST_LAYER, LastLayerPosterior, find_target
+from ._pipelines import apply_steps
+from ._posterior import LARGEST_LAYER, LastLayerPosterior
 from ._steps import OwnSteps, Steps, fit_steps
 
 __all__ = [
     "FEATURES",
     "LARGEST_LAYER",
     "LAST_LAYER",
+    "CommitteeSpread",
+    "ErrorBars",
     "FittedModel",
     "LastLayerPosterior",
     "OwnSteps",
     "Steps",
+    "apply_steps",
     "atoms_per_chunk",
     "check_carried",
     "check_features",
@@ -45,6 +51,7 @@ __all__ = [
     "list_outputs",
     "measure_weights",
     "name_attached",
+    "network_name",
     "resolve_device",
     "warn_of_constant",
 ]

@@ -16,19 +16,19 @@ from ..data import (
 )
 from ..nn import Environments
 from ._devices import atoms_per_chunk
+from ._error_bars import find_target
 from ._outputs import FEATURES, LAST_LAYER, is_features
-from ._posterior import find_target
 
 # number of atoms that are evaluated at a time on the CPU
 ATOMS_PER_CHUNK = 2048
 # the same where all derivatives of the last-layer features are in memory
 ATOMS_PER_CHUNK_OF_ROWS = 512
-# outputs that follow from the strain gradient
-FROM_STRAIN = ("stress", "virial")
 
 
 def evaluate(network, structures, names):
     """Evaluate a network in a single pass over structures with offset and scale attached.
+
+    Of a committee this is the mean of its networks.
 
     Parameters
     ----------
@@ -50,12 +50,13 @@ def evaluate(network, structures, names):
     derivatives = has_derivatives(names)
 
     def run(batch):
-        values = {name: _find_features(network, batch, name) for name in features}
+        values = {name: _find_features(network, batch, name)[None] for name in features}
         if predicts:
             values |= _list_values(network(batch, strain=derivatives))
-        return _order_atoms(values, batch, structure_values=("strain_gradient",))
+        return _order_atoms(values, batch)
 
     values = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK, run)
+    values = {name: value.mean(0) for name, value in values.items()}
     results = to_user_units(structures, network.kinds, values) if predicts else {}
     return results | {name: split_atoms(values[name], structures) for name in features}
 
@@ -67,7 +68,7 @@ def evaluate_stds(network, error_bars, structures, names):
     ----------
     network, structures
         See :func:`evaluate`.
-    error_bars : LastLayerPosterior
+    error_bars : ErrorBars
         The error bars.
     names : collection of str
         Names of outputs that have error bars.
@@ -80,20 +81,20 @@ def evaluate_stds(network, error_bars, structures, names):
     derivatives = has_derivatives(names)
     measured = _network_names(names)
     per_structure = [name for name, kind in network.kinds.items() if not kind.per_atom]
-    per_structure.append("strain_gradient")
 
     def run(batch):
         outputs = network(batch, strain=derivatives)
         stds = error_bars.stds(network, batch, outputs, measured)
-        values = _order_atoms(_list_values(outputs), batch, structure_values=("strain_gradient",))
-        stds = _order_atoms(stds, batch, structure_values=per_structure)
+        stds = {name: std[None] for name, std in stds.items()}
+        values = _order_atoms(_list_values(outputs), batch)
+        stds = _order_atoms(stds, batch, per_structure)
         return {("value", name): value for name, value in values.items()} | {
             ("std", name): std for name, std in stds.items()
         }
 
     found = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK_OF_ROWS, run)
     values, stds = (
-        {name: array for (what, name), array in found.items() if what == part}
+        {name: array.mean(0) for (what, name), array in found.items() if what == part}
         for part in ("value", "std")
     )
     values = to_user_units(structures, network.kinds, values)
@@ -125,34 +126,37 @@ def evaluate_members(network, error_bars, structures, names, n_members):
     def run(batch):
         outputs = network(batch, strain=derivatives)
         members = error_bars.members(network, batch, outputs, measured, n_members)
-        values = {name: value.transpose(0, 1) for name, value in members.items()}
-        return _order_atoms(values, batch, structure_values=("strain_gradient",))
+        return _order_atoms(members, batch)
 
     found = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK_OF_ROWS, run)
     kinds = {name: kind for name, kind in network.kinds.items() if name in targets}
     return [
-        to_user_units(structures, kinds, {name: array[:, k] for name, array in found.items()})
+        to_user_units(structures, kinds, {name: array[k] for name, array in found.items()})
         for k in range(n_members)
     ]
 
 
+def network_name(name):
+    """Return the name by which the network returns what an output is made from."""
+    return "strain_gradient" if name in ("stress", "virial") else name
+
+
 def _network_names(names):
-    """Return the names by which the network returns outputs."""
-    return list(dict.fromkeys("strain_gradient" if n in FROM_STRAIN else n for n in names))
+    return list(dict.fromkeys(network_name(name) for name in names))
 
 
 @usual_settings()
 @torch.no_grad()
 def _run_chunks(network, structures, derivatives, size, run):
-    """Call a function for batches of all structures, and join what it returns."""
-    size = atoms_per_chunk(network.device, size)
+    """Call a function for batches of all structures, and join what it returns along axis 1."""
+    size = max(1, atoms_per_chunk(network.device, size) // network.n_networks)
     chunks = []
     for part in iterate_chunks(structures.n_atoms, size):
         some = structures[part]
         with use_threads(some.n_atoms.sum()):
             chunks.append(run(_make_batch(network, some, derivatives)))
     return {
-        name: torch.cat([chunk[name] for chunk in chunks]).cpu().double().numpy()
+        name: torch.cat([chunk[name] for chunk in chunks], dim=1).cpu().double().numpy()
         for name in chunks[0]
     }
 
@@ -177,12 +181,12 @@ def _find_features(network, batch, name):
     return network.features(batch, None if name == FEATURES else name.removesuffix(LAST_LAYER))
 
 
-def _order_atoms(values, batch, structure_values):
-    """Undo the sorting by element, for all that is not per structure."""
+def _order_atoms(values, batch, per_structure=()):
+    """Undo the sorting by element along axis 1, except for what is there per structure."""
     ordered = {}
     for name, value in values.items():
         ordered[name] = value
-        if name not in structure_values:
+        if name not in ("energy", "strain_gradient", *per_structure):
             ordered[name] = torch.empty_like(value)
-            ordered[name][batch.index.atoms] = value
+            ordered[name][:, batch.index.atoms] = value
     return ordered

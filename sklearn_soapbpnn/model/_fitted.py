@@ -11,10 +11,11 @@ from ..data import TargetKind, has_derivatives
 from ..descriptors import find_memory
 from ..nn import SoapBPNN
 from ._devices import find_device
-from ._evaluate import FROM_STRAIN, evaluate, evaluate_members, evaluate_stds
+from ._error_bars import ErrorBars, find_target
+from ._evaluate import evaluate, evaluate_members, evaluate_stds, network_name
 from ._memory import check_sums, is_large
 from ._outputs import is_features
-from ._posterior import LARGEST_LAYER, LastLayerPosterior, find_target
+from ._posterior import LARGEST_LAYER
 from ._steps import Steps
 
 
@@ -39,7 +40,7 @@ class FittedModel:
     hyperparameters : dict
         Arguments of the regressor that belong to the weights, the baseline and the scale. A fit
         that continues from this model must have the same.
-    error_bars : LastLayerPosterior, default=None
+    error_bars : ErrorBars, default=None
         Error bars of the predictions; None if there are none.
 
     Examples
@@ -60,7 +61,7 @@ class FittedModel:
     targets: tuple[str, ...]
     network: SoapBPNN
     hyperparameters: dict
-    error_bars: LastLayerPosterior | None = None
+    error_bars: ErrorBars | None = None
 
     def __getstate__(self):
         # in torch's format, which can be read on a machine without the device of the network
@@ -120,7 +121,7 @@ class FittedModel:
         ValueError
             As in :meth:`predict`, or if an output has no error bars.
         """
-        self._check_error_bars(names)
+        self.check_error_bars(names)
         X = self.prepare(X, names, memory_limit)
         return evaluate_stds(self.network, self.error_bars, X, names)
 
@@ -142,9 +143,16 @@ class FittedModel:
         Raises
         ------
         ValueError
-            As in :meth:`predict`, or if an output has no error bars.
+            As in :meth:`predict`, or if an output has no error bars, or if a committee has fewer
+            members.
         """
-        self._check_error_bars(names)
+        self.check_error_bars(names)
+        n_networks = self.network.n_networks
+        if 1 < n_networks < n_members:
+            raise ValueError(
+                f"n_samples={n_members}, but the model is a committee of n_networks={n_networks}, "
+                "which are its only members."
+            )
         X = self.prepare(X, names, memory_limit)
         return evaluate_members(self.network, self.error_bars, X, names, n_members)
 
@@ -205,11 +213,10 @@ class FittedModel:
         return (
             self.error_bars is not None
             and not is_features(name)
-            and self.error_bars.covers("strain_gradient" if name in FROM_STRAIN else name)
-            and not (self.network.long_range is not None and has_derivatives([name]))
+            and self.error_bars.covers(self.network, network_name(name))
         )
 
-    def _check_error_bars(self, names):
+    def check_error_bars(self, names):
         """Raise if an output has no error bars, with the reason."""
         for name in names:
             if not self.covers(name):
@@ -218,6 +225,10 @@ class FittedModel:
     def _explain_missing(self, name):
         if is_features(name):
             return "it is not a prediction"
+        if find_target(name) not in self.kinds:
+            return f"the model has learnt {list(self.kinds)}"
+        if self.network.n_networks > 1:
+            return "there were no labels of it for validation. Call calibrate(X, y)"
         if self.network.long_range is not None and has_derivatives([name]):
             return "with long_range=True only energies and other targets have them"
         target = find_target(name)
@@ -228,7 +239,7 @@ class FittedModel:
             return (
                 f"its last layer has {n_weights} weights, and at most {LARGEST_LAYER} are allowed"
             )
-        if self.error_bars is None or target not in self.error_bars.hessians:
+        if self.error_bars is None or not self.error_bars.supports(self.network, name):
             return "it was not fitted here. Call calibrate(X, y, X_train, y_train)"
         return "there were no labels of it for validation. Call calibrate(X, y)"
 

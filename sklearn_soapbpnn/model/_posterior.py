@@ -24,7 +24,7 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -32,8 +32,9 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from ..data import LEARNT_DERIVATIVES, sum_by_structure
-from ..nn import SoapBPNN, find_rows
+from ..data import sum_by_structure
+from ..nn import find_rows
+from ._error_bars import ErrorBars, find_target, is_sum
 
 # what is added to the diagonal of H, in units of its mean: it keeps directions finite in which
 # there are no data, and is far below all others
@@ -42,30 +43,21 @@ RIDGE = 1e-10
 LARGEST_LAYER = 2048
 # seed of the members: the same model always has the same ones
 SEED = 0
-# labels whose scale an output of the energy takes: the first that there is
-LABELS = {
-    "energy": ("energy", "forces", "stress"),
-    "energies": ("energy", "forces", "stress"),
-    "forces": ("forces", "stress", "energy"),
-    "strain_gradient": ("stress", "forces", "energy"),
-}
 
 
-@dataclass(frozen=True)
-class LastLayerPosterior:
-    r"""What the training data say about the weights of the last layers.
+@dataclass(frozen=True, kw_only=True)
+class LastLayerPosterior(ErrorBars):
+    r"""Error bars from what the training data say about the weights of the last layers.
 
     Parameters
     ----------
     hessians : dict of str to array of shape (n_weights, n_weights)
         H of each target that has error bars, in float64.
-    scales : dict of str to float
-        :math:`\alpha` of each target, and of ``"forces"`` and ``"stress"``, as far as there were
-        labels for it that were not trained on.
+    scales
+        :math:`\alpha`, see :class:`ErrorBars`.
     """
 
     hessians: dict[str, np.ndarray]
-    scales: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def whitening(self) -> dict[str, np.ndarray]:
@@ -77,92 +69,52 @@ class LastLayerPosterior:
             matrices[name] = linalg.solve_triangular(lower, np.eye(len(H)), lower=True)
         return matrices
 
-    def variances(self, target: str, rows: Tensor) -> Tensor:
-        """Return :math:`g^T H^{-1} g` for rows of a target: (..., n_weights) to (...)."""
-        matrix = torch.from_numpy(self.whitening[target]).to(rows.device, rows.dtype)
-        return (rows @ matrix.mT).square().sum(-1)
+    def supports(self, network, name):
+        """Return whether an output comes from a last layer with error bars.
 
-    def find_scale(self, names) -> float | None:
-        """Return the scale of the first of some names that has one."""
-        return next((self.scales[name] for name in names if name in self.scales), None)
-
-    def covers(self, name: str) -> bool:
-        """Return whether an output of the network has error bars."""
-        target = find_target(name)
-        return target in self.hessians and self.find_scale(LABELS.get(name, [name])) is not None
-
-    def stds(self, network: SoapBPNN, batch, outputs, names) -> dict[str, Tensor]:
-        """Return the standard deviations of outputs for a batch, in units of the scale.
-
-        Parameters
-        ----------
-        network : SoapBPNN
-            The network.
-        batch : EnvironmentBatch
-            The batch, with pair gradients if derivatives of the energy are among the outputs.
-        outputs : Outputs
-            What the network predicts for the batch.
-        names : collection of str
-            Names of outputs: targets, ``energies``, ``forces`` and ``strain_gradient``.
-
-        Returns
-        -------
-        dict of str to Tensor
-            Per structure, or per atom as in the batch for ``energies``, ``forces`` and per-atom
-            targets; the shapes are those of the outputs.
+        Derivatives of the long-range part take another way, which has none.
         """
+        is_long = network.long_range is not None and name in ("forces", "strain_gradient")
+        return find_target(name) in self.hessians and not is_long
+
+    def stds(self, network, batch, outputs, names):
+        """Return the standard deviations of outputs for a batch, see :class:`ErrorBars`."""
         rows = self._find_rows(network, batch, names)
         stds = {}
         for name in names:
             kind, part = network.kinds.get(name), rows["energies" if name == "energy" else name]
-            if kind is not None and not kind.per_atom:
+            if name == "energy" or is_sum(network, name):
                 part = sum_by_structure(part, batch.index)
-            scale = self.find_scale(LABELS.get(name, [name]))
-            std = scale * self.variances(find_target(name), part).sqrt()
+            std = self.find_scale(name) * self._spread(find_target(name), part)
             stds[name] = _shape(name, std if kind is None else std[:, kind.rows[0].tolist()])
         return stds
 
-    def members(self, network: SoapBPNN, batch, outputs, names, n_members) -> dict[str, Tensor]:
-        """Return outputs for a batch with weights drawn from their distribution.
-
-        Forces and stresses of a member are the derivatives of its energy: all three have the scale
-        of the forces, if derivatives are among the outputs, else of the energy.
-
-        Parameters
-        ----------
-        network, batch, outputs
-            See :meth:`stds`.
-        names : collection of str
-            Names of outputs: targets, ``energies``, ``forces`` and ``strain_gradient``.
-        n_members : int
-            Number of members. The first ones are the same for every number.
-
-        Returns
-        -------
-        dict of str to Tensor
-            What the network returns by the same names, with an axis of the members in front.
-        """
+    def members(self, network, batch, outputs, names, n_members):
+        """Return outputs with weights drawn from their distribution, see :class:`ErrorBars`."""
         values = {**vars(outputs), **outputs.values}
         rows = self._find_rows(network, batch, names)
         members = {}
         for name in names:
-            target = find_target(name)
             n_properties, places = 1, None
             if name in network.kinds and name != "energy":
                 component, place = network.kinds[name].rows.tolist()
                 n_properties, places = max(place) + 1, (component, place)
-            source = "forces" if target == "energy" and "forces" in names else name
-            scale = self.find_scale(LABELS.get(source, [source]))
-            draws = scale * self._draw(network, target, n_properties, n_members, rows[name])
+            draws = self._draw(network, find_target(name), n_properties, n_members, rows[name])
+            draws = self.find_common_scale(name, names) * draws
             change = torch.einsum("icn,mnp->micp", rows[name], draws)
             change = change[..., 0] if places is None else change[:, :, places[0], places[1]]
-            members[name] = values[name] + change.reshape(n_members, *values[name].shape)
+            members[name] = values[name] + change.reshape(n_members, *values[name].shape[1:])
         return members
 
     def _find_rows(self, network, batch, names):
         targets = {find_target(name) for name in names}
         targets = [name for name in network.kinds if name in targets]
         return find_rows(network, batch, targets, strain="strain_gradient" in names)
+
+    def _spread(self, target: str, rows: Tensor) -> Tensor:
+        """Return the root of :math:`g^T H^{-1} g` for rows of a target: (n, n_components)."""
+        matrix = torch.from_numpy(self.whitening[target]).to(rows.device, rows.dtype)
+        return (rows @ matrix.mT).square().sum(-1).sqrt()
 
     def _draw(self, network, target, n_properties, n_members, like):
         """Draw changes of the weights, of shape (n_members, n_weights, n_properties)."""
@@ -171,11 +123,6 @@ class LastLayerPosterior:
         normal = rng.standard_normal((n_members, len(matrix), n_properties))
         changes = torch.from_numpy(np.einsum("kn,mkp->mnp", matrix, normal))
         return changes.to(like.device, like.dtype)
-
-
-def find_target(name: str) -> str:
-    """Return the target from whose last layer an output comes."""
-    return "energy" if name in (*LABELS, *LEARNT_DERIVATIVES) else name
 
 
 def _shape(name, values):

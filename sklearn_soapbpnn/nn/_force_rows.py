@@ -30,17 +30,17 @@ def sum_rows(
 ) -> tuple[Tensor, Tensor]:
     """Evaluate :meth:`FirstLayer.force_rows` with torch, for any first layer."""
     slopes = [layer.slope(gradient, context, columns, batch) for gradient in jacobian.unbind(3)]
-    channels = torch.stack(slopes)  # (n_features, n_atoms, n_blocks, n_channels)
+    channels = torch.cat(slopes)  # (n_features, n_atoms, n_blocks, n_channels)
     n_features, n_atoms, n_blocks, _ = channels.shape
-    index, n_networks = batch.index, layer.n_networks
-    forces = channels.new_zeros(n_networks, n_features, n_atoms, 3)
-    gradient = channels.new_zeros(n_networks, n_features, len(index) if strain else 0, 3, 3)
+    index, n_sets = batch.index, layer.n_sets
+    forces = channels.new_zeros(n_sets, n_features, n_atoms, 3)
+    gradient = channels.new_zeros(n_sets, n_features, len(index) if strain else 0, 3, 3)
     channels = channels.flatten(1, 2)
-    owner = index.element if n_networks > 1 else torch.zeros_like(index.element)
+    owner = index.element if n_sets > 1 else torch.zeros_like(index.element)
     # what a pair does not see of atoms with other weights is a row of zeros
     channels = torch.cat([channels, torch.zeros_like(channels[:, :1])], dim=1)
     ends = torch.stack([index.centers, index.neighbors])
-    for k in range(n_networks):
+    for k in range(n_sets):
         own = owner[ends] == k
         pairs = torch.nonzero(own.any(0))[:, 0]
         rows = torch.where(own, index.channel_rows, n_atoms * n_blocks).index_select(1, pairs)
@@ -87,10 +87,14 @@ def sum_rows_of_atoms(
 
 
 def _list_pairs(batch):
-    """Return vectors, centres and neighbours of all pairs from both ends, sorted by centre."""
+    """Return vectors and both ends of all pairs, seen from both ends.
+
+    They are sorted by the first end, and by the element of the second.
+    """
     index, vectors = batch.index, batch.pair_vectors
-    centers = torch.cat([index.centers, index.neighbors])
-    neighbors = torch.cat([index.neighbors, index.centers])
-    centers, order = centers.sort()
-    vectors = torch.cat([vectors, -vectors]).index_select(0, order)
-    return vectors.numpy(), centers.numpy(), neighbors.index_select(0, order).numpy()
+    first = torch.cat([index.centers, index.neighbors])
+    second = torch.cat([index.neighbors, index.centers])
+    # atoms are sorted by element already
+    order = (first * len(index.atoms) + second).argsort()
+    vectors = torch.cat([vectors, -vectors])
+    return tuple(tensor.index_select(0, order).numpy() for tensor in (vectors, first, second))

@@ -35,7 +35,7 @@ def find_rows(
     Parameters
     ----------
     network : SoapBPNN
-        The network, each of whose targets ``names`` has a last layer.
+        A single network, each of whose targets ``names`` has a last layer.
     batch : EnvironmentBatch
         The batch. With pair gradients there are also the rows of the forces, if the energy is one
         of the targets and the network has no long-range part.
@@ -67,38 +67,45 @@ def find_rows(
 def _find_owners(network, batch) -> Tensor:
     """Return the index of the set of weights that each atom uses."""
     element = batch.index.element
-    return element if network.first.n_networks > 1 else torch.zeros_like(element)
+    return element if network.first.n_sets > 1 else torch.zeros_like(element)
 
 
 def _separate(parts: Tensor, owner: Tensor, network: SoapBPNN) -> Tensor:
     """Give each set of weights columns of its own; those of an atom are zero for all but one."""
     n_atoms, n_components, size = parts.shape
-    rows = parts.new_zeros(n_atoms, n_components, network.first.n_networks, size)
+    rows = parts.new_zeros(n_atoms, n_components, network.first.n_sets, size)
     rows[torch.arange(n_atoms, device=owner.device), :, owner] = parts
     return rows.flatten(2)
-
-
-def _differentiate_features(hidden: Tensor, weights: list[Tensor]) -> Tensor:
-    """Return dh/da for all features, of shape (n_networks, n_rows, n_hidden, n_features)."""
-    jacobian, a = None, hidden
-    for weight in [None, *weights]:
-        a = hidden if weight is None else torch.bmm(F.silu(a), weight.mT)
-        sigmoid = torch.sigmoid(a)
-        slope = sigmoid * (1 + a - a * sigmoid)
-        if jacobian is None:
-            jacobian = torch.diag_embed(slope)
-            continue
-        product = torch.bmm(jacobian.flatten(1, 2), weight.mT)
-        jacobian = product.unflatten(1, jacobian.shape[1:3]) * slope[:, :, None]
-    return jacobian
 
 
 def _differentiate(network, hidden, context, batch, strain) -> dict[str, Tensor]:
     """Return the rows of the forces, and on request of the strain gradient."""
     columns = network.columns["energy"]
-    jacobian = _differentiate_features(hidden[:, :, columns], network.layers("energy")[:-1])
+    jacobian = _find_jacobian(hidden[:, :, columns], network.layers("energy")[:-1])
     forces, gradient = network.first.force_rows(jacobian, context, columns, batch, strain)
     rows = {"forces": forces.flatten(2)}
     if strain:
-        rows["strain_gradient"] = ((gradient + gradient.transpose(1, 2)) / 2).flatten(3).flatten(1, 2)
+        gradient = (gradient + gradient.transpose(1, 2)) / 2
+        rows["strain_gradient"] = gradient.flatten(3).flatten(1, 2)
     return rows
+
+
+def _find_jacobian(hidden: Tensor, weights: list[Tensor]) -> Tensor:
+    """Return dh/da for all features, of shape (n_sets, n_rows, n_hidden, n_features)."""
+    slope, a = _differentiate_silu(hidden), hidden
+    if not weights:
+        return torch.diag_embed(slope)
+    jacobian = None
+    for weight in weights:
+        a = torch.bmm(F.silu(a), weight.mT)
+        if jacobian is None:
+            jacobian = slope[..., None] * weight.mT[:, None]
+        else:
+            jacobian = torch.bmm(jacobian.flatten(1, 2), weight.mT).unflatten(1, hidden.shape[1:])
+        jacobian *= _differentiate_silu(a)[:, :, None]
+    return jacobian
+
+
+def _differentiate_silu(a: Tensor) -> Tensor:
+    sigmoid = torch.sigmoid(a)
+    return sigmoid * (1 + a - a * sigmoid)

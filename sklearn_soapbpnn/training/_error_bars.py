@@ -9,24 +9,24 @@ import numpy as np
 import torch
 
 from ..data import sum_by_structure, usual_settings
-from ..model import LARGEST_LAYER, LastLayerPosterior, find_target
+from ..model import LARGEST_LAYER, CommitteeSpread, LastLayerPosterior, find_target
 from ..nn import find_rows
 from ._dataset import EvaluationIterator
 from ._streamed import StreamedData, Workers
 
-# names by which the network returns the rows of a label
-ROWS = {"energy": "energies", "stress": "strain_gradient"}
+# name by which the network returns what is compared with a label, if it is another one
+OUTPUTS = {"stress": "strain_gradient"}
 # training errors below this, in units of the scale, count as this large
 SMALLEST_ERROR = 1e-6
 # labels whose variance is below this fraction of the mean are fixed by symmetry, and their errors
 # are rounding noise
-FIXED_BY_SYMMETRY = 1e-6
+FIXED_BY_SYMMETRY = 1e-10
 
 
 @usual_settings()
 @torch.no_grad()
 def fit_error_bars(network, train, validation, before=None):
-    """Return the error bars of a network.
+    """Return the error bars of a network or a committee.
 
     Parameters
     ----------
@@ -36,44 +36,32 @@ def fit_error_bars(network, train, validation, before=None):
         The data that the network was trained on.
     validation : TrainingData or None
         Other data, on which the error bars are calibrated.
-    before : LastLayerPosterior, default=None
-        What earlier training data say about the weights.
+    before : ErrorBars, default=None
+        Error bars of the network before this training.
 
     Returns
     -------
-    LastLayerPosterior or None
+    ErrorBars or None
         None if the weights are not finite.
     """
-    grams, errors = {}, {}
-    for batch in EvaluationIterator(train):
-        predictions = batch.predictions(network)
-        for name, rows in _label_rows(network, batch, train.labelled).items():
-            labels = batch.labels[name]
-            part = _weigh(rows, labels, _components(network, name)).cpu().double()
-            grams[name] = grams.get(name, 0.0) + (part.mT @ part).numpy()
-            square = (predictions[name] - labels.values).square()
-            weight = torch.ones_like(square) if labels.weight is None else labels.weight
-            sums = np.array([float((weight * square).sum()), float(weight.expand_as(square).sum())])
-            errors[name] = errors.get(name, 0.0) + sums
-    hessians = {} if before is None else dict(before.hessians)
-    for name, gram in grams.items():
-        square, number = errors[name]
-        H = gram / max(square / number, SMALLEST_ERROR**2)
-        hessians[find_target(name)] = hessians.get(find_target(name), 0.0) + H
-    if not all(np.isfinite(H).all() for H in hessians.values()):
-        return None
-    posterior = LastLayerPosterior(hessians)
-    return posterior if validation is None else calibrate(posterior, network, validation)
+    if network.n_networks > 1:
+        error_bars = CommitteeSpread()
+    else:
+        hessians = _add_hessians(network, train, {} if before is None else before.hessians)
+        if not all(np.isfinite(H).all() for H in hessians.values()):
+            return None
+        error_bars = LastLayerPosterior(hessians=hessians)
+    return error_bars if validation is None else calibrate(error_bars, network, validation)
 
 
 @usual_settings()
 @torch.no_grad()
-def calibrate(posterior, network, data):
+def calibrate(error_bars, network, data):
     """Return error bars of the size of the errors of data that were not trained on.
 
     Parameters
     ----------
-    posterior : LastLayerPosterior
+    error_bars : ErrorBars
         The error bars.
     network : SoapBPNN
         The network.
@@ -82,25 +70,25 @@ def calibrate(posterior, network, data):
 
     Returns
     -------
-    LastLayerPosterior
+    ErrorBars
     """
-    sums = {}
+    outputs_of = {name: OUTPUTS.get(name, name) for name in data.labelled}
+    names = [n for n, output in outputs_of.items() if error_bars.supports(network, output)]
+    raw = replace(error_bars, scales=dict.fromkeys(names, 1.0))
+    sums = dict.fromkeys(names, 0.0)
     for batch in EvaluationIterator(data):
-        predictions = batch.predictions(network)
-        for name, rows in _label_rows(network, batch, data.labelled).items():
-            if find_target(name) not in posterior.hessians:
-                continue
-            labels, components = batch.labels[name], _components(network, name)
-            variance = posterior.variances(find_target(name), rows)[:, components]
-            error = (predictions[name] - labels.values).reshape(variance.shape)
-            counts = variance > FIXED_BY_SYMMETRY * variance.mean()
-            if labels.weight is not None:
-                counts &= labels.weight.reshape(variance.shape) > 0
-            ratios = torch.where(counts, error.square() / variance, 0.0).sum(dtype=torch.float64)
-            total, number = sums.get(name, (0.0, 0))
-            sums[name] = total + float(ratios), number + int(counts.sum())
-    scales = {name: math.sqrt(total / number) for name, (total, number) in sums.items() if number}
-    return replace(posterior, scales=posterior.scales | scales)
+        outputs = network(batch.environments, strain="stress" in batch.labels)
+        predictions = batch.compare(outputs)
+        measured = [outputs_of[name] for name in names]
+        stds = raw.stds(network, batch.environments, outputs, measured)
+        for name, output in zip(names, measured):
+            labels = batch.labels[name]
+            std = stds[output] if labels.per_atom else stds[output] / labels.divisor
+            sums[name] = sums[name] + _sum_ratios(predictions[name].mean(0), labels, std)
+    scales = {
+        name: math.sqrt(total / number) for name, (total, number) in sums.items() if number * total
+    }
+    return replace(error_bars, scales=error_bars.scales | scales)
 
 
 def calibrate_model(parameters, fitted, data, train):
@@ -129,10 +117,31 @@ def calibrate_model(parameters, fitted, data, train):
             return StreamedData(fitted.steps.prepare(X), y, network, **options)
 
         if train is None:
-            posterior = calibrate(fitted.error_bars, network, stream(*data))
+            error_bars = calibrate(fitted.error_bars, network, stream(*data))
         else:
-            posterior = fit_error_bars(network, stream(*train), stream(*data))
-    return replace(fitted, error_bars=posterior)
+            error_bars = fit_error_bars(network, stream(*train), stream(*data))
+    return replace(fitted, error_bars=error_bars)
+
+
+def _add_hessians(network, train, before):
+    """Add to the matrices H of each target what the labels say."""
+    grams, errors = {}, {}
+    for batch in EvaluationIterator(train):
+        predictions = batch.predictions(network)
+        for name, rows in _label_rows(network, batch, train.labelled).items():
+            labels = batch.labels[name]
+            part = _weigh(rows, labels, _list_components(network, name)).cpu().double()
+            grams[name] = grams.get(name, 0.0) + (part.mT @ part).numpy()
+            square = (predictions[name][0] - labels.values).square()
+            weight = torch.ones_like(square) if labels.weight is None else labels.weight
+            sums = np.array([float((weight * square).sum()), float(weight.expand_as(square).sum())])
+            errors[name] = errors.get(name, 0.0) + sums
+    hessians = dict(before)
+    for name, gram in grams.items():
+        square, number = errors[name]
+        H = gram / max(square / number, SMALLEST_ERROR**2)
+        hessians[find_target(name)] = hessians.get(find_target(name), 0.0) + H
+    return hessians
 
 
 def _label_rows(network, batch, names):
@@ -140,14 +149,16 @@ def _label_rows(network, batch, names):
 
     They are in the form of the predictions: summed over the atoms of structures, and divided.
     """
-    names = [
-        name for name in names if 0 < network.head(find_target(name)).n_weights <= LARGEST_LAYER
-    ]
+    sizes = {name: network.head(find_target(name)).n_weights for name in names}
+    names = [name for name, size in sizes.items() if 0 < size <= LARGEST_LAYER]
     targets = dict.fromkeys(find_target(name) for name in names)
     found = find_rows(network, batch.environments, targets, strain="stress" in names)
     rows = {}
     for name in names:
-        part, labels = found.get(ROWS.get(name, name)), batch.labels[name]
+        part, labels = (
+            found.get({**OUTPUTS, "energy": "energies"}.get(name, name)),
+            batch.labels[name],
+        )
         if part is None:
             continue
         if not labels.per_atom:
@@ -159,7 +170,7 @@ def _label_rows(network, batch, names):
     return rows
 
 
-def _components(network, name):
+def _list_components(network, name):
     """Return the row of each entry of the flattened value of a label."""
     known = {"energy": [0], "forces": list(range(3)), "stress": list(range(9))}
     return known.get(name) or network.kinds[name].rows[0].tolist()
@@ -174,3 +185,13 @@ def _weigh(rows, labels, components):
         components = torch.tensor(components, device=rows.device)
         counts.index_add_(1, components, labels.weight.reshape(len(rows), -1))
     return (rows * counts.sqrt()[..., None]).flatten(0, 1)
+
+
+def _sum_ratios(prediction, labels, std):
+    """Return the sum of the squared errors in units of their error bars, and their number."""
+    variance = std.square()
+    counts = variance > FIXED_BY_SYMMETRY * variance.mean()
+    if labels.weight is not None:
+        counts &= labels.weight > 0
+    ratios = torch.where(counts, (prediction - labels.values).square() / variance, 0.0)
+    return np.array([float(ratios.sum(dtype=torch.float64)), int(counts.sum())])

@@ -10,9 +10,12 @@ from sklearn_soapbpnn.descriptors import (
     FactoredPairs,
     FusedPairs,
     PairBasis,
+    PowerSpectrum,
     SoapParameters,
     StoredPairs,
     _vectors,
+    contract_spectra,
+    spread_spectra,
     sum_pairs,
 )
 
@@ -47,10 +50,10 @@ def make_pairs(parameters, dtype, n_networks=1, n_pairs=61):
     return rows, channels, forces, fused, factored
 
 
-def assert_near(fused, reference):
+def assert_near(fused, reference, times=1):
     """Compared with the largest entry, since small ones are differences of large ones."""
     assert fused.dtype == reference.dtype
-    limit = TOLERANCE[fused.dtype] * reference.abs().max().item()
+    limit = times * TOLERANCE[fused.dtype] * reference.abs().max().item()
     torch.testing.assert_close(fused, reference, rtol=0, atol=limit)
 
 
@@ -134,6 +137,34 @@ def test_nan_shows(n_networks):
     contracted = fused.contract(rows, channels)
     assert contracted[-1, 5].isnan().all()
     assert not contracted[:-1].isnan().any()
+
+
+@pytest.mark.parametrize(("n_networks", "n_elements"), [(2, 3), (8, 1), (11, 3)])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_spectra_and_pairs_in_one(name, dtype, n_elements, n_networks):
+    """Gradients of spectra are taken to pairs, and back, as in two steps."""
+    n_atoms = N_ROWS // n_elements
+    rows, _, forces, fused, factored = make_pairs(PARAMETERS[name], dtype, n_networks)
+    spectrum = PowerSpectrum(fused.basis.n_per_l, n_elements).to(dtype)
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    expansion = random(n_atoms, n_elements * fused.basis.n_channels)
+    gradient = random(n_networks, n_atoms, spectrum.n_features)
+    contracted = contract_spectra(spectrum, fused, rows, gradient, expansion)
+    spread = spread_spectra(spectrum, fused, rows, forces, expansion)
+    turned = gradient.mT.contiguous().mT, forces.mT.contiguous().mT
+    assert torch.equal(contract_spectra(spectrum, fused, rows, turned[0], expansion), contracted)
+    assert torch.equal(spread_spectra(spectrum, fused, rows, turned[1], expansion), spread)
+    if dtype == torch.float64:
+        torch.testing.assert_close((contracted * forces).sum(), (spread * gradient).sum())
+    for pairs in (factored, factored.keep(10**9)):
+        expected = contract_spectra(spectrum, pairs, rows, gradient, expansion)
+        assert_near(contracted, expected, times=4)
+        assert_near(spread, spread_spectra(spectrum, pairs, rows, forces, expansion), times=4)
 
 
 def test_every_cpu_with_numba_uses_the_loops():

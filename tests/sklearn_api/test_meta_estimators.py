@@ -16,7 +16,7 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_selection import RFE
 from sklearn.frozen import FrozenEstimator
 from sklearn.inspection import permutation_importance
-from sklearn.linear_model import RANSACRegressor, Ridge
+from sklearn.linear_model import BayesianRidge, RANSACRegressor, Ridge
 from sklearn.model_selection import (
     GridSearchCV,
     HalvingGridSearchCV,
@@ -36,7 +36,12 @@ from sklearn.preprocessing import StandardScaler
 from soapbpnn_cases import make_pipeline, make_regressor
 
 from sklearn_soapbpnn import CompositionBaseline, SoapFeaturizer, TargetKind, Targets, TargetScaler
-from sklearn_soapbpnn.metrics import make_target_scorer
+from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn.metrics import (
+    make_target_scorer,
+    make_uncertainty_scorer,
+    negative_log_likelihood,
+)
 
 SOAP = {"cutoff_radius": 4.0, "max_radial": 2, "max_angular": 2}
 TINY = {"num_epochs": 1, "num_neurons_per_layer": 4}
@@ -210,6 +215,39 @@ def test_ensembles_by_hand(molecules):
     assert_allclose(shifted.fit(X, energies).predict(X), by_hand, rtol=1e-9)
 
 
+def test_spread_of_a_committee(model, molecules):
+    """``transform`` gives the prediction of each member, also at the end of a Pipeline."""
+    X, energies = molecules[0], np.asarray(molecules[1])
+    members = [(str(seed), make_regressor(**SOAP, **TINY, random_state=seed)) for seed in range(3)]
+    voting = VotingRegressor([("first", model), *members]).fit(X, energies)
+    each = [member.predict(X) for member in voting.estimators_]
+    assert_array_equal(voting.transform(X), np.transpose(each))
+    front = chain(CompositionBaseline(), TargetScaler(), SoapFeaturizer(**SOAP))
+    pipe = chain(front, VotingRegressor(members)).fit(X, energies)
+    structures = clone(front).fit_transform(X, energies)
+    each = [clone(one).fit(structures, energies).predict(structures) for _, one in members]
+    assert_array_equal(pipe[-1].transform(front.transform(X)), np.transpose(each))
+    assert (np.std(each, axis=0) > 0).all()
+    stacked = chain(front, StackingRegressor(members, cv=2)).fit(X, energies)
+    assert np.isfinite(stacked.predict(X)).all()
+
+
+def test_ensembles_have_no_error_bars(molecules):
+    X, y = molecules
+    scorer = make_uncertainty_scorer("energy")
+    voting, stacking, shifted = make_ensembles(make_regressor(**SOAP, **TINY)).values()
+    with pytest.raises(TypeError, match="VotingRegressor.predict does not .* n_networks"):
+        scorer(voting.fit(X, y), X, y)
+    with pytest.raises(TypeError, match=r"RidgeCV.predict\(\) got .* 'return_std'"):
+        scorer(stacking.fit(X, y), X, y)
+    with pytest.raises((TypeError, AttributeError)):
+        scorer(shifted.fit(X, y), X, y)
+    # that of the regressor which combines them
+    stacking = stacking.set_params(final_estimator=BayesianRidge()).fit(X, y)
+    expected = -negative_log_likelihood(y["energy"], *stacking.predict(X, return_std=True))
+    assert scorer(stacking, X, y) == pytest.approx(expected, rel=1e-9)
+
+
 def test_one_network_for_each_column(model, molecules):
     X, y = molecules
     columns = np.column_stack([y["energy"], -2.0 * y["energy"]])
@@ -245,6 +283,20 @@ def test_atoms_that_are_unpacked(model, labelled, name):
 def test_structures_of_different_size_are_no_array(model, crystals, name):
     with pytest.raises(ValueError, match="inhomogeneous"):
         REFUSED[name](model).fit(*crystals)
+
+
+def test_bagging_after_the_features(molecules):
+    """Regressors of arrays only: an array has lost the structures."""
+    X, energies = molecules[0], np.asarray(molecules[1])
+    soap = SoapFeaturizer(**SOAP, pooling="sum")
+    bagged = chain(soap, BaggingRegressor(Ridge(), 3, random_state=0)).fit(X, energies)
+    expected = BaggingRegressor(Ridge(), 3, random_state=0)
+    features = np.asarray(soap.fit_transform(X))
+    assert_allclose(bagged.predict(X), expected.fit(features, energies).predict(features))
+    with pytest.raises(TypeError, match=r"X\[0\] has the type ndarray.*Pass a list of Atoms"):
+        chain(soap, BaggingRegressor(make_regressor(**SOAP, **TINY), 2)).fit(X, energies)
+    with pytest.raises(ValueError, match="carry no features, so they are not an array"):
+        BaggingRegressor(make_regressor(**SOAP, **TINY), 2).fit(as_structures(X), energies)
 
 
 def test_more_that_is_refused(model, molecules):

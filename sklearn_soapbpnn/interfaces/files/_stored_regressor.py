@@ -13,7 +13,15 @@ from ...descriptors import (
     count_radial_channels,
     read_soap_parameters,
 )
-from ...model import FittedModel, LastLayerPosterior, OwnSteps, Steps, find_device
+from ...model import (
+    CommitteeSpread,
+    FittedModel,
+    LastLayerPosterior,
+    OwnSteps,
+    Steps,
+    find_device,
+    find_target,
+)
 from ...nn import SoapBPNN
 from ...preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
 from ...training import check_degrees, read_parameters
@@ -67,7 +75,7 @@ def dump_regressor(model, tensors, prefix):
         own[f"{name}_"] = step and dump_step(step, tensors, f"{prefix}{name}_.")
     weights = fitted.network.state_dict()
     tensors |= {f"{prefix}module.{name}": value.cpu().numpy() for name, value in weights.items()}
-    if fitted.error_bars is not None:
+    if isinstance(fitted.error_bars, LastLayerPosterior):
         hessians = fitted.error_bars.hessians.items()
         tensors |= {f"{prefix}hessian.{name}": H for name, H in hessians}
     scales = steps.scales.items()
@@ -117,11 +125,16 @@ def _load_error_bars(scales, network, tensors, prefix):
     known = {*network.kinds, *("forces", "stress") * ("energy" in network.kinds)}
     if not {*scales} <= known or not all(0 < scale < math.inf for scale in scales.values()):
         raise ValueError(f"error bars cannot have the scales {scales}")
+    if network.n_networks > 1:
+        return CommitteeSpread(scales=dict(scales))
     hessians = tensors.take_all(prefix, "float64")
     for name, H in hessians.items():
         if name not in network.kinds or H.shape != (network.head(name).n_weights,) * 2:
             raise ValueError(f"the error bars of {name!r} are not those of this network")
-    error_bars = LastLayerPosterior(hessians, dict(scales))
+    missing = {find_target(name) for name in scales} - hessians.keys()
+    if missing:
+        raise ValueError(f"the error bars of {sorted(missing)} are missing")
+    error_bars = LastLayerPosterior(hessians=hessians, scales=dict(scales))
     error_bars.whitening  # noqa: B018 - raises if a matrix is not positive
     return error_bars
 
@@ -225,16 +238,17 @@ def _check_sizes(steps, kinds, architecture, weights):
     width, n_pseudo_species = architecture.num_neurons_per_layer, architecture.n_pseudo_species
     n_per_l = count_radial_channels(steps.parameters)
     if n_pseudo_species is None:
-        n_networks = len(steps.elements)
-        n_features = sum(count_features(n_per_l, n_networks))
+        n_sets = architecture.n_networks * len(steps.elements)
+        n_features = sum(count_features(n_per_l, len(steps.elements)))
     else:
-        n_networks, n_features = 1, sum((n_pseudo_species * n) ** 2 for n in n_per_l)
+        n_sets = architecture.n_networks
+        n_features = sum((n_pseudo_species * n) ** 2 for n in n_per_l)
     n_mlp = sum(architecture.has_mlp(name) for name in kinds)
     # layers between features and neurons, and from neurons to neurons
     n_first = width if n_layers else n_mlp * width
     n_square = n_layers - 1 + n_mlp if n_layers else 0
-    n_square = n_square * n_networks + (3 if architecture.long_range else 0)
-    needed = n_networks * n_first * n_features + n_square * width**2
+    n_square = n_square * n_sets + (3 if architecture.long_range else 0)
+    needed = n_sets * n_first * n_features + n_square * width**2
     if max(needed, n_features) > found:
         raise ValueError(
             f"{steps.parameters}, {architecture} need {needed} weights, but the file has {found}"
