@@ -149,7 +149,7 @@ def _add(rows, start, stride, vectors, factor):
 
 
 @compile_loop
-def _add_pair(vector, ends, place, one, jacobian, gradient, result, forces, strain):
+def _add_pair(vectors, pair, ends, place, one, jacobian, gradient, result, forces, strain):
     """Add the gradient of one pair to the rows of its atoms, and of its structure."""
     (i, j), (row, structure, first, stride) = ends, place
     n_hidden, n_features = len(gradient) // 3, len(result) // 3
@@ -159,7 +159,7 @@ def _add_pair(vector, ends, place, one, jacobian, gradient, result, forces, stra
     if len(strain):
         for axis in range(3):
             here = (structure * 9 + axis) * stride + first
-            _add(strain, here, 3 * stride, result, vector[axis])
+            _add(strain, here, 3 * stride, result, vectors[pair, axis])
 
 
 @compile_loop
@@ -169,14 +169,14 @@ def _sum_rows(pairs, atoms, layer, basis, sizes, work, scratch, jacobian, forces
     element, row, structure = atoms
     c, curvature, y, weight = layer
     table, degrees, scales, _, _ = basis
-    slopes, first, second, result, values, rises = scratch
+    slopes, gradients, result, radial = scratch
     n_elements, n_radial, n_features = len(weight), LANES * len(degrees), len(result) // 3
     n_columns, n_weights, all_weights = c.shape[1], weight.shape[1], weight.reshape(-1)
-    last = -1
+    one, stride, last = scales[4], n_elements * n_features, -1
     for start in range(0, len(vectors), LANES):
         count = evaluate_pairs(vectors, start, basis, work)
         for lane in range(count):
-            value, slope = values[lane * n_radial :], rises[lane * n_radial :]
+            value, slope = radial[0][lane * n_radial :], radial[1][lane * n_radial :]
             evaluate_radial(work[1][lane], table, degrees, scales, value, slope)
         lane = 0
         while lane < count:
@@ -190,14 +190,17 @@ def _sum_rows(pairs, atoms, layer, basis, sizes, work, scratch, jacobian, forces
             k = neighbors[start + twin]
             if centers[start + twin] != i or element[k] != element[j]:
                 twin = lane
-            lanes, both = (lane, twin), (first, second)
-            _contract(slopes, block, n_columns, lanes, sizes, work, (values, rises), both)
-            place = row[i], structure[i], element[i] * n_features, n_elements * n_features
-            vector, given = vectors[start + lane], (place, scales[4], jacobian)
-            _add_pair(vector, (i, j), *given, first, result, forces, strain)
+            lanes, place = (lane, twin), (row[i], structure[i], element[i] * n_features, stride)
+            _contract(slopes, block, n_columns, lanes, sizes, work, radial, gradients)
+            ends, pair = (i, j), start + lane
+            _add_pair(
+                vectors, pair, ends, place, one, jacobian, gradients[0], result, forces, strain
+            )
             if twin > lane:
-                vector = vectors[start + twin]
-                _add_pair(vector, (i, k), *given, second, result, forces, strain)
+                ends, pair = (i, k), start + twin
+                _add_pair(
+                    vectors, pair, ends, place, one, jacobian, gradients[1], result, forces, strain
+                )
             lane = twin + 1
 
 
@@ -238,8 +241,12 @@ def sum_rows(parameters, pairs, atoms, layer, jacobian, n_structures):
     forces = np.zeros((len(c), 3, *shape), c.dtype)
     strain = np.zeros((n_structures, 3, 3, *shape), c.dtype)
     n_radial = LANES**2 * len(basis[1])
-    lengths = width * c.shape[1], 3 * width, 3 * width, 3 * shape[1], n_radial, n_radial
-    scratch = tuple(_align(np.zeros(n, c.dtype)) for n in lengths)
+
+    def make(length):
+        return _align(np.zeros(length, c.dtype))
+
+    gradients, radial = (make(3 * width), make(3 * width)), (make(n_radial), make(n_radial))
+    scratch = make(width * c.shape[1]), gradients, make(3 * shape[1]), radial
     arrays = *map(np.ascontiguousarray, (c, curvature, y)), _align(_turn(weight))
     sums = [array.reshape(-1) for array in (jacobian, forces, strain)]
     _sum_rows(pairs, atoms, arrays, basis, sizes, make_workspace(basis), scratch, *sums)
