@@ -118,7 +118,7 @@ class FirstLayer(nn.Module, ABC):
 
         Parameters
         ----------
-        jacobian : Tensor of shape (n_networks, n_rows, n_columns, n_features)
+        jacobian : Tensor of shape (n_sets, n_rows, n_columns, n_features)
             :math:`\partial h / \partial a`: derivatives of the features with respect to some
             columns of the preactivations.
         context, columns, batch
@@ -128,9 +128,9 @@ class FirstLayer(nn.Module, ABC):
 
         Returns
         -------
-        forces : Tensor of shape (n_atoms, 3, n_networks, n_features)
+        forces : Tensor of shape (n_atoms, 3, n_sets, n_features)
             :math:`- \partial / \partial \mathbf r` of the sums.
-        gradient : Tensor of shape (n_structures, 3, 3, n_networks, n_features)
+        gradient : Tensor of shape (n_structures, 3, 3, n_sets, n_features)
             :math:`\sum_{ij} \mathbf f_{ij} \otimes \mathbf r_{ij}`, which has to be symmetrised.
             Without ``strain`` there are none.
         """

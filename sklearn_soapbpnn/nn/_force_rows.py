@@ -29,16 +29,16 @@ def sum_rows(
     strain: bool,
 ) -> tuple[Tensor, Tensor]:
     """Evaluate :meth:`FirstLayer.force_rows` with torch, for any first layer."""
-    slopes = [layer.slope(gradient, context, columns, batch) for gradient in jacobian.unbind(3)]
-    channels = torch.cat(slopes)  # (n_features, n_atoms, n_blocks, n_channels)
-    n_features, n_atoms, n_blocks, _ = channels.shape
     index, n_sets = batch.index, layer.n_sets
+    slopes = [layer.slope(gradient, context, columns, batch) for gradient in jacobian.unbind(3)]
+    n_features, (_, n_atoms, n_blocks, _) = len(slopes), slopes[0].shape
+    # what a pair does not see of atoms with other weights is a row of zeros
+    slopes = [slope.flatten(1, 2) for slope in slopes]
+    channels = slopes[0].new_zeros(n_features, n_atoms * n_blocks + 1, slopes[0].shape[2])
+    torch.cat(slopes, out=channels[:, :-1])
     forces = channels.new_zeros(n_sets, n_features, n_atoms, 3)
     gradient = channels.new_zeros(n_sets, n_features, len(index) if strain else 0, 3, 3)
-    channels = channels.flatten(1, 2)
     owner = index.element if n_sets > 1 else torch.zeros_like(index.element)
-    # what a pair does not see of atoms with other weights is a row of zeros
-    channels = torch.cat([channels, torch.zeros_like(channels[:, :1])], dim=1)
     ends = torch.stack([index.centers, index.neighbors])
     for k in range(n_sets):
         own = owner[ends] == k

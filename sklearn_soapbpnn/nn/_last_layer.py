@@ -99,7 +99,7 @@ def _find_jacobian(hidden: Tensor, weights: list[Tensor]) -> Tensor:
     for weight in weights:
         a = torch.bmm(F.silu(a), weight.mT)
         if jacobian is None:
-            jacobian = slope[..., None] * weight.mT[:, None]
+            jacobian = slope[..., None] * weight.mT.contiguous()[:, None]
         else:
             jacobian = torch.bmm(jacobian.flatten(1, 2), weight.mT).unflatten(1, hidden.shape[1:])
         jacobian *= _differentiate_silu(a)[:, :, None]
