@@ -21,8 +21,8 @@ from ._outputs import FEATURES, LAST_LAYER, is_features
 
 # number of atoms that are evaluated at a time on the CPU
 ATOMS_PER_CHUNK = 2048
-# the same where all derivatives of the last-layer features are in memory
-ATOMS_PER_CHUNK_OF_ROWS = 512
+# the same where derivatives of all last-layer features are in memory
+ATOMS_PER_CHUNK_OF_ROWS = 1024
 
 
 def evaluate(network, structures, names):
