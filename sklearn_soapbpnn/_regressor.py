@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -20,6 +21,7 @@ from .interfaces.files import storable
 from .model import (
     FEATURES,
     LAST_LAYER,
+    check_n_samples,
     check_names,
     check_volumes,
     find_main,
@@ -29,7 +31,9 @@ from .model import (
 from .preprocessing import SoapFeaturizer
 from .training import (
     FittedRegressor,
+    calibrate_model,
     check_data,
+    check_labels,
     fit_model,
     open_processes,
     read_parameters,
@@ -87,6 +91,10 @@ class SoapBPNNRegressor(
         data sets with many elements.
     n_pseudo_species : int, default=4
         Number of pseudo-species; used with ``species_encoding="alchemical"`` only.
+    n_networks : int, default=1
+        Number of networks in a committee. They start from different weights and are trained
+        together on the same batches, each on a loss of its own; predictions and validation errors
+        are those of their mean. Not with ``long_range``.
     long_range : bool, default=False
         Whether to add long-range features: the hidden layers predict charges, and the electrostatic
         potential of these charges becomes a feature [3]_. Requires torch-pme: ``pip install
@@ -299,6 +307,7 @@ class SoapBPNNRegressor(
         "zbl": ["boolean"],
         "species_encoding": [StrOptions({"orthogonal", "alchemical"})],
         "n_pseudo_species": [Interval(Integral, 1, None, closed="left")],
+        "n_networks": [Interval(Integral, 1, None, closed="left")],
         "long_range": ["boolean"],
         "use_ewald": ["boolean"],
         "smearing": [Interval(Real, 0, None, closed="neither")],
@@ -352,6 +361,7 @@ class SoapBPNNRegressor(
         zbl=False,
         species_encoding="orthogonal",
         n_pseudo_species=4,
+        n_networks=1,
         long_range=False,
         use_ewald=False,
         smearing=1.4,
@@ -402,6 +412,7 @@ class SoapBPNNRegressor(
         self.zbl = zbl
         self.species_encoding = species_encoding
         self.n_pseudo_species = n_pseudo_species
+        self.n_networks = n_networks
         self.long_range = long_range
         self.use_ewald = use_ewald
         self.smearing = smearing
@@ -545,7 +556,7 @@ class SoapBPNNRegressor(
         data = {"X_val": X_val, "y_val": y_val, "sample_weight": sample_weight, "groups": groups}
         return self._fit(before, X=X, y=y, **data)
 
-    def predict(self, X, targets=None):
+    def predict(self, X, targets=None, return_std=False, n_samples=None):
         """Predict targets and quantities derived from them.
 
         Parameters
@@ -560,6 +571,15 @@ class SoapBPNNRegressor(
             - ``"stress"``: positive under tension; ``"virial"``: minus the stress times the volume;
             - ``"features"``: see :meth:`features`;
             - ``"<target>_last_layer_features"``: see :meth:`last_layer_features`.
+        return_std : bool, default=False
+            Whether to return the standard deviations of the predictions as well. They are as large
+            as the errors for the validation structures of the fit, and grow away from the
+            structures on which the model was trained, see :meth:`calibrate`.
+        n_samples : int, default=None
+            Number of members of an ensemble to predict with, instead of the model itself: the same
+            network with last layers drawn from their distribution. The members are the same in each
+            call, and the forces of a member are the derivatives of its energy. What is computed
+            from predictions gets error bars as the spread over the members.
 
         Returns
         -------
@@ -575,6 +595,10 @@ class SoapBPNNRegressor(
             are NaN for structures whose cell has no volume. All values are in the units of y in
             fit.
 
+            With ``return_std`` a tuple of two of these: the predictions, and their standard
+            deviations. With ``n_samples`` a list with the prediction of each member, or for values
+            per structure an array with one axis more in front.
+
         Raises
         ------
         NotFittedError
@@ -584,7 +608,8 @@ class SoapBPNNRegressor(
         ValueError
             If X contains elements absent from fit, if other data (offset, scale, features) are
             attached to X than in fit, if a name is unknown, or if a target per volume or a virial
-            is requested and no structure has a cell of finite volume.
+            is requested and no structure has a cell of finite volume. With ``return_std`` or
+            ``n_samples``, also if an output has no error bars.
 
         Warns
         -----
@@ -603,6 +628,12 @@ class SoapBPNNRegressor(
         >>> predicted = model.predict(X[20:22], targets=["energies", "forces"])
         >>> predicted["forces"][0].shape
         (9, 3)
+        >>> energies, std = model.predict(X[20:22], return_std=True)
+        >>> std.shape
+        (2,)
+        >>> members = model.predict(X[20:22], n_samples=64)  # of the energy
+        >>> members.shape
+        (64, 2)
         """
         check_is_fitted(self, "fitted_")
         kinds = self.kinds_
@@ -611,14 +642,81 @@ class SoapBPNNRegressor(
         warn_of_constant(names, kinds, self.targets_, stacklevel=2)
         X = as_structures(X)
         check_volumes(X, names, kinds)
-        results = self.fitted_.predict(X, names, self.memory_limit)
-        if targets is None:
-            values, kind = results[main], kinds[main]
-            is_tensor = not kind.per_atom and kind.shape != ()
-            return values.reshape(len(values), kind.size) if is_tensor else values
-        columns = {name: results[name] for name in names}
-        kinds = {name: find_output_kind(name, kinds, columns[name]) for name in names}
-        return Targets(kinds=kinds, **columns)
+        finish = partial(self._finish, main=main if targets is None else None, names=names)
+        if n_samples is not None:
+            n_samples = check_n_samples(n_samples, return_std)
+            found = self.fitted_.predict_members(X, names, n_samples, self.memory_limit)
+            members = [finish(results) for results in found]
+            return np.stack(members) if isinstance(members[0], np.ndarray) else members
+        if return_std:
+            found = self.fitted_.predict_stds(X, names, self.memory_limit)
+            return tuple(finish(results) for results in found)
+        return finish(self.fitted_.predict(X, names, self.memory_limit))
+
+    def calibrate(self, X, y, X_train=None, y_train=None):
+        r"""Make the error bars as large as the errors for structures that were not trained on.
+
+        ``fit`` does this with its validation structures. Others are better if they are more, or
+        more like those of the application. Predictions stay the same.
+
+        Parameters
+        ----------
+        X : sequence of ase.Atoms, or Structures
+            Structures that the model was not trained on.
+        y : array of shape (n_structures,), or Targets
+            Their labels.
+        X_train : sequence of ase.Atoms, or Structures, default=None
+            Structures that the model was trained on. They are needed only if the model has no error
+            bars yet, because it was read from a file of metatrain.
+        y_train : array of shape (n_train,), or Targets, default=None
+            Their labels.
+
+        Returns
+        -------
+        self : SoapBPNNRegressor
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError
+            As in :meth:`predict`. Also a ValueError if y has columns that were not learnt, or if
+            ``X_train`` is needed.
+
+        Notes
+        -----
+        The variance of a prediction :math:`y = g \cdot w` with last-layer weights w is
+
+        .. math:: \sigma^2 = \alpha^2 \; g^T H^{-1} g
+
+        with the Hessian H of the training loss with respect to w [1]_. Here
+        :math:`\alpha` is determined, the root mean square of the errors in units of
+        :math:`\sqrt{g^T H^{-1} g}`, for the energy, the forces, the stress and every other target.
+        Forces and stress, as derivatives of the energy, have the same w as the energy.
+
+        References
+        ----------
+        .. [1] Bigi, Chong, Ceriotti, Grasselli, "A prediction rigidity formalism for low-cost
+           uncertainties in trained neural networks", Mach. Learn.: Sci. Technol. 5, 045018 (2024),
+           doi:10.1088/2632-2153/ad805f.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+        >>> X, y = load_malonaldehyde(return_X_y=True)
+        >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
+        >>> y_pred, std = model.calibrate(X[20:60], y[20:60]).predict(X[60:], return_std=True)
+        """
+        check_is_fitted(self, "fitted_")
+        parameters = read_parameters(self)
+        data = check_labels(self.fitted_, X, y, "y")
+        train = None if X_train is None else check_labels(self.fitted_, X_train, y_train, "y_train")
+        if train is None and self.fitted_.error_bars is None:
+            raise ValueError(
+                "The model has no error bars yet, so calibrate needs X_train and y_train, the "
+                "structures and labels that it was trained on."
+            )
+        self.fitted_ = calibrate_model(parameters, self.fitted_, data, train)
+        return self
 
     def features(self, X, atoms=None):
         """Return the output of the hidden layers for every atom.
@@ -747,6 +845,17 @@ class SoapBPNNRegressor(
             there = np.isfinite(label)
             scores.append(r2_score(label[there], value[there], sample_weight=weight[there]))
         return float(np.mean(scores))
+
+    def _finish(self, results, main, names):
+        """Return results as Targets, or as an array if ``main`` names the only one."""
+        kinds = self.kinds_
+        if main is not None:
+            values, kind = results[main], kinds[main]
+            is_tensor = not kind.per_atom and kind.shape != ()
+            return values.reshape(len(values), kind.size) if is_tensor else values
+        columns = {name: results[name] for name in names}
+        kinds = {name: find_output_kind(name, kinds, columns[name]) for name in names}
+        return Targets(kinds=kinds, **columns)
 
     def _fit(self, before, resume=False, **data):
         """Fit the model; if an error is raised, the estimator keeps its previous fit."""

@@ -12,6 +12,8 @@ from ._graphs import (
     iterate_chunks,
     number_own_elements,
     plan_batches,
+    repeat_index,
+    sum_by_structure,
 )
 from ._kinds import Block, TargetKind
 from ._known_kinds import (
@@ -34,6 +36,7 @@ from ._units import (
     subtract_offset,
     subtract_strain_gradient,
     to_network_units,
+    to_user_stds,
     to_user_units,
 )
 
@@ -65,6 +68,8 @@ __all__ = [
     "iterate_chunks",
     "number_own_elements",
     "plan_batches",
+    "repeat_index",
+    "sum_by_structure",
     "subtract_forces",
     "subtract_strain_gradient",
     "symbols",
@@ -75,6 +80,7 @@ __all__ = [
     "split_atoms",
     "subtract_offset",
     "to_network_units",
+    "to_user_stds",
     "to_user_units",
     "use_threads",
     "usual_settings",

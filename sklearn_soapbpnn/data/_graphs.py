@@ -113,6 +113,25 @@ class BatchIndex:
     def __len__(self) -> int:
         return len(self.structures)
 
+    def rows_of_networks(self, n_networks: int) -> Tensor:
+        """Place of the atoms in a table of shape (n_elements, n_networks, ``n_rows``).
+
+        Returns
+        -------
+        Tensor of shape (n_networks * n_atoms,)
+            The atoms for the first network, then those for the second, and so on.
+        """
+        if n_networks == 1:
+            return self.rows
+        sets = self.element * (n_networks - 1) + _column(n_networks, self.rows)
+        return (self.rows + sets * self.n_rows).flatten()
+
+
+def sum_by_structure(values: Tensor, index: BatchIndex) -> Tensor:
+    """Sum values of the atoms of a batch, (n_atoms, ...), over each of its structures."""
+    total = values.new_zeros(len(index), *values.shape[1:])
+    return total.index_add(0, index.structure_of_atom, values)
+
 
 def plan_batches(
     graph: Graph, order: Tensor, sizes: list[int], n_elements: int
@@ -216,6 +235,18 @@ def iterate_chunks(counts, limit) -> Iterator[slice]:
             start, total = index, 0
         total += count
     yield slice(start, len(counts))
+
+
+def repeat_index(index: Tensor, n_rows: int, n_networks: int) -> Tensor:
+    """Return an index for the rows of all networks, of which each has ``n_rows`` rows."""
+    if n_networks == 1:
+        return index
+    return (index + n_rows * _column(n_networks, index)).flatten()
+
+
+def _column(n: int, like: Tensor) -> Tensor:
+    """Return the numbers from 0 to n - 1 as a column."""
+    return torch.arange(n, device=like.device)[:, None]
 
 
 def _starts(counts: Tensor) -> Tensor:

@@ -383,6 +383,23 @@ class TargetKind:
             first += block.n_properties
         return _read_only(np.concatenate(scales))
 
+    @cached_property
+    def rows(self):
+        """Component and property of each entry of the flattened value: array of shape (2, size).
+
+        Entries of the same component have different properties. A Cartesian value has the
+        components of its shape, a spherical one those of each block, one block after the other.
+        """
+        if self.cartesian_rank is not None:
+            n = self.blocks[0].n_properties
+            return _read_only(np.array(np.divmod(np.arange(self.size), n)))
+        parts, first = [], 0
+        for block in self.blocks:
+            component, place = np.divmod(np.arange(block.size), block.n_properties)
+            parts.append([component + first, place])
+            first += 2 * block.o3_lambda + 1
+        return _read_only(np.concatenate(parts, axis=1))
+
     @property
     def n_scales(self):
         """Number of different scales."""

@@ -145,6 +145,54 @@ def to_user_units(structures, kinds, values):
     return results
 
 
+def to_user_stds(structures, kinds, stds):
+    """Return standard deviations in the user's units from those in units of the scale.
+
+    Parameters
+    ----------
+    structures, kinds
+        See :func:`to_user_units`.
+    stds : dict of str to array
+        ``energy`` of shape (n_structures,), ``energies`` (n_atoms,), ``forces`` (n_atoms, 3),
+        ``strain_gradient`` (n_structures, 3, 3), and other targets (n_structures, kind.size) or, if
+        the kind is per atom, (n_atoms, kind.size).
+
+    Returns
+    -------
+    dict of str to array or list of arrays
+        By the names of outputs, per-atom values as lists.
+    """
+    results = {}
+    for name, std in stds.items():
+        if name in ("energy", "energies", "forces", "strain_gradient"):
+            std = structures.scale.get("energy", 1.0) * std
+        if name == "strain_gradient":
+            volumes = find_volumes(structures)[:, None, None]
+            results["virial"] = np.where(volumes > 0, std, np.nan)
+            results["stress"] = std / volumes
+        elif name == "energy":
+            results[name] = std
+        elif name in ("energies", "forces"):
+            results[name] = split_atoms(std, structures)
+        else:
+            results[name] = _scale_stds(structures, std, name, kinds[name])
+    return results
+
+
+def _scale_stds(structures, std, name, kind):
+    std = expand_scale(structures, name, kind) * std
+    if kind.per_atom:
+        return split_atoms(std.reshape(-1, *kind.shape), structures)
+    return _divide(std, structures, kind).reshape(-1, *kind.shape)
+
+
+def _divide(values, structures, kind):
+    """Divide sums over the atoms of structures by what their kind is given per."""
+    if kind.intensive:
+        return values / structures.n_atoms[:, None]
+    return values / find_volumes(structures)[:, None] if kind.per_volume else values
+
+
 def _finish_energy(structures, values):
     """Scale the energy and its derivatives, and add the offsets."""
     scale = structures.scale.get("energy", 1.0)
@@ -176,11 +224,7 @@ def _finish_target(structures, values, name, kind):
     if kind.per_atom:
         values = (scale * values + offset).reshape(-1, *kind.shape)
         return split_atoms(values, structures)
-    values = scale * sum_atoms(values, structures)
-    if kind.intensive:
-        values = values / structures.n_atoms[:, None]
-    elif kind.per_volume:
-        values = values / find_volumes(structures)[:, None]
+    values = _divide(scale * sum_atoms(values, structures), structures, kind)
     return (values + offset).reshape(-1, *kind.shape)
 
 

@@ -15,6 +15,7 @@ from ._pair_basis import (
 )
 from ._pair_sums import FactoredPairs, FusedPairs, StoredPairs, sum_pairs
 from ._power_spectrum import PowerSpectrum
+from ._spectrum_pairs import contract_spectra, spread_spectra
 from ._store import DiskStore, MemoryStore, hash_structures, open_store
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "SoapParameters",
     "StoredPairs",
     "compute_expansions",
+    "contract_spectra",
     "count_channels",
     "count_features",
     "count_radial_channels",
@@ -44,6 +46,7 @@ __all__ = [
     "name_features",
     "open_store",
     "read_soap_parameters",
+    "spread_spectra",
     "sum_pairs",
     "take_degree",
 ]

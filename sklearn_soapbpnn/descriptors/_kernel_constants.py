@@ -55,6 +55,18 @@ def load_basis(parameters, dtype):
     )
 
 
+@lru_cache(maxsize=32)
+def order_by_component(parameters):
+    """Return the number of radial channels of each degree, and where (l, n, m) is in (l, m, n)."""
+    _, _, n_per_l = load_spline_table(parameters)
+    order, first = [], 0
+    for l, n in enumerate(n_per_l):
+        places = first + np.arange((2 * l + 1) * n).reshape(2 * l + 1, n)
+        order.append(places.T.ravel())
+        first += places.size
+    return np.array(n_per_l), np.concatenate(order)
+
+
 def _lay_out(n_per_l):
     """Return the degree of each block of eight radial channels, and the place of each channel."""
     degrees, places, n_vectors = [], [], 0

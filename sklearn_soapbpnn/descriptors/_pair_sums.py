@@ -8,6 +8,9 @@ what j sees of the element of i, with the sign :math:`(-1)^l`. All classes here 
   the sum of its two rows of ``channels``, with the sign;
 - ``spread(rows, vectors, n_rows)``: the transpose of ``contract``.
 
+The last two do so for several networks: channels have the shape (n_networks, n_rows, n_channels),
+and vectors (n_networks, n_pairs, 3).
+
 On CPUs these are compiled loops. GPUs, and CPUs without numba, use operations of torch on factors
 of the pair basis, which are computed once; or on its gradients, if these are small.
 """
@@ -74,23 +77,49 @@ class FusedPairs:
         return channels
 
     def contract(self, rows: Tensor, channels: Tensor) -> Tensor:
-        """Sum channels times the gradient of the basis: (n_pairs, 3)."""
-        forces = torch.empty_like(self.vectors)
-        self._call("contract", rows, channels, forces)
+        """Sum channels times the gradient of the basis: (n_networks, n_pairs, 3)."""
+        forces = self.vectors.new_empty(len(channels), *self.vectors.shape)
+        self._call_for_each("contract", rows, channels, forces)
         return forces
 
     def spread(self, rows: Tensor, vectors: Tensor, n_rows: int) -> Tensor:
-        """Apply the transpose of :meth:`contract`: (n_rows, n_channels)."""
-        channels = self.vectors.new_empty(n_rows, self.basis.n_channels)
-        self._call("spread", rows, vectors, channels)
+        """Apply the transpose of :meth:`contract`: (n_networks, n_rows, n_channels)."""
+        channels = self.vectors.new_empty(len(vectors), n_rows, self.basis.n_channels)
+        self._call_for_each("spread", rows, vectors, channels)
         return channels
 
-    def _call(self, name, *tensors):
+    def contract_spectra(
+        self, rows: Tensor, gradient: Tensor, expansion: Tensor, weight: Tensor
+    ) -> Tensor:
+        """Contract the channels that gradients (n_networks, n_atoms, n_features) belong to.
+
+        See :func:`~sklearn_soapbpnn.descriptors.contract_spectra`.
+        """
+        forces = self.vectors.new_empty(len(gradient), *self.vectors.shape)
+        tensors = rows, gradient, expansion, weight, forces
+        self._call("contract", *tensors, module="_committee_kernels")
+        return forces
+
+    def spread_spectra(
+        self, rows: Tensor, vectors: Tensor, expansion: Tensor, weight: Tensor
+    ) -> Tensor:
+        """Apply the transpose of :meth:`contract_spectra`: (n_networks, n_atoms, n_features)."""
+        gradient = self.vectors.new_empty(len(vectors), len(expansion), len(weight))
+        tensors = rows, vectors, expansion, weight, gradient
+        self._call("spread", *tensors, module="_committee_kernels")
+        return gradient
+
+    def _call_for_each(self, name, rows, given, result):
+        """Call the kernel for one network, or that for many."""
+        if len(given) == 1:
+            self._call(name, rows, given[0], result[0])
+        else:
+            self._call(name, rows, given, result, module="_many_kernels")
+
+    def _call(self, name, *tensors, module="_pair_kernels"):
         """Call a kernel, which writes its result to the last of the tensors."""
-        kernels = load_kernels("_pair_kernels")
         arrays = [tensor.numpy() for tensor in (self.vectors, *tensors)]
-        basis = kernels.load_basis(self.basis.hyperparameters, arrays[0].dtype)
-        getattr(kernels, name)(basis, *arrays)
+        getattr(load_kernels(module), name)(self.basis.hyperparameters, *arrays)
 
 
 @final
@@ -138,19 +167,20 @@ class FactoredPairs:
         return result
 
     def contract(self, rows: Tensor, channels: Tensor) -> Tensor:
-        """Sum channels times the gradient of the basis: (n_pairs, 3)."""
-        pieces = zip(self.factors.split(self._size), rows.split(self._size, dim=1))
-        parity = self.basis.parity
-        return torch.cat(
-            [self.basis.contract(piece, _gather(channels, ends, parity)) for piece, ends in pieces]
-        )
+        """Sum channels times the gradient of the basis: (n_networks, n_pairs, 3)."""
+        parity, forces = self.basis.parity, []
+        for piece, ends in zip(self.factors.split(self._size), rows.split(self._size, dim=1)):
+            ds = (_gather(own, ends, parity) for own in channels)
+            forces.append(torch.stack([self.basis.contract(piece, d) for d in ds]))
+        return torch.cat(forces, dim=1)
 
     def spread(self, rows: Tensor, vectors: Tensor, n_rows: int) -> Tensor:
-        """Apply the transpose of :meth:`contract`: (n_rows, n_channels)."""
-        result = vectors.new_zeros(n_rows, self.basis.n_channels)
+        """Apply the transpose of :meth:`contract`: (n_networks, n_rows, n_channels)."""
+        result = vectors.new_zeros(len(vectors), n_rows, self.basis.n_channels)
         pieces = self.factors.split(self._size), rows.split(self._size, dim=1)
-        for piece, ends, part in zip(*pieces, vectors.split(self._size)):
-            _scatter(result, self.basis.spread(piece, part), ends, self.basis.parity)
+        for piece, ends, part in zip(*pieces, vectors.split(self._size, dim=1)):
+            for channels, own in zip(result, part):
+                _scatter(channels, self.basis.spread(piece, own), ends, self.basis.parity)
         return result
 
 
@@ -174,14 +204,16 @@ class StoredPairs:
         return StoredPairs(self.basis, self.gradients.index_select(0, pairs))
 
     def contract(self, rows: Tensor, channels: Tensor) -> Tensor:
-        """Sum channels times the gradient of the basis: (n_pairs, 3)."""
-        return (self.gradients * _gather(channels, rows, self.basis.parity)[:, None]).sum(2)
+        """Sum channels times the gradient of the basis: (n_networks, n_pairs, 3)."""
+        ds = (_gather(own, rows, self.basis.parity) for own in channels)
+        return torch.stack([(self.gradients * d[:, None]).sum(2) for d in ds])
 
     def spread(self, rows: Tensor, vectors: Tensor, n_rows: int) -> Tensor:
-        """Apply the transpose of :meth:`contract`: (n_rows, n_channels)."""
-        result = vectors.new_zeros(n_rows, self.basis.n_channels)
-        values = torch.bmm(vectors[:, None], self.gradients)[:, 0]
-        _scatter(result, values, rows, self.basis.parity)
+        """Apply the transpose of :meth:`contract`: (n_networks, n_rows, n_channels)."""
+        result = vectors.new_zeros(len(vectors), n_rows, self.basis.n_channels)
+        for channels, own in zip(result, vectors):
+            values = torch.bmm(own[:, None], self.gradients)[:, 0]
+            _scatter(channels, values, rows, self.basis.parity)
         return result
 
 

@@ -114,10 +114,14 @@ class PowerSpectrum(nn.Module):
         ]
 
     def multiply(self, gradient: Tensor, expansion: Tensor) -> Tensor:
-        """Return G_l c_l by degree, with the matrices that :meth:`unpack` gives."""
+        """Return G_l c_l by degree, with the matrices that :meth:`unpack` gives.
+
+        There may be several matrices for each c: those of all atoms, then as many again, and so on.
+        """
         if (kernels := self._find_kernels(expansion)) is not None:
             arrays = gradient.numpy(), expansion.numpy()
             return from_numpy(kernels.multiply(*arrays, *self._arrays("inverse_weight")))
+        expansion = _repeat(expansion, gradient)
         products = zip(self.unpack(gradient), self.blocks(expansion))
         return torch.cat([torch.bmm(g, c).flatten(1) for g, c in products], dim=1)
 
@@ -126,7 +130,7 @@ class PowerSpectrum(nn.Module):
         if (kernels := self._find_kernels(expansion)) is not None:
             arrays = gradient.numpy(), expansion.numpy()
             return from_numpy(kernels.correlate_both(*arrays, *self._arrays("half_weight")))
-        pairs = zip(self.blocks(gradient), self.blocks(expansion))
+        pairs = zip(self.blocks(gradient), self.blocks(_repeat(expansion, gradient)))
         return self.pack([torch.bmm(t, c.transpose(1, 2)) for t, c in pairs])
 
     def unpack(self, gradient: Tensor) -> list[Tensor]:
@@ -151,3 +155,9 @@ class PowerSpectrum(nn.Module):
 
     def _arrays(self, weight):
         return np.array(self.rows_per_l), self.get_buffer(weight).numpy()
+
+
+def _repeat(expansion: Tensor, gradient: Tensor) -> Tensor:
+    """Return the expansions of all atoms as often as there are gradients of them."""
+    n = len(gradient) // max(1, len(expansion))
+    return expansion if n == 1 else expansion.repeat(n, 1)

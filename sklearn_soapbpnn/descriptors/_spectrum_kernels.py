@@ -9,6 +9,8 @@ Vectors of eight run over the end of a row; the next row overwrites what is too 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ._vectors import LANES, add_product, compile_loop, fill, load, store, take
@@ -50,13 +52,15 @@ def _correlate(expansion, sizes, weight, columns, row, spectrum):
 def _correlate_both(gradient, expansion, sizes, weight, others, columns, row, spectrum):
     """Write sum_m (t_p c_q + c_p t_q) times the weight, packed."""
     zero = fill(weight[0] - weight[0])
-    for atom in range(len(expansion)):
-        first, here = atom * expansion.shape[1], 0
+    for atom in range(len(gradient)):
+        first, here = 0, 0
+        c = atom % len(expansion) * expansion.shape[1]
+        t = atom * expansion.shape[1]
         for l in range(len(sizes)):
             size, n_m = sizes[l], 2 * l + 1
             width = size + LANES
-            _turn(expansion, first, size, n_m, columns)
-            _turn(gradient, first, size, n_m, others)
+            _turn(expansion, c + first, size, n_m, columns)
+            _turn(gradient, t + first, size, n_m, others)
             for p in range(size):
                 for q in range(p, size, LANES):
                     product = zero
@@ -79,11 +83,11 @@ def _multiply(spectrum, expansion, sizes, weight, row, entries, result):
     """
     zero, one = fill(weight[0] - weight[0]), weight[0] / weight[0]
     n_entries = expansion.shape[1]
-    for atom in range(len(expansion)):
+    for atom in range(len(spectrum)):
         for k in range(len(weight)):
             row[k] = spectrum[atom, k] * weight[k]
         for k in range(n_entries):
-            entries[k] = expansion[atom, k]
+            entries[k] = expansion[atom % len(expansion), k]
         first, corner = 0, 0
         for l in range(len(sizes)):
             size, n_m, diagonal = sizes[l], 2 * l + 1, corner
@@ -126,8 +130,11 @@ def correlate(expansion, sizes, weight):
 
 
 def correlate_both(gradient, expansion, sizes, weight):
-    """Return the packed matrices t c' + c t', for t of the shape of c; see :func:`correlate`."""
-    spectrum = np.empty((len(expansion), len(weight)), expansion.dtype)
+    """Return the packed matrices t c' + c t', for one or several t for each c, in turn.
+
+    See :func:`correlate`.
+    """
+    spectrum = np.empty((len(gradient), len(weight)), expansion.dtype)
     others, columns = _make_columns(sizes, weight), _make_columns(sizes, weight)
     row = np.empty(len(weight) + LANES, weight.dtype)
     gradient, expansion = np.ascontiguousarray(gradient), np.ascontiguousarray(expansion)
@@ -136,12 +143,16 @@ def correlate_both(gradient, expansion, sizes, weight):
 
 
 def multiply(spectrum, expansion, sizes, weight):
-    """Return G c, of the shape of c, for packed symmetric matrices G; see :func:`correlate`."""
+    """Return G c, for one or several packed symmetric matrices G for each c, in turn.
+
+    See :func:`correlate`.
+    """
     spectrum, expansion = np.ascontiguousarray(spectrum), np.ascontiguousarray(expansion)
     row, entries = np.empty_like(weight), np.zeros(expansion.shape[1] + LANES, weight.dtype)
-    result = np.empty(expansion.size + LANES, expansion.dtype)
+    shape = len(spectrum), expansion.shape[1]
+    result = np.empty(math.prod(shape) + LANES, expansion.dtype)
     _multiply(spectrum, expansion, sizes, weight, row, entries, result)
-    return result[:-LANES].reshape(expansion.shape)
+    return result[:-LANES].reshape(shape)
 
 
 def _make_columns(sizes, weight):

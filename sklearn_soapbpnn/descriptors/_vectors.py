@@ -136,3 +136,30 @@ def total(typing, vector):
         return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
     return vector.dtype(vector), generate
+
+
+@intrinsic
+def turn(typing, square):
+    """Transpose the eight by eight numbers at the beginning of an array."""
+
+    def generate(context, builder, signature, args):
+        starts = [context.get_constant(types.intp, LANES * i) for i in range(LANES)]
+        array = signature.args[0], args[0]
+        align = array[0].dtype.bitwidth // 8
+        rows = [builder.load(_point(context, builder, *array, i), align=align) for i in starts]
+        step = 1
+        while step < LANES:  # exchange this bit of the row and of the column
+            low = [j if not j & step else LANES + j - step for j in range(LANES)]
+            high = [j + step if not j & step else LANES + j for j in range(LANES)]
+            low, high = (ir.Constant(ir.VectorType(ir.IntType(32), LANES), m) for m in (low, high))
+            for i in range(LANES):
+                if not i & step:
+                    pair = rows[i], rows[i + step]
+                    rows[i] = builder.shuffle_vector(*pair, low)
+                    rows[i + step] = builder.shuffle_vector(*pair, high)
+            step *= 2
+        for start, row in zip(starts, rows):
+            builder.store(row, _point(context, builder, *array, start), align=align)
+        return context.get_dummy_value()
+
+    return types.void(square), generate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
@@ -12,7 +14,12 @@ from ..data import as_structures
 from ..preprocessing import SoapFeaturizer
 from ..training import FittedRegressor
 
-__all__ = ["SoapBPNNCalculator"]
+__all__ = ["SoapBPNNCalculator", "UncertaintyExceeded", "UncertaintyObserver"]
+
+# what has error bars, by the names of the results
+STDS = {"energy_std": "energy", "energies_std": "energies", "forces_std": "forces"}
+# threshold of the observer, in units of the errors of the validation
+USUAL_FACTOR = 3.0
 
 
 class SoapBPNNCalculator(Calculator):
@@ -22,6 +29,8 @@ class SoapBPNNCalculator(Calculator):
     ----------
     model : SoapBPNNRegressor, Pipeline, or search with ``best_estimator_``
         Fitted model; the last step of a Pipeline is the regressor.
+    uncertainty : bool, default=False
+        Whether to compute standard deviations as well.
     **kwargs
         See :class:`ase.calculators.calculator.Calculator`.
 
@@ -29,7 +38,8 @@ class SoapBPNNCalculator(Calculator):
     ------
     TypeError, ValueError
         If the model does not end in a SoapBPNNRegressor (TypeError), has learnt no property of
-        ASE's calculators, or was fitted in a Pipeline whose other steps are missing here.
+        ASE's calculators, or was fitted in a Pipeline whose other steps are missing here. With
+        ``uncertainty=True``, also if its energy has no error bars.
     NotFittedError
         If the model is not fitted.
 
@@ -40,6 +50,10 @@ class SoapBPNNCalculator(Calculator):
     ``stress``, in Voigt order and positive under tension, if the cell has a volume; and ``dipole``
     and ``charges`` if the model was fitted on them. Units are those of the fit, for which ASE
     expects eV, Angstrom, eV/Angstrom and eV/Angstrom^3.
+
+    With ``uncertainty=True`` there are also ``energy_std``, ``energies_std`` and, together with the
+    forces, ``forces_std`` of shape (n_atoms, 3); see ``return_std`` of
+    :meth:`SoapBPNNRegressor.predict`.
 
     The calculator notices changes of its model: after another ``fit`` or ``partial_fit``, or after
     a search was repeated, it uses the new weights.
@@ -55,6 +69,8 @@ class SoapBPNNCalculator(Calculator):
     >>> atoms.calc = SoapBPNNCalculator(model)
     >>> atoms.get_forces().shape
     (9, 3)
+    >>> atoms.calc = SoapBPNNCalculator(model, uncertainty=True)
+    >>> forces, std = atoms.get_forces(), atoms.calc.results["forces_std"]
     """
 
     implemented_properties = [
@@ -62,9 +78,10 @@ class SoapBPNNCalculator(Calculator):
     ]
     ignored_changes = {"initial_charges", "initial_magmoms"}
 
-    def __init__(self, model, **kwargs):
+    def __init__(self, model, uncertainty=False, **kwargs):
         super().__init__(**kwargs)
         self.model = model
+        self.uncertainty = uncertainty
         self._fitted = None
         self._follow()
 
@@ -113,8 +130,13 @@ class SoapBPNNCalculator(Calculator):
         for step in self._steps:
             structures = step.transform(structures)
         # energies are computed in any case, derivatives only on request
-        derivatives = {"forces", "stress"} & set(properties)
-        values = self.regressor.fitted_.predict_once(structures, {"energy", *derivatives})
+        properties = {STDS.get(name, name) for name in properties}
+        names = ["energy", *({"forces", "stress"} & properties)]
+        fitted = self.regressor.fitted_
+        if self.uncertainty:
+            values, stds = fitted.predict_once(structures, [*names, "energies"], return_std=True)
+        else:
+            values, stds = fitted.predict_once(structures, names), {}
         self.results = {
             name: values[name][0] for name in self.implemented_properties if name in values
         }
@@ -124,6 +146,9 @@ class SoapBPNNCalculator(Calculator):
         stress = self.results.pop("stress", None)
         if stress is not None and np.isfinite(stress).all():
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+        for name, of in STDS.items():
+            if of in stds:
+                self.results[name] = stds[of][0]
 
     def _follow(self):
         """If the model was refitted since the last call, use the new fit and discard results."""
@@ -137,9 +162,129 @@ class SoapBPNNCalculator(Calculator):
         # the network computes descriptors together with their gradients, so this step is skipped
         steps = [step for step in steps if not isinstance(step, SoapFeaturizer)]
         _check_steps(steps, regressor)
+        if self.uncertainty:
+            regressor.fitted_.check_error_bars(STDS.values())
+            learnt = [*learnt, *STDS]
         self.reset()
         self._fitted, self._steps, self.regressor = fitted, steps, regressor
         self.implemented_properties = learnt
+
+
+class UncertaintyExceeded(RuntimeError):
+    """Raised by :class:`UncertaintyObserver` to stop a simulation."""
+
+
+class UncertaintyObserver:
+    """Watch the error bars of the forces in a simulation.
+
+    It warns when the standard deviation of the force on any atom exceeds a threshold for the first
+    time, and collects the structures for which this happens, to be labelled and learnt. It is
+    attached to the dynamics or the optimizer of ASE.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The structure that is simulated, whose calculator is a :class:`SoapBPNNCalculator` with
+        ``uncertainty=True``.
+    threshold : float, default=None
+        Largest standard deviation of the components of the force on an atom (root mean square over
+        the three), in eV/Angstrom. None means three times the root mean square error of the
+        forces of the validation structures.
+    stop : bool, default=False
+        Whether to stop the simulation.
+    max_frames : int, default=100
+        Number of structures that are collected.
+
+    Attributes
+    ----------
+    threshold : float
+        The threshold.
+    frames : list of ase.Atoms
+        Structures above the threshold.
+    n_exceeded : int
+        How often the threshold was exceeded.
+
+    Raises
+    ------
+    TypeError
+        If the calculator gives no error bars.
+    ValueError
+        If ``threshold`` is not positive, or it is None and the model was fitted without forces for
+        validation.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from ase import units
+    >>> from ase.md.verlet import VelocityVerlet
+    >>> from sklearn_soapbpnn import SoapBPNNRegressor
+    >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+    >>> from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator, UncertaintyObserver
+    >>> X, y = load_malonaldehyde(return_X_y=True)
+    >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=2).fit(X[:20], y[:20])
+    >>> atoms = X[0].copy()
+    >>> atoms.calc = SoapBPNNCalculator(model, uncertainty=True)
+    >>> observer = UncertaintyObserver(atoms, threshold=0.5)
+    >>> dynamics = VelocityVerlet(atoms, timestep=units.fs)
+    >>> dynamics.attach(observer, interval=2)
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     _ = dynamics.run(10)
+    >>> len(observer.frames) == observer.n_exceeded
+    True
+    """
+
+    def __init__(self, atoms, threshold=None, *, stop=False, max_frames=100):
+        if not getattr(atoms.calc, "uncertainty", False):
+            raise TypeError(
+                "atoms must have a SoapBPNNCalculator with uncertainty=True, got "
+                f"{type(atoms.calc).__name__}."
+            )
+        threshold = _find_threshold(atoms.calc.regressor) if threshold is None else threshold
+        if not threshold > 0:
+            raise ValueError(f"threshold must be positive, got {threshold!r}.")
+        self.atoms, self.threshold, self.stop = atoms, float(threshold), stop
+        self.max_frames, self.n_exceeded, self.frames = max_frames, 0, []
+
+    def __call__(self):
+        """Look at the present structure.
+
+        Raises
+        ------
+        UncertaintyExceeded
+            If the threshold is exceeded, with ``stop=True``.
+        """
+        self.atoms.get_forces()
+        stds = np.sqrt((self.atoms.calc.results["forces_std"] ** 2).mean(1))
+        atom = int(stds.argmax())
+        if stds[atom] <= self.threshold:
+            return
+        self.n_exceeded += 1
+        if len(self.frames) < self.max_frames:
+            self.frames.append(self.atoms.copy())
+        message = (
+            f"The force on atom {atom} ({self.atoms.symbols[atom]}) has a standard deviation of "
+            f"{stds[atom]:.3g} eV/Angstrom, above the threshold of {self.threshold:.3g}: the model "
+            "knows no structures like this one."
+        )
+        if self.stop:
+            raise UncertaintyExceeded(message)
+        if self.n_exceeded == 1:
+            warnings.warn(f"{message} Later ones are counted only.", UserWarning, stacklevel=2)
+
+
+def _find_threshold(regressor):
+    """Return the threshold that follows from the errors of the validation structures."""
+    errors = [
+        epoch["valid_forces_rmse"]
+        for epoch in regressor.history_
+        if epoch.get("valid_metric_best") and "valid_forces_rmse" in epoch
+    ]
+    if not errors:
+        raise ValueError(
+            "threshold=None needs a model that was fitted with forces of validation structures. "
+            "Set threshold, in eV/Angstrom."
+        )
+    return USUAL_FACTOR * errors[-1]
 
 
 def _are_same(values, others):

@@ -5,9 +5,9 @@ from difflib import get_close_matches
 from inspect import signature
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
 from ..data import KNOWN_KINDS, Targets
+from ..model import apply_steps
 from ._errors import METRICS, PER_ATOM, compute_errors, match_columns
 from ._uncertainty import UNCERTAINTY_METRICS
 
@@ -205,11 +205,7 @@ def predict_target(estimator, X, y, target, return_std=False):
 
 def _predict(estimator, X, name, options):
     """Return the prediction of one target; ``predict`` of a search has no argument for it."""
-    if hasattr(estimator, "best_estimator_"):
-        return _predict(estimator.best_estimator_, X, name, options)
-    if isinstance(estimator, Pipeline):
-        front, last = estimator[:-1], estimator[-1]
-        return _predict(last, front.transform(X) if len(front) else X, name, options)
+    estimator, X = apply_steps(estimator, X)
     if name != "energy" or "targets" in signature(estimator.predict).parameters:
         options = {"targets": [name], **options}
     # otherwise an ensemble, or a regressor of arrays, which predicts energies only

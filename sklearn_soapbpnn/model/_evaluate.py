@@ -9,22 +9,26 @@ from ..data import (
     iterate_chunks,
     plan_batches,
     split_atoms,
+    to_user_stds,
     to_user_units,
     use_threads,
     usual_settings,
 )
 from ..nn import Environments
 from ._devices import atoms_per_chunk
+from ._error_bars import find_target
 from ._outputs import FEATURES, LAST_LAYER, is_features
 
 # number of atoms that are evaluated at a time on the CPU
 ATOMS_PER_CHUNK = 2048
+# the same where all derivatives of the last-layer features are in memory
+ATOMS_PER_CHUNK_OF_ROWS = 512
 
 
-@usual_settings()
-@torch.no_grad()
 def evaluate(network, structures, names):
     """Evaluate a network in a single pass over structures with offset and scale attached.
+
+    Of a committee this is the mean of its networks.
 
     Parameters
     ----------
@@ -44,33 +48,117 @@ def evaluate(network, structures, names):
     features = [name for name in dict.fromkeys(names) if is_features(name)]
     predicts = any(not is_features(name) for name in names)
     derivatives = has_derivatives(names)
-    size = atoms_per_chunk(network.device, ATOMS_PER_CHUNK)
-    chunks = [
-        _evaluate_chunk(network, structures[part], predicts, derivatives, features)
-        for part in iterate_chunks(structures.n_atoms, size)
-    ]
-    values = {
-        name: torch.cat([chunk[name] for chunk in chunks]).cpu().double().numpy()
-        for name in chunks[0]
-    }
+
+    def run(batch):
+        values = {name: _find_features(network, batch, name)[None] for name in features}
+        if predicts:
+            values |= _list_values(network(batch, strain=derivatives))
+        return _order_atoms(values, batch)
+
+    values = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK, run)
+    values = {name: value.mean(0) for name, value in values.items()}
     results = to_user_units(structures, network.kinds, values) if predicts else {}
     return results | {name: split_atoms(values[name], structures) for name in features}
 
 
-def _evaluate_chunk(network, structures, predicts, derivatives, features):
-    """Return energies, forces, strain gradient, targets and features, in the order of the atoms."""
-    with use_threads(structures.n_atoms.sum()):
-        batch = _make_batch(network, structures, derivatives)
-        outputs = network(batch, strain=derivatives) if predicts else None
-        values = {name: _find_features(network, batch, name) for name in features}
-    if outputs is not None:
-        values |= outputs.values
-        per_atom = {"energies": outputs.energies, "forces": outputs.forces}
-        values |= {name: value for name, value in per_atom.items() if value is not None}
-    values = {name: _order_atoms(value, batch) for name, value in values.items()}
-    if outputs is not None and outputs.strain_gradient is not None:
-        values["strain_gradient"] = outputs.strain_gradient
-    return values
+def evaluate_stds(network, error_bars, structures, names):
+    """Evaluate a network and its error bars in a single pass.
+
+    Parameters
+    ----------
+    network, structures
+        See :func:`evaluate`.
+    error_bars : ErrorBars
+        The error bars.
+    names : collection of str
+        Names of outputs that have error bars.
+
+    Returns
+    -------
+    values, stds : dict of str to array or list of arrays
+        As from :func:`evaluate`: the predictions, and their standard deviations.
+    """
+    derivatives = has_derivatives(names)
+    measured = _network_names(names)
+    per_structure = [name for name, kind in network.kinds.items() if not kind.per_atom]
+
+    def run(batch):
+        outputs = network(batch, strain=derivatives)
+        stds = error_bars.stds(network, batch, outputs, measured)
+        stds = {name: std[None] for name, std in stds.items()}
+        values = _order_atoms(_list_values(outputs), batch)
+        stds = _order_atoms(stds, batch, per_structure)
+        return {("value", name): value for name, value in values.items()} | {
+            ("std", name): std for name, std in stds.items()
+        }
+
+    found = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK_OF_ROWS, run)
+    values, stds = (
+        {name: array.mean(0) for (what, name), array in found.items() if what == part}
+        for part in ("value", "std")
+    )
+    values = to_user_units(structures, network.kinds, values)
+    return values, to_user_stds(structures, network.kinds, stds)
+
+
+def evaluate_members(network, error_bars, structures, names, n_members):
+    """Evaluate the members of an ensemble.
+
+    Parameters
+    ----------
+    network, error_bars, structures, names
+        See :func:`evaluate_stds`.
+    n_members : int
+        Number of members.
+
+    Returns
+    -------
+    list of dict of str to array or list of arrays
+        What :func:`evaluate` returns, for each member.
+    """
+    derivatives = has_derivatives(names)
+    targets = {find_target(name) for name in _network_names(names)}
+    measured = [name for name in network.kinds if name in targets and name != "energy"]
+    if "energy" in targets:
+        # the energy of a structure is the sum of those of its atoms
+        measured += ["energies", *(("forces", "strain_gradient") if derivatives else ())]
+
+    def run(batch):
+        outputs = network(batch, strain=derivatives)
+        members = error_bars.members(network, batch, outputs, measured, n_members)
+        return _order_atoms(members, batch)
+
+    found = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK_OF_ROWS, run)
+    kinds = {name: kind for name, kind in network.kinds.items() if name in targets}
+    return [
+        to_user_units(structures, kinds, {name: array[k] for name, array in found.items()})
+        for k in range(n_members)
+    ]
+
+
+def network_name(name):
+    """Return the name by which the network returns what an output is made from."""
+    return "strain_gradient" if name in ("stress", "virial") else name
+
+
+def _network_names(names):
+    return list(dict.fromkeys(network_name(name) for name in names))
+
+
+@usual_settings()
+@torch.no_grad()
+def _run_chunks(network, structures, derivatives, size, run):
+    """Call a function for batches of all structures, and join what it returns along axis 1."""
+    size = max(1, atoms_per_chunk(network.device, size) // network.n_networks)
+    chunks = []
+    for part in iterate_chunks(structures.n_atoms, size):
+        some = structures[part]
+        with use_threads(some.n_atoms.sum()):
+            chunks.append(run(_make_batch(network, some, derivatives)))
+    return {
+        name: torch.cat([chunk[name] for chunk in chunks], dim=1).cpu().double().numpy()
+        for name in chunks[0]
+    }
 
 
 def _make_batch(network, structures, derivatives):
@@ -81,13 +169,24 @@ def _make_batch(network, structures, derivatives):
     return environments.select(index)
 
 
+def _list_values(outputs):
+    """Return energies, forces, strain gradient and targets, as far as there are any."""
+    names = ("energies", "forces", "strain_gradient")
+    values = {name: getattr(outputs, name) for name in names}
+    return {name: v for name, v in values.items() if v is not None} | outputs.values
+
+
 def _find_features(network, batch, name):
     """Return the features of a batch that have this name."""
     return network.features(batch, None if name == FEATURES else name.removesuffix(LAST_LAYER))
 
 
-def _order_atoms(values, batch):
-    """Undo the sorting by element."""
-    ordered = torch.empty_like(values)
-    ordered[batch.index.atoms] = values
+def _order_atoms(values, batch, per_structure=()):
+    """Undo the sorting by element along axis 1, except for what is there per structure."""
+    ordered = {}
+    for name, value in values.items():
+        ordered[name] = value
+        if name not in ("energy", "strain_gradient", *per_structure):
+            ordered[name] = torch.empty_like(value)
+            ordered[name][:, batch.index.atoms] = value
     return ordered

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from ..data import TargetKind
+from ..data import TargetKind, has_derivatives
 from ..descriptors import find_memory
 from ..nn import SoapBPNN
 from ._devices import find_device
-from ._evaluate import evaluate
+from ._error_bars import ErrorBars, find_target
+from ._evaluate import evaluate, evaluate_members, evaluate_stds, network_name
 from ._memory import check_sums, is_large
+from ._outputs import is_features
+from ._posterior import LARGEST_LAYER
 from ._steps import Steps
 
 
@@ -37,6 +40,8 @@ class FittedModel:
     hyperparameters : dict
         Arguments of the regressor that belong to the weights, the baseline and the scale. A fit
         that continues from this model must have the same.
+    error_bars : ErrorBars, default=None
+        Error bars of the predictions; None if there are none.
 
     Examples
     --------
@@ -56,6 +61,7 @@ class FittedModel:
     targets: tuple[str, ...]
     network: SoapBPNN
     hyperparameters: dict
+    error_bars: ErrorBars | None = None
 
     def __getstate__(self):
         # in torch's format, which can be read on a machine without the device of the network
@@ -97,6 +103,59 @@ class FittedModel:
         """
         return evaluate(self.network, self.prepare(X, names, memory_limit), names)
 
+    def predict_stds(self, X, names, memory_limit=None):
+        """Predict the named outputs and their standard deviations, in the user's units.
+
+        Parameters
+        ----------
+        X, names, memory_limit
+            See :meth:`predict`. All outputs must have error bars.
+
+        Returns
+        -------
+        values, stds : dict of str to array or list of arrays
+            See :func:`evaluate_stds`.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`predict`, or if an output has no error bars.
+        """
+        self.check_error_bars(names)
+        X = self.prepare(X, names, memory_limit)
+        return evaluate_stds(self.network, self.error_bars, X, names)
+
+    def predict_members(self, X, names, n_members, memory_limit=None):
+        """Predict the named outputs with weights drawn from their distribution.
+
+        Parameters
+        ----------
+        X, names, memory_limit
+            See :meth:`predict`. All outputs must have error bars.
+        n_members : int
+            Number of members.
+
+        Returns
+        -------
+        list of dict of str to array or list of arrays
+            See :func:`evaluate_members`.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`predict`, or if an output has no error bars, or if a committee has fewer
+            members.
+        """
+        self.check_error_bars(names)
+        n_networks = self.network.n_networks
+        if 1 < n_networks < n_members:
+            raise ValueError(
+                f"n_samples={n_members}, but the model is a committee of n_networks={n_networks}, "
+                "which are its only members."
+            )
+        X = self.prepare(X, names, memory_limit)
+        return evaluate_members(self.network, self.error_bars, X, names, n_members)
+
     def prepare(self, X, names, memory_limit=None):
         """Attach all that the network needs, and the descriptors if they fit into memory.
 
@@ -120,7 +179,7 @@ class FittedModel:
         large = is_large([X], self.steps.parameters, names, itemsize, limit)
         return X if large else featurizer.transform(X)
 
-    def predict_once(self, X, names):
+    def predict_once(self, X, names, return_std=False):
         """Predict for structures that will not occur again, such as those of a simulation.
 
         This differs from :meth:`predict` in two points: descriptors are neither looked up nor kept,
@@ -130,11 +189,13 @@ class FittedModel:
         ----------
         X, names
             See :meth:`predict`.
+        return_std : bool, default=False
+            Whether to return standard deviations as well, as :meth:`predict_stds` does.
 
         Returns
         -------
         dict of str to array or list of arrays
-            See :func:`evaluate`.
+            See :func:`evaluate`. With ``return_std``, two of them.
 
         Raises
         ------
@@ -142,7 +203,45 @@ class FittedModel:
             As in :meth:`predict`, except for missing features.
         """
         self._check_sums(X)
-        return evaluate(self.network, self.steps.prepare(X, featurized=False), names)
+        X = self.steps.prepare(X, featurized=False)
+        if return_std:
+            return evaluate_stds(self.network, self.error_bars, X, names)
+        return evaluate(self.network, X, names)
+
+    def covers(self, name):
+        """Return whether an output has error bars."""
+        return (
+            self.error_bars is not None
+            and not is_features(name)
+            and self.error_bars.covers(self.network, network_name(name))
+        )
+
+    def check_error_bars(self, names):
+        """Raise if an output has no error bars, with the reason."""
+        for name in names:
+            if not self.covers(name):
+                raise ValueError(f"{name!r} has no error bars: {self._explain_missing(name)}.")
+
+    def _explain_missing(self, name):
+        if is_features(name):
+            return "it is not a prediction"
+        if find_target(name) not in self.kinds:
+            return f"the model has learnt {list(self.kinds)}"
+        if self.network.n_networks > 1:
+            return "there were no labels of it for validation. Call calibrate(X, y)"
+        if self.network.long_range is not None and has_derivatives([name]):
+            return "with long_range=True only energies and other targets have them"
+        target = find_target(name)
+        n_weights = self.network.head(target).n_weights
+        if not n_weights:
+            return "its head is linear and there are no hidden layers, so it has no last layer"
+        if n_weights > LARGEST_LAYER:
+            return (
+                f"its last layer has {n_weights} weights, and at most {LARGEST_LAYER} are allowed"
+            )
+        if self.error_bars is None or not self.error_bars.supports(self.network, name):
+            return "it was not fitted here. Call calibrate(X, y, X_train, y_train)"
+        return "there were no labels of it for validation. Call calibrate(X, y)"
 
     def _check_sums(self, X):
         """Raise if long-range sums over structures are impossible or need too much memory."""

@@ -22,8 +22,8 @@ def measure_weights(architecture, parameters, n_elements):
     """
     if architecture.n_pseudo_species is not None:
         return 0
-    width, itemsize = architecture.num_neurons_per_layer, architecture.dtype.itemsize
-    return estimate_weights(parameters, n_elements, width, itemsize)
+    width = architecture.num_neurons_per_layer * architecture.n_networks
+    return estimate_weights(parameters, n_elements, width, architecture.dtype.itemsize)
 
 
 def is_large(parts, parameters, names, itemsize, limit):

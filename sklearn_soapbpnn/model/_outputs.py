@@ -1,6 +1,7 @@
 """Outputs of a model by name: targets, derivatives of the energy, features."""
 
 import warnings
+from numbers import Integral
 
 import numpy as np
 
@@ -27,6 +28,15 @@ def check_names(names, kinds):
         what = repr(unknown[0]) if unknown else "nothing"
         raise ValueError(f"targets names {what}; available are {available}.")
     return names
+
+
+def check_n_samples(n_samples, return_std):
+    """Return the number of members; raise if it is not a positive integer."""
+    if not isinstance(n_samples, Integral) or isinstance(n_samples, bool) or n_samples < 1:
+        raise ValueError(f"n_samples must be a positive integer, or None, got {n_samples!r}.")
+    if return_std:
+        raise ValueError("Set either return_std or n_samples, not both.")
+    return int(n_samples)
 
 
 def is_features(name):

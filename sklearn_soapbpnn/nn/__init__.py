@@ -2,7 +2,9 @@
 
 from ._architecture import Architecture
 from ._environments import EnvironmentBatch, EnvironmentRecipe, Environments
+from ._last_layer import find_rows
 from ._long_range import LongRange
+from ._slopes import sum_rows
 from ._soap_bpnn import Outputs, SoapBPNN
 
 __all__ = [
@@ -13,4 +15,6 @@ __all__ = [
     "LongRange",
     "Outputs",
     "SoapBPNN",
+    "find_rows",
+    "sum_rows",
 ]

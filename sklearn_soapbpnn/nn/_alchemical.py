@@ -43,7 +43,8 @@ class AlchemicalLayer(FirstLayer):
     Neighbour elements a are embedded in a few pseudo-species b [1]_. The power spectrum
     :math:`\tilde p` of these is multiplied by an embedding e of the centre, and all elements share
     one network. U acts on the density expansion, which is a constant of the data, so the stored
-    pair basis can be used here as well. Derivatives are written by hand.
+    pair basis can be used here as well. The networks of a committee share everything but W.
+    Derivatives are written by hand.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ class AlchemicalLayer(FirstLayer):
         Number of elements.
     n_pseudo_species : int
         Number of pseudo-species.
-    n_per_l, n_outputs, layernorm, generator
+    n_per_l, n_outputs, layernorm, n_networks, generator
         See :class:`OrthogonalLayer`.
 
     References
@@ -62,7 +63,6 @@ class AlchemicalLayer(FirstLayer):
     """
 
     own_elements = True
-    n_networks = 1
 
     def __init__(
         self,
@@ -71,16 +71,18 @@ class AlchemicalLayer(FirstLayer):
         n_per_l: Sequence[int],
         n_outputs: int,
         layernorm: bool,
+        n_networks: int,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.constants = WholeExpansion()
+        self.n_networks = self.n_sets = n_networks
         self.spectrum = PowerSpectrum(n_per_l, n_pseudo_species)
         self.n_features = n_features = self.spectrum.n_full
         self.embedding = _draw_normal((n_elements, n_pseudo_species), generator)
         self.encoding = _draw_normal((n_elements, n_features), generator)
         self.norm = nn.LayerNorm(n_features, dtype=torch.float64) if layernorm else nn.Identity()
-        self.linear = ElementLinear(1, n_features, n_outputs, generator)
+        self.linear = ElementLinear(n_networks, n_features, n_outputs, generator)
 
     @property
     def roughness(self) -> Tensor:
@@ -94,40 +96,51 @@ class AlchemicalLayer(FirstLayer):
         return self.norm(layout.multiply(mixed) * encoding)
 
     def forward(self, batch: EnvironmentBatch) -> tuple[Tensor, _Context]:
-        """Return a, of shape (1, n_atoms, n_outputs), and what the forces need."""
+        """Return a, of shape (n_networks, n_atoms, n_outputs), and what the forces need."""
         layout = self._layout(batch)
         embedding, mixed = self._mix(batch)
-        weight, bias = self.linear.weight[0], None
+        weight, bias = self.linear.weight.flatten(0, 1), None
         if layout.normalize:
             weight, bias = fold_norm(weight, self.norm.weight, self.norm.bias)
         projected, inverse, features = project(mixed, self.encoding, weight, layout)
-        context = _Context(layout, embedding, mixed, features, inverse, weight, projected)
-        return (projected if bias is None else projected + bias)[None], context
+        hidden, projected, weight = (
+            *map(self._separate, (projected if bias is None else projected + bias, projected)),
+            weight.unflatten(0, (self.n_networks, -1)),
+        )
+        return hidden, _Context(layout, embedding, mixed, features, inverse, weight, projected)
 
     def differentiate(
         self, gradient: Tensor, context: _Context, columns: slice, batch: EnvironmentBatch
     ) -> Tensor:
         """Return dE/dr_ij, given dE/da of some columns as a table."""
-        slope = find_slope(
-            gradient[0],
-            context.features,
-            context.weight[columns],
-            context.mixed,
-            self.encoding,
-            context.projected[:, columns],
-            context.inverse,
-            context.layout,
-        )
-        by_element = self.spectrum.by_element(slope)
-        return map_pairs(torch.bmm(context.embedding, by_element), batch)
+        return map_pairs(self.slope(gradient, context, columns, batch), batch)
+
+    def slope(
+        self, gradient: Tensor, context: _Context, columns: slice, batch: EnvironmentBatch
+    ) -> Tensor:
+        """Return dE/dc of each network, given dE/da of some columns as a table."""
+        shared = context.mixed, self.encoding
+        slopes = [
+            find_slope(
+                *(own, context.features, weight[columns], *shared),
+                *(projected[:, columns], context.inverse, context.layout),
+            )
+            for own, weight, projected in zip(gradient, context.weight, context.projected)
+        ]
+        by_element = self.spectrum.by_element(torch.cat(slopes))
+        return torch.matmul(context.embedding, by_element.unflatten(0, (self.n_networks, -1)))
 
     def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:
-        """Take the rows of the atoms from a table: (n_atoms, n)."""
-        return table[0]
+        """Take the rows of the atoms from a table: (n_networks, n_atoms, n)."""
+        return table
 
     def scatter(self, atoms: Tensor, batch: EnvironmentBatch) -> Tensor:
         """Put rows of the atoms into a table."""
-        return atoms[None]
+        return atoms
+
+    def _separate(self, outputs) -> Tensor:
+        """Separate what the networks make of the atoms, (n_atoms, n_networks * n_outputs)."""
+        return outputs.unflatten(1, (self.n_networks, -1)).transpose(0, 1).contiguous()
 
     def _layout(self, batch) -> Layout:
         normalize = isinstance(self.norm, nn.LayerNorm)

@@ -30,6 +30,8 @@ class Architecture:
         Number of pseudo-species in which elements are embedded; None treats elements separately.
     long_range : LongRangeParameters, default=None
         Long-range features; None for a network without them.
+    n_networks : int, default=1
+        Number of networks in a committee, which differ in their weights only.
     dtype : torch.dtype, default=torch.float32
         Precision.
     """
@@ -41,6 +43,7 @@ class Architecture:
     add_lambda_basis: bool = True
     n_pseudo_species: int | None = None
     long_range: LongRangeParameters | None = None
+    n_networks: int = 1
     dtype: torch.dtype = torch.float32
 
     def has_mlp(self, name: str) -> bool:

@@ -15,8 +15,10 @@ class FirstLayer(nn.Module, ABC):
     r"""First layer of a network, from the environments of the atoms to their preactivations.
 
     It determines which constants of the density expansion are stored, and how many sets of weights
-    the following layers have. These layers act on *tables* of shape (n_networks, n_rows, n): the
-    atoms that share a set of weights are rows of one matrix, and unused rows are ignored.
+    the following layers have: one for each network of a committee or, if elements have separate
+    weights, for each element and network, with the networks of an element one after the other.
+    These layers act on *tables* of shape (n_sets, n_rows, n): the atoms that share a set of weights
+    are rows of one matrix, and unused rows are ignored.
 
     Forces need the derivative of the energy with respect to the pair vectors. The layers after this
     one are differentiated elsewhere; :meth:`differentiate` continues from the preactivations.
@@ -27,6 +29,8 @@ class FirstLayer(nn.Module, ABC):
         Whether an expansion has one block per element of the structure of the atom. Otherwise it
         has one block per element of the network.
     n_networks : int
+        Number of networks.
+    n_sets : int
         Number of sets of weights after this layer.
     n_features : int
         Number of features per atom.
@@ -42,6 +46,7 @@ class FirstLayer(nn.Module, ABC):
 
     own_elements: bool
     n_networks: int
+    n_sets: int
     n_features: int
     constants: nn.Module
     linear: ElementLinear
@@ -53,7 +58,7 @@ class FirstLayer(nn.Module, ABC):
 
     @abstractmethod
     def features(self, batch: EnvironmentBatch) -> Tensor:
-        """Return the normalised features, of shape (n_atoms, n_features)."""
+        """Return the normalised features, which all networks share: (n_atoms, n_features)."""
 
     @abstractmethod
     def forward(self, batch: EnvironmentBatch) -> tuple[Tensor, Any]:
@@ -61,7 +66,7 @@ class FirstLayer(nn.Module, ABC):
 
         Returns
         -------
-        hidden : Tensor of shape (n_networks, n_rows, n_outputs)
+        hidden : Tensor of shape (n_sets, n_rows, n_outputs)
             The preactivations, as a table.
         context : object
             Argument of :meth:`differentiate`.
@@ -75,7 +80,7 @@ class FirstLayer(nn.Module, ABC):
 
         Parameters
         ----------
-        gradient : Tensor of shape (n_networks, n_rows, n_columns)
+        gradient : Tensor of shape (n_sets, n_rows, n_columns)
             :math:`\partial E / \partial a` for some columns of the preactivations.
         context : object
             Context that :meth:`forward` returned.
@@ -86,13 +91,26 @@ class FirstLayer(nn.Module, ABC):
 
         Returns
         -------
-        Tensor of shape (n_pairs, 3)
+        Tensor of shape (n_networks, n_pairs, 3)
+        """
+
+    @abstractmethod
+    def slope(
+        self, gradient: Tensor, context: Any, columns: slice, batch: EnvironmentBatch
+    ) -> Tensor:
+        r"""Return the derivative of the energy with respect to the expansion, without a graph.
+
+        It is what :meth:`differentiate` takes to the pairs. The parameters are the same.
+
+        Returns
+        -------
+        Tensor of shape (n_networks, n_atoms, n_blocks, n_channels)
         """
 
     @abstractmethod
     def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:
-        """Take the rows of the atoms from a table: (n_networks, n_rows, n) to (n_atoms, n)."""
+        """Take the rows of the atoms from a table (n_sets, n_rows, n): (n_networks, n_atoms, n)."""
 
     @abstractmethod
     def scatter(self, atoms: Tensor, batch: EnvironmentBatch) -> Tensor:
-        """Put rows of the atoms into a table of zeros: (n_atoms, n) to (n_networks, n_rows, n)."""
+        """Put rows of the atoms (n_networks, n_atoms, n) into a table, see :meth:`gather`."""

@@ -16,13 +16,14 @@ does both steps, so the result of the first need not be stored.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..descriptors import contract_spectra, spread_spectra
 from ._environments import EnvironmentBatch
-from ._pair_map import contract_pairs, spread_pairs
 
 if TYPE_CHECKING:
     from ._orthogonal import OrthogonalLayer
@@ -31,28 +32,25 @@ if TYPE_CHECKING:
 class _ForceMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight, gradient, overlap, layer, batch):
-        norm, spectrum, constants = layer.norm, layer.spectrum, batch.constants
-        weight = norm.project(weight)
+        weight = layer.norm.project(weight)
         ctx.save_for_backward(weight, gradient)
         ctx.layer, ctx.batch = layer, batch
-        packed = _multiply_by_element(gradient, weight, batch.index.element_counts)
-        packed = norm.add_curvature(packed, overlap, constants["features"])
-        return contract_pairs(
-            spectrum.by_element(spectrum.multiply(packed, constants["slope"])), batch
-        )
+        packed = _find_packed(weight, gradient, overlap, layer, batch)
+        arguments = batch.index.channel_rows, packed, batch.constants["slope"]
+        return contract_spectra(layer.spectrum, batch.pair_gradients, *arguments)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, pair_forces):
         weight, gradient = ctx.saved_tensors
-        batch, norm, spectrum = ctx.batch, ctx.layer.norm, ctx.layer.spectrum
-        by_degree = spectrum.by_degree(spread_pairs(pair_forces, spectrum.n_elements, batch))
-        packed = spectrum.multiply_transposed(by_degree, batch.constants["slope"])
+        batch, norm = ctx.batch, ctx.layer.norm
+        arguments = batch.index.channel_rows, pair_forces, batch.constants["slope"]
+        packed = spread_spectra(ctx.layer.spectrum, batch.pair_gradients, *arguments)
         counts = batch.index.element_counts
         weight_gradient = torch.empty_like(weight)
-        parts = zip(gradient.split(counts), packed.split(counts))
-        for element, (v, g) in enumerate(parts):
-            torch.mm(v.T, g, out=weight_gradient[element])
+        parts = _split_sets(counts, gradient, packed)
+        for (v, g), out in zip(parts, weight_gradient):
+            torch.mm(v.T, g, out=out)
         return (
             norm.project(weight_gradient),
             _multiply_by_element(packed, weight.transpose(1, 2), counts),
@@ -73,11 +71,11 @@ def map_forces(
 
     Parameters
     ----------
-    weight : Tensor of shape (n_elements, n_outputs, n_features)
+    weight : Tensor of shape (n_elements * n_networks, n_outputs, n_features)
         A, the weights of the first layer for the standardised features.
-    gradient : Tensor of shape (n_atoms, n_outputs)
+    gradient : Tensor of shape (n_networks, n_atoms, n_outputs)
         v, the gradient of the energy with respect to y = A x.
-    overlap : Tensor of shape (n_atoms,)
+    overlap : Tensor of shape (n_networks, n_atoms)
         :math:`v \cdot y`.
     layer : OrthogonalLayer
         Layout and normalisation of the features.
@@ -86,15 +84,45 @@ def map_forces(
 
     Returns
     -------
-    Tensor of shape (n_pairs, 3)
+    Tensor of shape (n_networks, n_pairs, 3)
     """
     return _ForceMap.apply(weight, gradient, overlap, layer, batch)
 
 
+def find_slope(weight, gradient, overlap, layer, batch) -> Tensor:
+    r"""Return :math:`\partial E / \partial c_i`.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (n_elements * n_networks, n_outputs, n_features)
+        :math:`A_\perp`.
+    gradient, overlap, layer, batch
+        See :func:`map_forces`.
+
+    Returns
+    -------
+    Tensor of shape (n_networks, n_atoms, n_blocks, n_channels)
+    """
+    packed = _find_packed(weight, gradient, overlap, layer, batch).flatten(0, 1)
+    by_degree = layer.spectrum.multiply(packed, batch.constants["slope"])
+    return layer.spectrum.by_element(by_degree).unflatten(0, gradient.shape[:2])
+
+
+def _find_packed(weight, gradient, overlap, layer, batch) -> Tensor:
+    """Return the gradient with respect to the spectra, (n_networks, n_atoms, n_features)."""
+    packed = _multiply_by_element(gradient, weight, batch.index.element_counts)
+    return layer.norm.add_curvature(packed, overlap, batch.constants["features"])
+
+
 def _multiply_by_element(x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
     """Multiply rows x, sorted by element, by the matrix of their element from the right."""
-    result = x.new_empty(len(x), weight.shape[2])
-    parts = zip(x.split(counts), result.split(counts))
-    for element, (rows, out) in enumerate(parts):
-        torch.mm(rows, weight[element], out=out)
+    result = x.new_empty(*x.shape[:2], weight.shape[2])
+    for (rows, out), matrix in zip(_split_sets(counts, x, result), weight):
+        torch.mm(rows, matrix, out=out)
     return result
+
+
+def _split_sets(counts: list[int], *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the rows of tensors (n_networks, n_atoms, n) that belong to each set of weights."""
+    for parts in zip(*(tensor.split(counts, dim=1) for tensor in tensors)):
+        yield from zip(*parts)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class ElementLinear(nn.Module):
-    r"""Bias-free linear maps :math:`y = W_{Z_i} x`, one for each element.
+    r"""Bias-free linear maps :math:`y = W_{Z_i} x`, one for each element and network.
 
     The initial weights are uniform in :math:`\pm n_\text{scale}^{-1/2}`; for ``n_scale = n_inputs``
     this is the distribution of :class:`torch.nn.Linear`. They are drawn in float64, so that they do
@@ -15,19 +15,17 @@ class ElementLinear(nn.Module):
 
     Parameters
     ----------
-    n_elements, n_inputs, n_outputs : int
-        Sizes.
+    n_sets, n_inputs, n_outputs : int
+        Number of maps, and their sizes.
     generator : torch.Generator
         Source of the initial weights.
     n_scale : int, default=None
         Number of inputs by which the initial weights are scaled; None means ``n_inputs``.
     """
 
-    def __init__(self, n_elements, n_inputs, n_outputs, generator, n_scale=None) -> None:
+    def __init__(self, n_sets, n_inputs, n_outputs, generator, n_scale=None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(
-            torch.empty(n_elements, n_outputs, n_inputs, dtype=torch.float64)
-        )
+        self.weight = nn.Parameter(torch.empty(n_sets, n_outputs, n_inputs, dtype=torch.float64))
         bound = (n_scale or n_inputs) ** -0.5
         nn.init.uniform_(self.weight, -bound, bound, generator=generator)
 
@@ -71,11 +69,11 @@ class PackedLayerNorm(nn.Module):
 
     def add_curvature(self, gradient: Tensor, overlap: Tensor, features: Tensor) -> Tensor:
         """Subtract (v . y / n) x from A' v, in place, for the gradient of sigma."""
-        return gradient.addcmul_(overlap[:, None], features, value=-1 / self.n_full)
+        return gradient.addcmul_(overlap[..., None], features, value=-1 / self.n_full)
 
     def overlap_gradient(self, gradient: Tensor, features: Tensor) -> Tensor:
-        """Apply the transpose of :meth:`add_curvature` with respect to v . y: (n_atoms,)."""
-        return (gradient * features).sum(1) / -self.n_full
+        """Apply the transpose of :meth:`add_curvature` with respect to v . y, for each row."""
+        return (gradient * features).sum(-1) / -self.n_full
 
     def project(self, weight: Tensor) -> Tensor:
         r"""Return :math:`A (1 - \omega \omega^T / n)`, for the gradient of the mean."""
@@ -107,22 +105,24 @@ class _FeatureMap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, weight, features, counts, n_rows):
-        n_elements, n_outputs, _ = weight.shape
-        table = features.new_zeros(n_elements, n_rows, n_outputs)
+        n_elements, n_networks = len(counts), len(weight) // len(counts)
+        wide = weight.view(n_elements, -1, weight.shape[2])  # the networks of an element together
+        table = features.new_zeros(n_elements, n_rows, wide.shape[1])
         for element, x in enumerate(features.split(counts)):
-            torch.mm(x, weight[element].T, out=table[element, : len(x)])
+            torch.mm(x, wide[element].T, out=table[element, : len(x)])
         ctx.save_for_backward(features)
         ctx.counts, ctx.shape = counts, weight.shape
-        return table
+        return table.unflatten(2, (n_networks, -1)).transpose(1, 2).flatten(0, 1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         (features,) = ctx.saved_tensors
-        weight_gradient = features.new_empty(ctx.shape)
+        gradient = gradient.unflatten(0, (len(ctx.counts), -1)).transpose(1, 2).flatten(2)
+        weight_gradient = features.new_empty(len(ctx.counts), gradient.shape[2], ctx.shape[2])
         for element, x in enumerate(features.split(ctx.counts)):
             torch.mm(gradient[element, : len(x)].T, x, out=weight_gradient[element])
-        return weight_gradient, None, None, None
+        return weight_gradient.view(ctx.shape), None, None, None
 
 
 def map_features(weight: Tensor, features: Tensor, counts: list[int], n_rows: int) -> Tensor:
@@ -130,7 +130,7 @@ def map_features(weight: Tensor, features: Tensor, counts: list[int], n_rows: in
 
     Parameters
     ----------
-    weight : Tensor of shape (n_elements, n_outputs, n_features)
+    weight : Tensor of shape (n_elements * n_networks, n_outputs, n_features)
         Weights.
     features : Tensor of shape (n_atoms, n_features)
         Constants; the atoms are sorted by element.
@@ -141,7 +141,7 @@ def map_features(weight: Tensor, features: Tensor, counts: list[int], n_rows: in
 
     Returns
     -------
-    Tensor of shape (n_elements, n_rows, n_outputs)
+    Tensor of shape (n_elements * n_networks, n_rows, n_outputs)
         The unused rows of elements with fewer atoms are zero.
     """
     return _FeatureMap.apply(weight, features, counts, n_rows)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..descriptors import PowerSpectrum
 from ._environments import EnvironmentBatch
 from ._first_layer import FirstLayer
-from ._force_map import map_forces
+from ._force_map import find_slope, map_forces
 from ._layers import ElementLinear, NoNorm, PackedLayerNorm, map_features
 
 
@@ -34,6 +34,8 @@ class OrthogonalLayer(FirstLayer):
         Number of preactivations.
     layernorm : bool
         Whether the features are normalised; if so, the layer has a bias.
+    n_networks : int
+        Number of networks.
     generator : torch.Generator
         Source of the initial weights.
     """
@@ -46,17 +48,19 @@ class OrthogonalLayer(FirstLayer):
         n_per_l: Sequence[int],
         n_outputs: int,
         layernorm: bool,
+        n_networks: int,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.constants = StandardizedSpectrum(n_per_l, n_elements, layernorm)
-        self.n_networks, self.n_features = n_elements, self.spectrum.n_features
+        self.n_networks, self.n_sets = n_networks, n_elements * n_networks
+        self.n_features = self.spectrum.n_features
         # the initial weights are scaled as for the full spectrum
         self.linear = ElementLinear(
-            n_elements, self.n_features, n_outputs, generator, self.spectrum.n_full
+            self.n_sets, self.n_features, n_outputs, generator, self.spectrum.n_full
         )
         # replaces the shift of LayerNorm: that shift times the weights of this layer
-        bias = torch.zeros(n_elements, n_outputs, dtype=torch.float64)
+        bias = torch.zeros(self.n_sets, n_outputs, dtype=torch.float64)
         self.bias = nn.Parameter(bias) if layernorm else None
 
     @property
@@ -79,7 +83,7 @@ class OrthogonalLayer(FirstLayer):
         return batch.constants["features"]
 
     def forward(self, batch: EnvironmentBatch) -> tuple[Tensor, Tensor]:
-        """Return a, of shape (n_elements, n_rows, n_outputs), and A x, which the forces need."""
+        """Return a, of shape (n_sets, n_rows, n_outputs), and A x, which the forces need."""
         index = batch.index
         projected = map_features(
             self.linear.weight, batch.constants["features"], index.element_counts, index.n_rows
@@ -95,20 +99,34 @@ class OrthogonalLayer(FirstLayer):
         return map_forces(
             self.linear.weight[:, columns],
             self.gather(gradient, batch),
-            self.gather(overlap[:, :, None], batch)[:, 0],
+            self.gather(overlap[:, :, None], batch)[:, :, 0],
+            self,
+            batch,
+        )
+
+    def slope(
+        self, gradient: Tensor, projected: Tensor, columns: slice, batch: EnvironmentBatch
+    ) -> Tensor:
+        """Return dE/dc of each network, given dE/da of some columns as a table."""
+        overlap = (gradient * projected[:, :, columns]).sum(2)
+        return find_slope(
+            self.norm.project(self.linear.weight[:, columns]),
+            self.gather(gradient, batch),
+            self.gather(overlap[:, :, None], batch)[:, :, 0],
             self,
             batch,
         )
 
     def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:
-        """Take the rows of the atoms from a table: (n_atoms, n)."""
-        return table.flatten(0, 1).index_select(0, batch.index.rows)
+        """Take the rows of the atoms from a table: (n_networks, n_atoms, n)."""
+        rows = batch.index.rows_of_networks(self.n_networks)
+        return table.flatten(0, 1).index_select(0, rows).unflatten(0, (self.n_networks, -1))
 
     def scatter(self, atoms: Tensor, batch: EnvironmentBatch) -> Tensor:
         """Put rows of the atoms into a table, in which unused rows are zero."""
-        index = batch.index
-        table = atoms.new_zeros(self.n_networks * index.n_rows, atoms.shape[1])
-        return table.index_copy(0, index.rows, atoms).unflatten(0, (self.n_networks, -1))
+        rows = batch.index.rows_of_networks(self.n_networks)
+        table = atoms.new_zeros(self.n_sets * batch.index.n_rows, atoms.shape[2])
+        return table.index_copy(0, rows, atoms.flatten(0, 1)).unflatten(0, (self.n_sets, -1))
 
 
 class StandardizedSpectrum(nn.Module):

@@ -22,7 +22,7 @@ from ._environments import EnvironmentBatch
 class _PairMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gradient, batch):
-        ctx.batch, ctx.n_blocks = batch, gradient.shape[1]
+        ctx.batch, ctx.n_blocks = batch, gradient.shape[2]
         return contract_pairs(gradient, batch)
 
     @staticmethod
@@ -32,26 +32,31 @@ class _PairMap(torch.autograd.Function):
 
 
 def map_pairs(gradient: Tensor, batch: EnvironmentBatch) -> Tensor:
-    """Return dE/dr_ij, of shape (n_pairs, 3), for dE/dc of shape (n_atoms, n_blocks, n_channels).
+    """Return dE/dr_ij for dE/dc, of each network.
 
     Parameters
     ----------
-    gradient : Tensor of shape (n_atoms, n_blocks, n_channels)
+    gradient : Tensor of shape (n_networks, n_atoms, n_blocks, n_channels)
         Gradient of the expansion, with respect to which the result can be differentiated.
     batch : EnvironmentBatch
         Constants of the pairs.
+
+    Returns
+    -------
+    Tensor of shape (n_networks, n_pairs, 3)
     """
     return _PairMap.apply(gradient, batch)
 
 
 def contract_pairs(gradient: Tensor, batch: EnvironmentBatch) -> Tensor:
     """Evaluate :func:`map_pairs`, without a graph for autograd."""
-    return batch.pair_gradients.contract(batch.index.channel_rows, gradient.flatten(0, 1))
+    channels = gradient.flatten(1, 2)
+    return batch.pair_gradients.contract(batch.index.channel_rows, channels)
 
 
 def spread_pairs(pair_forces: Tensor, n_blocks: int, batch: EnvironmentBatch) -> Tensor:
-    """Evaluate the transpose of :func:`map_pairs`: (n_atoms, n_blocks, n_channels)."""
+    """Evaluate the transpose of :func:`map_pairs`: (n_networks, n_atoms, n_blocks, n_channels)."""
     n_atoms = len(batch.index.atoms)
     rows = batch.index.channel_rows
     channels = batch.pair_gradients.spread(rows, pair_forces, n_atoms * n_blocks)
-    return channels.view(n_atoms, n_blocks, -1)
+    return channels.unflatten(1, (n_atoms, n_blocks))

@@ -71,9 +71,9 @@ def run_perceptron(
 
     Parameters
     ----------
-    hidden : Tensor of shape (n_elements, n_rows, n)
-        Output of the first layer; rows of one element share their weights.
-    weights : list of Tensor of shape (n_elements, n_outputs, n_inputs)
+    hidden : Tensor of shape (n_sets, n_rows, n)
+        Output of the first layer; rows of one set share their weights.
+    weights : list of Tensor of shape (n_sets, n_outputs, n_inputs)
         Weights of the following layers, the last with one output; SiLU comes before each.
     differentiate : bool
         Whether to compute the gradient; otherwise it is None.
@@ -82,6 +82,6 @@ def run_perceptron(
 
     Returns
     -------
-    Tensor of shape (n_elements, n_rows), Tensor of shape (n_elements, n_rows, n), Tensor or None
+    Tensor of shape (n_sets, n_rows), Tensor of shape (n_sets, n_rows, n), Tensor or None
     """
     return _Perceptron.apply(hidden, differentiate, depth, *weights)

@@ -33,7 +33,7 @@ class Head(nn.Module):
     widths : list of int
         Sizes of the features and hidden layers, without the last layer; a single size means a
         linear head.
-    n_networks : int
+    n_sets : int
         Number of sets of weights.
     bases : list of TensorBasis or None
         Basis of each block; None for invariants.
@@ -44,14 +44,14 @@ class Head(nn.Module):
         since the first layer takes its place.
     """
 
-    def __init__(self, kind: TargetKind, widths, n_networks, bases, generator, has_output) -> None:
+    def __init__(self, kind: TargetKind, widths, n_sets, bases, generator, has_output) -> None:
         super().__init__()
         self.per_atom = kind.per_atom
         self.n_properties = [block.n_properties for block in kind.blocks]
         self.bases = nn.ModuleList([nn.Identity() if basis is None else basis for basis in bases])
         sizes = [*widths, count_outputs(kind, bases)] if has_output else widths
         self.layers = nn.ModuleList(
-            ElementLinear(n_networks, n_inputs, n_outputs, generator)
+            ElementLinear(n_sets, n_inputs, n_outputs, generator)
             for n_inputs, n_outputs in zip(sizes, sizes[1:])
         )
         is_cartesian = kind.cartesian_rank is not None
@@ -63,6 +63,14 @@ class Head(nn.Module):
         """Weights of the layers, with SiLU between them."""
         return [layer.weight for layer in self.layers]
 
+    @property
+    def n_weights(self) -> int:
+        """Number of weights of the last layer, for a single property; 0 without such a layer."""
+        if not self.weights:
+            return 0
+        n_sets, _, n_inputs = self.weights[-1].shape
+        return n_sets * n_inputs * sum(count_tensors(basis) for basis in self.bases)
+
     def last_features(self, features: Tensor) -> Tensor:
         """Return the last-layer features as a table."""
         for weight in self.weights[:-1]:
@@ -70,7 +78,7 @@ class Head(nn.Module):
         return features
 
     def forward(self, features: Tensor, gather: Gather, batch: EnvironmentBatch) -> Tensor:
-        """Return the flattened values per atom: (n_atoms, size)."""
+        """Return the flattened values per atom: (n_networks, n_atoms, size)."""
         table = self.last_features(features)
         if self.weights:
             table = torch.bmm(table, self.weights[-1].mT)
@@ -80,16 +88,45 @@ class Head(nn.Module):
         blocks, first = [], 0
         for basis, n_properties in zip(self.bases, self.n_properties):
             size = n_properties * count_tensors(basis)
-            part = invariants[:, first : first + size].unflatten(1, (n_properties, -1))
+            part = invariants[:, :, first : first + size].unflatten(2, (n_properties, -1))
             first += size
             if isinstance(basis, TensorBasis):
-                part = torch.einsum("imk,ipk->imp", basis(batch.tensors, batch), part)
-            blocks.append(part.flatten(1))
-        values = torch.cat(blocks, dim=1)
+                part = torch.einsum("imk,nipk->nimp", basis(batch.tensors, batch), part)
+            blocks.append(part.flatten(2))
+        values = torch.cat(blocks, dim=2)
         if self.transform is None:
             return values
-        per_property = values.unflatten(1, (-1, self.n_properties[0]))
-        return torch.einsum("cs,isp->icp", self.transform, per_property).flatten(1)
+        per_property = values.unflatten(2, (-1, self.n_properties[0]))
+        return torch.einsum("cs,nisp->nicp", self.transform, per_property).flatten(2)
+
+    def rows(self, features: Tensor, gather: Gather, batch: EnvironmentBatch) -> Tensor:
+        """Return what the last layer multiplies by its weights to get each component of a value.
+
+        All properties of a component have the same row. With the tensors B and the last-layer
+        features h, a row of a spherical block holds all products B h, and zeros
+        for the other blocks.
+
+        Returns
+        -------
+        Tensor of shape (n_atoms, n_components, n)
+            The components are those of :attr:`TargetKind.rows`.
+        """
+        (h,) = gather(self.last_features(features), batch)
+        parts = []
+        for basis in self.bases:
+            is_tensor = isinstance(basis, TensorBasis)
+            B = basis(batch.tensors, batch) if is_tensor else h.new_ones(len(h), 1, 1)
+            parts.append(torch.einsum("imk,if->imkf", B, h).flatten(2))
+        rows = parts[0]
+        if len(parts) > 1:
+            sizes = torch.tensor([part.shape[1:] for part in parts]).sum(0).tolist()
+            rows = h.new_zeros(len(h), *sizes)
+            component = first = 0
+            for part in parts:
+                _, n_components, size = part.shape
+                rows[:, component : component + n_components, first : first + size] = part
+                component, first = component + n_components, first + size
+        return rows if self.transform is None else torch.einsum("cs,isn->icn", self.transform, rows)
 
 
 class Trunk(nn.Module):
@@ -97,16 +134,16 @@ class Trunk(nn.Module):
 
     Parameters
     ----------
-    n_layers, width, n_networks : int
+    n_layers, width, n_sets : int
         Sizes.
     generator : torch.Generator
         Source of the initial weights.
     """
 
-    def __init__(self, n_layers: int, width: int, n_networks: int, generator) -> None:
+    def __init__(self, n_layers: int, width: int, n_sets: int, generator) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            ElementLinear(n_networks, width, width, generator) for _ in range(n_layers)
+            ElementLinear(n_sets, width, width, generator) for _ in range(n_layers)
         )
 
     @property
@@ -115,7 +152,7 @@ class Trunk(nn.Module):
         return [layer.weight for layer in self.layers]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return the features, as a table (n_networks, n_rows, width)."""
+        """Return the features, as a table (n_sets, n_rows, width)."""
         for weight in self.weights:
             hidden = torch.bmm(F.silu(hidden), weight.mT)
         return F.silu(hidden)

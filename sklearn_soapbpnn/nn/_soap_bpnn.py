@@ -20,25 +20,25 @@ from ._long_range import LongRange
 from ._orthogonal import OrthogonalLayer
 from ._perceptron import run_perceptron
 from ._readout import Head, Trunk, count_outputs
-from ._slopes import Slopes, find_slopes, require_slopes, sum_forces, sum_virial
+from ._slopes import Slopes, find_slopes, require_slopes, sum_forces, sum_rows, sum_virial
 from ._tensor_basis import TensorBasis
 
 
 @dataclass
 class Outputs:
-    r"""Output of the network for a batch, in units of the scale.
+    r"""Output of each network of a committee for a batch, in units of the scale.
 
     Parameters
     ----------
-    energies : Tensor of shape (n_atoms,), or None
+    energies : Tensor of shape (n_networks, n_atoms), or None
         Energy of each atom; None if energies are not a target.
-    energy : Tensor of shape (n_structures,), or None
+    energy : Tensor of shape (n_networks, n_structures), or None
         Sum of the atomic energies of each structure.
-    forces : Tensor of shape (n_atoms, 3), or None
+    forces : Tensor of shape (n_networks, n_atoms, 3), or None
         :math:`-\partial E / \partial r_i`.
-    strain_gradient : Tensor of shape (n_structures, 3, 3), or None
+    strain_gradient : Tensor of shape (n_networks, n_structures, 3, 3), or None
         :math:`\partial E / \partial \epsilon`, the stress times the volume.
-    values : dict of str to Tensor of shape (n_atoms, size)
+    values : dict of str to Tensor of shape (n_networks, n_atoms, size)
         Contributions of the atoms to the other targets, whose values are sums or means of these.
     """
 
@@ -55,9 +55,9 @@ class _Reading:
 
     Parameters
     ----------
-    features : dict of str to Tensor of shape (n_networks, n_rows, n)
+    features : dict of str to Tensor of shape (n_sets, n_rows, n)
         Input of the head of each target; the energy may be missing.
-    energies : Tensor of shape (n_networks, n_rows), or None
+    energies : Tensor of shape (n_sets, n_rows), or None
         Energy of each row; None if energies are not a target.
     slopes : Slopes or None
         Gradient of the sum of the energies; None if it is not needed.
@@ -69,13 +69,16 @@ class _Reading:
 
 
 class SoapBPNN(nn.Module):
-    r"""Behler-Parrinello network on SOAP power spectra.
+    r"""Behler-Parrinello network on SOAP power spectra, or a committee of several.
 
     .. math:: \epsilon_i = \mathrm{MLP}_{Z_i}(\mathrm{LayerNorm}_{Z_i}(p_i))
 
     The layers have no bias and SiLU between them [1]_. The output of the hidden layers are the
     features of an atom, which the heads of all targets share. The energy of a structure is the sum
     over its atoms; forces and stress are its exact derivatives.
+
+    The networks of a committee have all weights of perceptrons for themselves. In common they have
+    what acts on the expansion: tensor bases, and pseudo-species with their LayerNorm.
 
     Parameters
     ----------
@@ -122,7 +125,7 @@ class SoapBPNN(nn.Module):
         self.trunk = None
         if architecture.num_hidden_layers:
             n_layers = architecture.num_hidden_layers - 1
-            self.trunk = Trunk(n_layers, width, self.first.n_networks, generator)
+            self.trunk = Trunk(n_layers, width, self.first.n_sets, generator)
         self.heads = nn.ModuleList(
             self._build_head(name, bases[name], width, generator) for name in kinds
         )
@@ -131,6 +134,11 @@ class SoapBPNN(nn.Module):
             cutoff_radius = parameters.cutoff_radius
             self.long_range = LongRange(architecture.long_range, cutoff_radius, width, generator)
         self.to(architecture.dtype)
+
+    @property
+    def n_networks(self) -> int:
+        """Number of networks."""
+        return self.first.n_networks
 
     @property
     def device(self) -> torch.device:
@@ -166,10 +174,8 @@ class SoapBPNN(nn.Module):
         if reading.energies is None:
             return outputs
         index = batch.index
-        outputs.energies = self.first.gather(reading.energies[:, :, None], batch)[:, 0]
-        outputs.energy = outputs.energies.new_zeros(len(index)).index_add(
-            0, index.structure_of_atom, outputs.energies
-        )
+        outputs.energies = self.first.gather(reading.energies[:, :, None], batch)[:, :, 0]
+        outputs.energy = sum_rows(outputs.energies, index.structure_of_atom, len(index))
         if derivatives:
             slopes = reading.slopes
             columns = self.columns["energy"]
@@ -184,18 +190,29 @@ class SoapBPNN(nn.Module):
     def features(self, batch: EnvironmentBatch, target: str | None = None) -> Tensor:
         """Return the features of the atoms, or the last-layer features of a target.
 
-        Without hidden layers these are the normalised SOAP features.
+        Those of a committee are those of its networks, side by side. Without hidden layers they are
+        the normalised SOAP features.
         """
         if self.trunk is None and (target is None or not self.is_mlp[target]):
             return self.first.features(batch)
         hidden, _ = self.first(batch)
-        if self.long_range is None:
-            features = self._compute_features(hidden)
-        else:
-            features = self._read_long_range(hidden, batch, derivatives=False).features
+        features = self.head_inputs(hidden, batch)
         if target is None:
-            return self.first.gather(next(iter(features.values())), batch)
-        return self.first.gather(self.head(target).last_features(features[target]), batch)
+            table = next(iter(features.values()))
+        else:
+            table = self.head(target).last_features(features[target])
+        return self.first.gather(table, batch).transpose(0, 1).flatten(1)
+
+    def head_inputs(self, hidden: Tensor, batch: EnvironmentBatch) -> dict[str, Tensor]:
+        """Return the input of the head of each target as a table, given the preactivations."""
+        if self.long_range is None:
+            return self._compute_features(hidden)
+        return self._read_long_range(hidden, batch, derivatives=False).features
+
+    def layers(self, name: str) -> list[Tensor]:
+        """Return the weights of all layers of a target after the first, with SiLU before each."""
+        shared = [] if self.trunk is None else self.trunk.weights
+        return [*shared, *self.head(name).weights]
 
     # construction, in this order
 
@@ -240,7 +257,8 @@ class SoapBPNN(nn.Module):
 
     def _build_first_layer(self, architecture, n_outputs, generator) -> FirstLayer:
         n_elements, n_pseudo_species = len(self.elements), architecture.n_pseudo_species
-        options = (self.basis.n_per_l, n_outputs, architecture.layernorm, generator)
+        layernorm, n_networks = architecture.layernorm, architecture.n_networks
+        options = (self.basis.n_per_l, n_outputs, layernorm, n_networks, generator)
         if n_pseudo_species is None:
             return OrthogonalLayer(n_elements, *options)
         return AlchemicalLayer(n_elements, n_pseudo_species, *options)
@@ -250,8 +268,7 @@ class SoapBPNN(nn.Module):
         has_trunk, is_mlp = self.trunk is not None, self.is_mlp[name]
         widths = [width, width] if has_trunk and is_mlp else [width]
         has_output = has_trunk or is_mlp
-        n_networks = self.first.n_networks
-        return Head(self.kinds[name], widths, n_networks, bases, generator, has_output)
+        return Head(self.kinds[name], widths, self.first.n_sets, bases, generator, has_output)
 
     # evaluation after the first layer
 
@@ -269,12 +286,12 @@ class SoapBPNN(nn.Module):
         The other heads share the features of its hidden layers.
         """
         has_others = len(self.kinds) > 1
-        shared = [] if self.trunk is None else self.trunk.weights
+        shares = self.trunk is not None and has_others
         energies, slope, features = run_perceptron(
             hidden[:, :, self.columns["energy"]],
-            [*shared, *self.head("energy").weights],
+            self.layers("energy"),
             derivatives,
-            depth=len(shared) if self.trunk is not None and has_others else None,
+            depth=len(self.trunk.weights) if shares else None,
         )
         slopes = None if slope is None else Slopes(slope)
         if not has_others:
@@ -304,11 +321,11 @@ class SoapBPNN(nn.Module):
 
     def _add_long_range(self, table: Tensor, batch: EnvironmentBatch, geometry: Geometry) -> Tensor:
         """Return the features as a table: the sum of the short-range and long-range features."""
-        atoms = self.first.gather(table, batch)
-        return self.first.scatter(atoms + self.long_range(atoms, geometry), batch)
+        (atoms,) = self.first.gather(table, batch)
+        return self.first.scatter((atoms + self.long_range(atoms, geometry))[None], batch)
 
     def _read_energies(self, features: Tensor) -> Tensor:
-        """Return the energies of the rows, (n_networks, n_rows)."""
+        """Return the energies of the rows, (n_sets, n_rows)."""
         head = self.head("energy")
         return torch.bmm(head.last_features(features), head.weights[-1].mT)[:, :, 0]
 

@@ -1,10 +1,11 @@
 """Training: checks, data on the device, losses, checkpoints, the skorch net, the order of a fit."""
 
-from ._check_data import FitData, check_data
+from ._check_data import FitData, check_data, check_labels
 from ._check_parameters import check_degrees, check_parameters
 from ._checkpoints import Checkpoints, load_checkpoint
 from ._dataset import TrainingData
 from ._distributed import open_processes
+from ._error_bars import calibrate_model
 from ._extensions import check_callbacks, check_net_params, choose_optimizer
 from ._fit import fit_model, make_net
 from ._fitted_regressor import FittedRegressor
@@ -32,9 +33,11 @@ __all__ = [
     "TotalLoss",
     "TrainingData",
     "Workers",
+    "calibrate_model",
     "check_callbacks",
     "check_data",
     "check_degrees",
+    "check_labels",
     "check_net_params",
     "check_parameters",
     "check_workers",

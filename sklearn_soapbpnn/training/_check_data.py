@@ -100,6 +100,26 @@ def check_data(parameters, before, X, y, X_val, y_val, sample_weight, groups):
     return data
 
 
+def check_labels(fitted, X, y, name):
+    """Return structures and labels of targets that a fitted model has learnt; raise if they differ.
+
+    ``name`` is the name of the labels in error messages: "y", or "y_train" with "X_train".
+    """
+    what = name.replace("y", "X", 1)
+    if y is None:
+        raise ValueError(f"{what} and {name} must be given together.")
+    X = as_structures(X, what)
+    y = check_learnt(as_targets(y, X, name, what), X, name)
+    unknown = [column for column in list_learnt(y) if fitted.kinds.get(column) != y.kinds[column]]
+    if unknown or ("energy" not in fitted.kinds and {*LEARNT_DERIVATIVES} & {*y.names}):
+        raise ValueError(
+            f"{name} has the columns {dict(y.kinds)}, but the model has learnt {fitted.kinds}. "
+            "Pass labels of what it has learnt."
+        )
+    check_elements(X, fitted.steps.elements, what, "fit")
+    return X, y
+
+
 def list_learnt(targets):
     """Return the names of the targets that have a separate output: all except derivatives."""
     return [name for name in targets.names if name not in LEARNT_DERIVATIVES]

@@ -46,6 +46,12 @@ def check_parameters(parameters, targets, known=(), has_validation=False):
                 "long_range=True needs hidden layers, from whose features the charges are "
                 "computed. Set num_hidden_layers to 1 or more."
             )
+        if parameters.n_networks > 1:
+            raise ValueError(
+                f"n_networks={parameters.n_networks} contradicts long_range=True: networks that "
+                "are trained together share all that is computed of the structures, but each would "
+                "have charges of its own. Set n_networks=1, or long_range=False."
+            )
     if parameters.early_stopping and parameters.validation_fraction == 0 and not has_validation:
         raise ValueError(
             "early_stopping=True needs validation structures, but validation_fraction=0. Use a "

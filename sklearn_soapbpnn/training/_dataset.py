@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..data import has_derivatives, plan_batches, to_network_units
 from ..model import atoms_per_chunk
-from ..nn import EnvironmentBatch, Environments
+from ..nn import EnvironmentBatch, Environments, sum_rows
 
 # atoms per batch in validation on the CPU: enough to amortise the overhead of Python, few enough
 # for the cache
@@ -112,8 +112,11 @@ class Batch:
         return self.n_structures
 
     def predictions(self, network) -> dict[str, Tensor]:
-        """Evaluate the network; return predictions in the form of the labels."""
-        outputs = network(self.environments, strain="stress" in self.labels)
+        """Return what each network predicts, with the shape (n_networks, ...) for labels (...)."""
+        return self.compare(network(self.environments, strain="stress" in self.labels))
+
+    def compare(self, outputs) -> dict[str, Tensor]:
+        """Return outputs of networks in the form of the labels, see :meth:`predictions`."""
         index = self.environments.index
         derived = {"energy": outputs.energy, "forces": outputs.forces}
         derived["stress"] = outputs.strain_gradient
@@ -123,8 +126,7 @@ class Batch:
             if values is None:
                 values = outputs.values[name]
                 if not labels.per_atom:
-                    total = values.new_zeros(len(index), values.shape[1])
-                    values = total.index_add(0, index.structure_of_atom, values)
+                    values = sum_rows(values, index.structure_of_atom, len(index))
             predictions[name] = values if labels.per_atom else values / labels.divisor
         return predictions
 
@@ -175,7 +177,7 @@ class TrainingData(Dataset):
             if labels.weight is None or bool((labels.weight > 0).any())
         ]
         self.smallest_errors = {name: self.labels[name].smallest_error for name in self.labelled}
-        self.n_elements = len(network.elements)
+        self.n_elements, self.n_networks = len(network.elements), network.n_networks
 
     def _prepare(self, structures, network, derivatives):
         """Compute the environments on the device."""
@@ -263,7 +265,7 @@ class EvaluationIterator(BatchIterator):
 
     def __init__(self, dataset: TrainingData) -> None:
         mean = int(dataset.atom_counts.float().mean().ceil())
-        n_atoms = atoms_per_chunk(dataset.device, ATOMS_PER_EVALUATION)
+        n_atoms = atoms_per_chunk(dataset.device, ATOMS_PER_EVALUATION) // dataset.n_networks
         super().__init__(dataset, max(1, n_atoms // mean))
 
     def order(self) -> Tensor:

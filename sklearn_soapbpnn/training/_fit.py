@@ -17,6 +17,7 @@ from ..nn import SoapBPNN
 from ._check_data import list_learnt
 from ._checkpoints import Checkpoints
 from ._dataset import TrainingData
+from ._error_bars import fit_error_bars
 from ._extensions import choose_optimizer
 from ._losses import TotalLoss
 from ._net import SoapBPNNNet
@@ -66,9 +67,12 @@ def fit_model(parameters, data, resume, processes):
         interval = int(parameters.checkpoint_interval)
         net.set_params(checkpoints=Checkpoints(path, interval, seeds, state))
     net.initialize()
-    _run(parameters, net, train, validation, _count_epochs(parameters, state), large)
+    before = None if data.before is None else data.before.error_bars
+    n_epochs = _count_epochs(parameters, state)
+    error_bars = _run(parameters, net, train, validation, n_epochs, large, before)
     hyperparameters = parameters.hyperparameters(data.kinds)
-    fitted = FittedModel(steps, data.kinds, _list_targets(data), net.module_, hyperparameters)
+    targets = _list_targets(data)
+    fitted = FittedModel(steps, data.kinds, targets, net.module_, hyperparameters, error_bars)
     return fitted, net
 
 
@@ -210,8 +214,14 @@ def _hold_out(fraction, X, data, seed):
     return (X[train], y[train], None if weight is None else weight[train]), (X[val], y[val])
 
 
-def _run(parameters, net, train, validation, n_epochs, large):
-    """Put the data on the device, unless they are too large, and train the net."""
+def _run(parameters, net, train, validation, n_epochs, large, before):
+    """Put the data on the device, unless they are too large, and train the net.
+
+    Returns
+    -------
+    LastLayerPosterior or None
+        The error bars; ``before`` are those of the model from which the fit continues.
+    """
     n_atoms = parameters.batch_size * train[0].n_atoms.mean()
     n_workers = count_workers(parameters.num_workers) if large else 0
     with use_threads(n_atoms), Workers(n_workers) as workers:
@@ -224,6 +234,16 @@ def _run(parameters, net, train, validation, n_epochs, large):
         net.partial_fit(train, validation, epochs=n_epochs)
         _check_end(net, parameters.num_epochs, parameters.learning_rate)
         _check_learnt(net, train, validation)
+        try:
+            return fit_error_bars(net.module_, train, validation, before)
+        except KeyboardInterrupt:
+            warnings.warn(
+                "fit was interrupted before the error bars were complete, so there are none. The "
+                "network is kept; calibrate makes error bars for it.",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
+            return None
 
 
 def _check_labelled(early_stopping, validation):

@@ -68,8 +68,10 @@ class TargetLoss:
 
         Parameters
         ----------
-        prediction, label : Tensor
-            Values divided by the scale; labels must be finite, also where they are missing.
+        prediction : Tensor of shape (n_networks, ...)
+            What each network predicts, divided by the scale.
+        label : Tensor of shape (...)
+            Labels, divided by the scale; they must be finite, also where they are missing.
         weight : Tensor or None
             Weight of each entry, zero where there is no label; None means one for all.
         n_labelled : Tensor, default=None
@@ -78,11 +80,14 @@ class TargetLoss:
         Returns
         -------
         Tensor
-            A scalar. The mean divides by the number of labels, not by the sum of the weights,
-            because in small batches the weights would otherwise have little effect.
+            A scalar, the sum over the networks, so that each trains as if it were alone. The mean
+            divides by the number of labels, not by the sum of the weights, because in small batches
+            the weights would otherwise have little effect.
         """
+        label = label.expand_as(prediction)
         if weight is None and n_labelled is None:
-            return self.weight * self._function(prediction, label, self.reduction)
+            times = len(prediction) if self.reduction == "mean" else 1
+            return self.weight * times * self._function(prediction, label, self.reduction)
         losses = self._function(prediction, label, "none")
         total = self.weight * (losses if weight is None else losses * weight).sum()
         if self.reduction == "sum":
@@ -110,7 +115,7 @@ class TotalLoss(nn.Module):
         self.losses = losses
 
     def forward(self, predictions: dict[str, Tensor], labels: dict) -> Tensor:
-        """Return the sum of the losses over the targets."""
+        """Return the sum of the losses over the targets and the networks."""
         total = 0.0
         for name, part in labels.items():
             prediction, loss = predictions[name], self.losses[name]

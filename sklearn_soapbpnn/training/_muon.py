@@ -57,7 +57,7 @@ COEFFICIENTS = (
 class Muon(torch.optim.Optimizer):
     r"""Muon for stacks of matrices, and Adam for all other weights.
 
-    A weight of three axes, (n_networks, n_outputs, n_inputs), is a stack of matrices. One whose
+    A weight of three axes, (n_sets, n_outputs, n_inputs), is a stack of matrices. One whose
     gradient is zero, since no atom of its element is in the batch, stays as it is: a step has the
     same size however small the mean of the gradients has become.
 
@@ -143,7 +143,7 @@ class Muon(torch.optim.Optimizer):
 
         Parameters
         ----------
-        weight : Parameter of shape (n_networks, n_outputs, n_inputs)
+        weight : Parameter of shape (n_sets, n_outputs, n_inputs)
             One of the weights of the optimizer.
         roughness : Tensor of shape (n_inputs,)
             :math:`\rho`, see :meth:`PowerSpectrum.roughness`.

@@ -264,7 +264,7 @@ class SoapBPNNNet(NeuralNet):
                 raise
 
     def train_step_single(self, batch, **fit_params):
-        """Compute the loss of a batch and its gradient."""
+        """Compute the loss of a batch, summed over the networks, and its gradient."""
         predictions = batch.predictions(self.module_)
         loss = self.criterion_(predictions, batch.labels)
         loss.backward()
@@ -278,9 +278,10 @@ class SoapBPNNNet(NeuralNet):
         return step
 
     def validation_step(self, batch, **fit_params):
-        """Compute the loss of a batch without gradients of the weights."""
+        """Compute the loss of a batch, of the mean of all networks, without gradients."""
         with torch.no_grad():
             predictions = batch.predictions(self.module_)
+            predictions = {name: p.mean(0, keepdim=True) for name, p in predictions.items()}
             return {"loss": self.criterion_(predictions, batch.labels), "y_pred": predictions}
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
@@ -294,7 +295,8 @@ class SoapBPNNNet(NeuralNet):
             # skorch then ends the fit without a warning, as if a callback had stopped it
             self.interrupted_ = True
             raise
-        self.history.record(f"{prefix}_loss", float(total) / n_structures)
+        n_losses = self.module_.n_networks if training else 1
+        self.history.record(f"{prefix}_loss", float(total) / n_structures / n_losses)
         for name, sums in errors.items():
             sums = sums.cpu().double().numpy()
             self._record_errors(f"{prefix}_{name}", sums)
@@ -361,4 +363,5 @@ class SoapBPNNNet(NeuralNet):
 def _add_errors(errors, predictions, batch):
     """Add the sums of errors of a batch to the sums of earlier batches, for each target."""
     for name, labels in batch.labels.items():
-        errors[name] = errors.get(name, 0.0) + labels.sum_errors(predictions[name])
+        (prediction,) = predictions[name]
+        errors[name] = errors.get(name, 0.0) + labels.sum_errors(prediction)

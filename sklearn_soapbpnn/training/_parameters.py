@@ -26,7 +26,7 @@ from ..preprocessing import (
 FIXED_BY_FIT = (
     *SOAP_PARAMETERS,
     *("num_hidden_layers", "num_neurons_per_layer", "layernorm", "add_lambda_basis", "zbl"),
-    *("species_encoding", "n_pseudo_species", "long_range", "use_ewald", "smearing"),
+    *("species_encoding", "n_pseudo_species", "n_networks", "long_range", "use_ewald", "smearing"),
     *("kspace_resolution", "interpolation_nodes", "dtype", "scale_targets"),
     "remove_composition_contribution",
 )
@@ -98,6 +98,7 @@ class FitParameters:
             add_lambda_basis=bool(self.add_lambda_basis),
             n_pseudo_species=int(self.n_pseudo_species) if is_alchemical else None,
             long_range=self.long_range_parameters,
+            n_networks=int(self.n_networks),
             dtype=getattr(torch, self.dtype),
         )
 

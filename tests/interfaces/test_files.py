@@ -64,6 +64,8 @@ OPTIONS = {
         **{"species_encoding": "alchemical", "n_pseudo_species": 1, "layernorm": False},
         **{"num_hidden_layers": 0, "num_neurons_per_layer": 1},
     },
+    "committee": {"n_networks": 3},
+    "alchemical committee": {"species_encoding": "alchemical", "n_networks": 2},
     "long range": {"long_range": True},
     "alchemical, long range": {
         **{"species_encoding": "alchemical", "long_range": True, "use_ewald": True},
@@ -737,6 +739,9 @@ FORGED = {
     "no baseline": (set_entry(*BASELINE, "kinds", {}), "are not part of"),
     "baseline of others": (set_entry(*BASELINE, "elements", [1, 6]), "has the shape"),
     "scale of others": (set_entry(*SCALER, "targets", ["dipole"]), "'scaler_.scale.dipole' is mis"),
+    "scale of error bars": (set_entry("error_bars", {"energy": -1.0}), "cannot have the scales"),
+    "error bars of dipoles": (set_entry("error_bars", {"dipole": 1.0}), "cannot have the scales"),
+    "error bars of text": (set_entry("error_bars", {"energy": "1"}), "must be float"),
     "history of text": (set_entry("history", ["epoch"]), "one dict per epoch"),
     "history that runs": (
         set_entry("history", [{"epoch": {"eval": "1"}}]),
@@ -780,6 +785,10 @@ TENSORS = {
     "table of scales": ({"scaler_.scale.energy": np.ones((7, 1))}, "is not a valid scale"),
     "no scale": ({"scaler_.scale.energy": None}, "'scaler_.scale.energy' is missing"),
     "baseline": ({"baseline_.coef.energy": np.ones((3, 2))}, "has the shape"),
+    "error bars of others": ({"hessian.energy": np.eye(5)}, "not those of this network"),
+    "error bars of nothing": ({"hessian.gap": np.eye(12)}, "not those of this network"),
+    "no error bars": ({"hessian.energy": None}, r"error bars of \['energy'\] are missing"),
+    "negative variances": ({"hessian.energy": -np.eye(12)}, "not positive definite"),
 }
 
 

@@ -428,6 +428,7 @@ def test_one_warning_names_what_is_not_read():
     ("parameters", "message"),
     [
         ({"n_pseudo_species": 2}, r"n_pseudo_species=2 \(metatrain has 4\)"),
+        ({"n_networks": 3}, r"n_networks=3 \(metatrain trains one, as n_networks=1 does\)"),
         ({"random_state": np.random.RandomState(0)}, "random_state=RandomState"),
         ({"device": "cuda:1"}, "device='cuda:1'"),
         ({"early_stopping": True}, "early_stopping"),

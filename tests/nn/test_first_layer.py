@@ -17,14 +17,19 @@ KINDS = {"energy": TargetKind.scalar(), "quadrupole": TargetKind.spherical((2, 1
 N_OUTPUTS = 4
 
 
-@pytest.fixture(params=[None, 2], ids=["orthogonal", "alchemical"])
+@pytest.fixture(
+    params=[(None, 1), (None, 3), (2, 1), (2, 3)],
+    ids=["orthogonal", "three orthogonal", "alchemical", "three alchemical"],
+)
 def network(request):
+    n_pseudo_species, n_networks = request.param
     architecture = Architecture(
         2,
         N_OUTPUTS,
         layernorm=True,
         heads={},
-        n_pseudo_species=request.param,
+        n_pseudo_species=n_pseudo_species,
+        n_networks=n_networks,
         long_range=LongRangeParameters(),
         dtype=torch.float64,
     )
@@ -43,18 +48,19 @@ def test_shapes_are_those_that_are_stated(network, structures, select_batch):
     n_atoms, n_pairs = len(batch.index.atoms), len(batch.index.pairs)
     assert layer.features(batch).shape == (n_atoms, layer.n_features)
     hidden, context = layer(batch)
-    assert (len(hidden), hidden.shape[2]) == (layer.n_networks, N_OUTPUTS)
-    assert layer.gather(hidden, batch).shape == (n_atoms, N_OUTPUTS)
+    assert (len(hidden), hidden.shape[2]) == (layer.n_sets, N_OUTPUTS)
+    n_networks = layer.n_networks
+    assert layer.gather(hidden, batch).shape == (n_networks, n_atoms, N_OUTPUTS)
     columns = slice(1, 3)
     gradient = torch.ones_like(hidden[:, :, columns])
-    assert layer.differentiate(gradient, context, columns, batch).shape == (n_pairs, 3)
+    assert layer.differentiate(gradient, context, columns, batch).shape == (n_networks, n_pairs, 3)
 
 
 def test_gather_undoes_scatter(network, structures, select_batch):
     batch, layer = select_batch(network, structures), network.first
-    atoms = torch.randn(len(batch.index.atoms), 5, dtype=torch.float64)
+    atoms = torch.randn(layer.n_networks, len(batch.index.atoms), 5, dtype=torch.float64)
     table = layer.scatter(atoms, batch)
-    assert len(table) == layer.n_networks
+    assert len(table) == layer.n_sets
     assert torch.equal(layer.gather(table, batch), atoms)
 
 

@@ -137,8 +137,8 @@ def assert_agrees_with_autograd(network, plain, structures, select_batch):
     batch = select_batch(network, structures)
     with torch.no_grad():
         outputs = network(batch)
-    torch.testing.assert_close(outputs.energies, energies.detach()[batch.index.atoms])
-    torch.testing.assert_close(outputs.forces, forces[batch.index.atoms])
+    torch.testing.assert_close(outputs.energies[0], energies.detach()[batch.index.atoms])
+    torch.testing.assert_close(outputs.forces[0], forces[batch.index.atoms])
 
 
 def test_gradients_of_the_weights_agree_with_central_differences(network, structures, select_batch):
@@ -162,6 +162,8 @@ def test_gradients_of_the_weights_agree_with_central_differences(network, struct
         {"num_hidden_layers": 0, "heads": {"energy": "linear"}, "n_pseudo_species": 2},
         {"num_hidden_layers": 2, "heads": {"energy": "linear", "shielding": "linear"}},
         {"add_lambda_basis": False, "layernorm": False},
+        {"n_networks": 3},
+        {"n_networks": 2, "n_pseudo_species": 2},
     ],
     ids=str,
 )

@@ -28,6 +28,7 @@ KINDS = {
 OPTIONS = {
     "plain": {},
     "alchemical": {"species_encoding": "alchemical", "n_pseudo_species": 2},
+    "committee": {"n_networks": 2},
     "long range": {"long_range": True},
     "all": {"species_encoding": "alchemical", "long_range": True, "heads": {"energy": "linear"}},
 }

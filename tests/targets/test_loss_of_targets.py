@@ -225,8 +225,8 @@ def make_labels(values, weight=None):
 
 def test_total_loss_of_small_cases():
     predictions = {
-        "energy": torch.tensor([1.0, 2.0]),
-        "dipole": torch.tensor([[1.0, 0.0, 3.0], [0.0, 0.0, -4.0]]),
+        "energy": torch.tensor([[1.0, 2.0]]),
+        "dipole": torch.tensor([[[1.0, 0.0, 3.0], [0.0, 0.0, -4.0]]]),
     }
     labels = {
         "energy": make_labels([0.0, 4.0]),

@@ -33,6 +33,8 @@ NETWORKS = {
         "heads": dict.fromkeys(KINDS, "linear"),
     },
     "alchemical": {"n_pseudo_species": 4},
+    "committee": {"n_networks": 3},
+    "alchemical committee": {"n_networks": 2, "n_pseudo_species": 2},
     "alchemical, no hidden layer": {"n_pseudo_species": 2, "num_hidden_layers": 0},
     "mesh": {"long_range": LongRangeParameters()},
     "waves": {"long_range": LongRangeParameters(use_ewald=True)},
@@ -61,7 +63,11 @@ def label(frames, draw):
 
 # sums over pairs are computed by kernels, or by torch from the given bytes of stored gradients
 CASES = [(name, None) for name in NETWORKS]
-CASES += [(name, memory) for name in ("orthogonal", "alchemical", "mesh") for memory in (0, 10**9)]
+CASES += [
+    (name, memory)
+    for name in ("orthogonal", "alchemical", "mesh", "committee")
+    for memory in (0, 10**9)
+]
 
 
 @pytest.mark.parametrize(("name", "memory"), CASES)

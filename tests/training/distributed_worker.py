@@ -104,6 +104,7 @@ def fit_until_stopped(**parameters):
 FITS = {
     "float64": lambda **parameters: fit_everything("float64", **parameters),
     "float32": lambda **parameters: fit_everything("float32", **parameters),
+    "committee": lambda **parameters: fit_everything("float64", n_networks=3, **parameters),
     "long range": fit_long_range,
     "streamed": fit_streamed,
     "stopped": fit_until_stopped,

@@ -384,6 +384,7 @@ CHANGES = {
     **{"num_hidden_layers": 1, "num_neurons_per_layer": 5, "layernorm": False},
     **{"add_lambda_basis": False, "heads": {"energy": "linear"}, "zbl": True},
     **{"species_encoding": "alchemical", "n_pseudo_species": 3, "long_range": True},
+    "n_networks": 2,
     **{"dtype": "float32", "scale_targets": False, "remove_composition_contribution": False},
     **{"fixed_scaling_weights": {"energy": 1.0}, "fixed_composition_weights": {"H": 1.0}},
 }

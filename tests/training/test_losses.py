@@ -4,7 +4,7 @@ import torch
 from sklearn_soapbpnn.training._dataset import Labels
 from sklearn_soapbpnn.training._losses import TargetLoss, TotalLoss, parse_loss
 
-PREDICTION = torch.tensor([1.0, 2.0, 5.0])
+PREDICTION = torch.tensor([[1.0, 2.0, 5.0]])
 LABEL = torch.tensor([0.0, 2.0, 2.0])
 
 
@@ -24,6 +24,15 @@ def test_values(loss, expected):
     torch.testing.assert_close(loss(PREDICTION, LABEL, ones), torch.tensor(expected))
 
 
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 0.0, 3.0])])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_each_network_has_its_own_loss(weight, reduction):
+    loss = TargetLoss(reduction=reduction)
+    predictions = torch.cat([PREDICTION, 2 * PREDICTION, -PREDICTION])
+    each = sum(loss(own[None], LABEL, weight) for own in predictions)
+    torch.testing.assert_close(loss(predictions, LABEL, weight), each)
+
+
 def test_the_mean_is_over_what_is_labelled():
     label = torch.tensor([0.0, 7.0, 2.0])
     weight = torch.tensor([1.0, 0.0, 3.0])
@@ -31,7 +40,7 @@ def test_the_mean_is_over_what_is_labelled():
     loss = TargetLoss("mse")(prediction, label, weight)
     torch.testing.assert_close(loss, torch.tensor((1 * 1.0 + 3 * 9.0) / 2))
     loss.backward()
-    assert prediction.grad[1] == 0
+    assert prediction.grad[0, 1] == 0
 
 
 def test_a_batch_without_labels_has_no_loss():

@@ -45,6 +45,7 @@ STREAMED = {"memory_limit": 1, "num_workers": 0}
 OPTIONS = {
     "plain": {},
     "alchemical": {"species_encoding": "alchemical", "n_pseudo_species": 2},
+    "committee": {"n_networks": 3},
     "long range": {"long_range": True},
     "alchemical and long range": {"species_encoding": "alchemical", "long_range": True},
     "no hidden layers": {"num_hidden_layers": 0, "layernorm": False},

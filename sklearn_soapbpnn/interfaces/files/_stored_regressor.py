@@ -13,7 +13,15 @@ from ...descriptors import (
     count_radial_channels,
     read_soap_parameters,
 )
-from ...model import FittedModel, OwnSteps, Steps, find_device
+from ...model import (
+    CommitteeSpread,
+    FittedModel,
+    LastLayerPosterior,
+    OwnSteps,
+    Steps,
+    find_device,
+    find_target,
+)
 from ...nn import SoapBPNN
 from ...preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
 from ...training import check_degrees, read_parameters
@@ -45,6 +53,7 @@ REGRESSOR_ENTRIES = {
     "carried": dict,
     "steps": dict,
     "history": list,
+    "error_bars": (dict, type(None)),
 }
 # largest size in bytes of the constants of all heads; it grows with the square of a target's size
 HEAD_MEMORY = 2**28
@@ -66,6 +75,9 @@ def dump_regressor(model, tensors, prefix):
         own[f"{name}_"] = step and dump_step(step, tensors, f"{prefix}{name}_.")
     weights = fitted.network.state_dict()
     tensors |= {f"{prefix}module.{name}": value.cpu().numpy() for name, value in weights.items()}
+    if isinstance(fitted.error_bars, LastLayerPosterior):
+        hessians = fitted.error_bars.hessians.items()
+        tensors |= {f"{prefix}hessian.{name}": H for name, H in hessians}
     scales = steps.scales.items()
     tensors |= {f"{prefix}carried.scale.{name}": np.asarray(scale) for name, scale in scales}
     return {
@@ -81,11 +93,14 @@ def dump_regressor(model, tensors, prefix):
             {name: encode(value) for name, value in epoch.items() if name != "batches"}
             for epoch in model.history_
         ],
+        "error_bars": fitted.error_bars and dict(fitted.error_bars.scales),
     }
 
 
 def load_regressor(cls, state, tensors, prefix):
     """Undo :func:`dump_regressor`, for a regressor of class ``cls``."""
+    # older files have no error bars
+    state = {"error_bars": None} | state
     check_entries(state, REGRESSOR_ENTRIES, "SoapBPNNRegressor")
     model = load_parameters(cls, state["parameters"])
     parameters = read_parameters(model)
@@ -97,8 +112,31 @@ def load_regressor(cls, state, tensors, prefix):
     network = _load_network(steps, kinds, parameters.architecture, weights)
     network.to(find_device(parameters.device))
     hyperparameters = parameters.hyperparameters(kinds)
-    fitted = FittedModel(steps, kinds, targets, network, hyperparameters)
+    error_bars = _load_error_bars(state["error_bars"], network, tensors, f"{prefix}hessian.")
+    fitted = FittedModel(steps, kinds, targets, network, hyperparameters, error_bars)
     return model.set_fitted(fitted, _load_history(state["history"]))
+
+
+def _load_error_bars(scales, network, tensors, prefix):
+    """Return the error bars, after checking that they belong to the network."""
+    if scales is None:
+        return None
+    check_entries(scales, dict.fromkeys(scales, float), "error bars")
+    known = {*network.kinds, *("forces", "stress") * ("energy" in network.kinds)}
+    if not {*scales} <= known or not all(0 < scale < math.inf for scale in scales.values()):
+        raise ValueError(f"error bars cannot have the scales {scales}")
+    if network.n_networks > 1:
+        return CommitteeSpread(scales=dict(scales))
+    hessians = tensors.take_all(prefix, "float64")
+    for name, H in hessians.items():
+        if name not in network.kinds or H.shape != (network.head(name).n_weights,) * 2:
+            raise ValueError(f"the error bars of {name!r} are not those of this network")
+    missing = {find_target(name) for name in scales} - hessians.keys()
+    if missing:
+        raise ValueError(f"the error bars of {sorted(missing)} are missing")
+    error_bars = LastLayerPosterior(hessians=hessians, scales=dict(scales))
+    error_bars.whitening  # noqa: B018 - raises if a matrix is not positive
+    return error_bars
 
 
 def _load_history(state):
@@ -200,16 +238,17 @@ def _check_sizes(steps, kinds, architecture, weights):
     width, n_pseudo_species = architecture.num_neurons_per_layer, architecture.n_pseudo_species
     n_per_l = count_radial_channels(steps.parameters)
     if n_pseudo_species is None:
-        n_networks = len(steps.elements)
-        n_features = sum(count_features(n_per_l, n_networks))
+        n_sets = architecture.n_networks * len(steps.elements)
+        n_features = sum(count_features(n_per_l, len(steps.elements)))
     else:
-        n_networks, n_features = 1, sum((n_pseudo_species * n) ** 2 for n in n_per_l)
+        n_sets = architecture.n_networks
+        n_features = sum((n_pseudo_species * n) ** 2 for n in n_per_l)
     n_mlp = sum(architecture.has_mlp(name) for name in kinds)
     # layers between features and neurons, and from neurons to neurons
     n_first = width if n_layers else n_mlp * width
     n_square = n_layers - 1 + n_mlp if n_layers else 0
-    n_square = n_square * n_networks + (3 if architecture.long_range else 0)
-    needed = n_networks * n_first * n_features + n_square * width**2
+    n_square = n_square * n_sets + (3 if architecture.long_range else 0)
+    needed = n_sets * n_first * n_features + n_square * width**2
     if max(needed, n_features) > found:
         raise ValueError(
             f"{steps.parameters}, {architecture} need {needed} weights, but the file has {found}"

@@ -360,7 +360,8 @@ def _write_base(parameters, problems):
 def _list_foreign(parameters, defaults):
     """Return the arguments that affect the result and that metatrain does not have."""
     known = {*SAME.values(), *DEPRECATED.values(), *(name for name, _ in _READERS.values())}
-    known |= {*NOT_WRITTEN, "n_pseudo_species", "optimizer", "validation_fraction"}
+    own = ("n_networks", "n_pseudo_species", "optimizer", "validation_fraction")
+    known |= {*NOT_WRITTEN, *own}
     # also arguments that are added later: metatrain would otherwise train another model
     found = [
         name
@@ -370,6 +371,9 @@ def _list_foreign(parameters, defaults):
     n_pseudo_species = parameters["n_pseudo_species"]
     if n_pseudo_species != N_PSEUDO_SPECIES:
         found.append(f"n_pseudo_species={n_pseudo_species} (metatrain has {N_PSEUDO_SPECIES})")
+    if parameters["n_networks"] > 1:
+        n_networks = parameters["n_networks"]
+        found.append(f"n_networks={n_networks} (metatrain trains one, as n_networks=1 does)")
     if parameters["optimizer"] != OPTIMIZER:
         found.append(f"optimizer={parameters['optimizer']!r} (metatrain trains with {OPTIMIZER!r})")
     if parameters["validation_fraction"] == 0:
