@@ -11,6 +11,8 @@ from numba import njit, types
 from numba.extending import intrinsic, models, register_model
 
 LANES = 8
+# numbers of a wide vector: several registers that share what they are multiplied by
+WIDE = 32
 # sums may be reordered, but NaN and infinity must still show
 FAST = ("contract", "reassoc", "nsz")
 
@@ -25,55 +27,66 @@ def compile_loop(function):
 
 
 class Vector(types.Type):
-    """Eight numbers of one type."""
+    """Eight numbers of one type, or as many as a wide vector has."""
 
-    def __init__(self, dtype):
-        self.dtype = dtype
-        super().__init__(name=f"Vector({dtype})")
+    def __init__(self, dtype, lanes=LANES):
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"Vector({dtype}, {lanes})")
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, vector):
         element = manager.lookup(vector.dtype).get_value_type()
-        super().__init__(manager, vector, ir.VectorType(element, LANES))
+        super().__init__(manager, vector, ir.VectorType(element, vector.lanes))
 
 
-def _point(context, builder, array_type, array, start):
-    """Return a pointer to the eight numbers of an array from an index on."""
+def _point(context, builder, array_type, array, start, lanes=LANES):
+    """Return a pointer to the numbers of an array from an index on, as a vector."""
     data = context.make_array(array_type)(context, builder, array).data
     pointer = builder.gep(data, [start])
     element = context.get_value_type(array_type.dtype)
-    return builder.bitcast(pointer, ir.VectorType(element, LANES).as_pointer())
+    return builder.bitcast(pointer, ir.VectorType(element, lanes).as_pointer())
 
 
-def _broadcast(builder, value):
-    """Return a vector of eight times the same number; a vector is returned as it is."""
+def _broadcast(builder, value, lanes):
+    """Return a vector that repeats a number; a vector is returned as it is."""
     if isinstance(value.type, ir.VectorType):
         return value
-    undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-    order = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    order = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
     return builder.shuffle_vector(first, undefined, order)
+
+
+def _load(array, lanes):
+    """Return the type and the code of a function that loads a vector."""
+
+    def generate(context, builder, signature, args):
+        pointer = _point(context, builder, signature.args[0], *args, lanes)
+        return builder.load(pointer, align=signature.args[0].dtype.bitwidth // 8)
+
+    return Vector(array.dtype, lanes)(array, types.intp), generate
 
 
 @intrinsic
 def load(typing, array, start):
     """Return ``array[start : start + 8]`` as a vector."""
+    return _load(array, LANES)
 
-    def generate(context, builder, signature, args):
-        pointer = _point(context, builder, signature.args[0], *args)
-        return builder.load(pointer, align=signature.args[0].dtype.bitwidth // 8)
 
-    return Vector(array.dtype)(array, types.intp), generate
+@intrinsic
+def load_wide(typing, array, start):
+    """Return the numbers of an array from an index on as a wide vector."""
+    return _load(array, WIDE)
 
 
 @intrinsic
 def store(typing, array, start, vector):
-    """Set ``array[start : start + 8]`` to a vector."""
+    """Set the numbers of an array from an index on to a vector."""
 
     def generate(context, builder, signature, args):
-        pointer = _point(context, builder, signature.args[0], *args[:2])
+        pointer = _point(context, builder, signature.args[0], *args[:2], vector.lanes)
         builder.store(args[2], pointer, align=signature.args[0].dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -96,9 +109,19 @@ def fill(typing, value):
     """Return a vector of eight times the same number."""
 
     def generate(context, builder, signature, args):
-        return _broadcast(builder, args[0])
+        return _broadcast(builder, args[0], LANES)
 
     return Vector(value)(value), generate
+
+
+@intrinsic
+def fill_wide(typing, value):
+    """Return a wide vector of the same number."""
+
+    def generate(context, builder, signature, args):
+        return _broadcast(builder, args[0], WIDE)
+
+    return Vector(value, WIDE)(value), generate
 
 
 @intrinsic
@@ -106,7 +129,7 @@ def multiply(typing, a, b):
     """Return a b, for a vector a and a vector or number b."""
 
     def generate(context, builder, signature, args):
-        return builder.fmul(args[0], _broadcast(builder, args[1]), flags=FAST)
+        return builder.fmul(args[0], _broadcast(builder, args[1], a.lanes), flags=FAST)
 
     return a(a, b), generate
 
@@ -116,7 +139,7 @@ def add_product(typing, a, b, c):
     """Return a + b c, for vectors a and b and a vector or number c."""
 
     def generate(context, builder, signature, args):
-        product = builder.fmul(args[1], _broadcast(builder, args[2]), flags=FAST)
+        product = builder.fmul(args[1], _broadcast(builder, args[2], a.lanes), flags=FAST)
         return builder.fadd(args[0], product, flags=FAST)
 
     return a(a, b, c), generate

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ._environments import EnvironmentBatch
+from ._force_rows import sum_rows
 from ._layers import ElementLinear
 
 
@@ -106,6 +107,34 @@ class FirstLayer(nn.Module, ABC):
         -------
         Tensor of shape (n_networks, n_atoms, n_blocks, n_channels)
         """
+
+    def force_rows(
+        self, jacobian: Tensor, context: Any, columns: slice, batch: EnvironmentBatch, strain: bool
+    ) -> tuple[Tensor, Tensor]:
+        r"""Return minus the derivatives of sums of features with respect to the positions.
+
+        The features are functions of the preactivations, and are summed over the atoms that share a
+        set of weights.
+
+        Parameters
+        ----------
+        jacobian : Tensor of shape (n_networks, n_rows, n_columns, n_features)
+            :math:`\partial h / \partial a`: derivatives of the features with respect to some
+            columns of the preactivations.
+        context, columns, batch
+            See :meth:`differentiate`.
+        strain : bool
+            Whether derivatives with respect to the strain are needed.
+
+        Returns
+        -------
+        forces : Tensor of shape (n_atoms, 3, n_networks, n_features)
+            :math:`- \partial / \partial \mathbf r` of the sums.
+        gradient : Tensor of shape (n_structures, 3, 3, n_networks, n_features)
+            :math:`\sum_{ij} \mathbf f_{ij} \otimes \mathbf r_{ij}`, which has to be symmetrised.
+            Without ``strain`` there are none.
+        """
+        return sum_rows(self, jacobian, context, columns, batch, strain)
 
     @abstractmethod
     def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:

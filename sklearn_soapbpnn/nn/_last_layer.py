@@ -20,6 +20,7 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ._environments import EnvironmentBatch
 from ._soap_bpnn import SoapBPNN
@@ -59,8 +60,7 @@ def find_rows(
         rows["energies" if name == "energy" else name] = _separate(parts, owner, network)
     has_forces = batch.pair_gradients is not None and network.long_range is None
     if has_forces and "energy" in names:
-        slopes = _find_slopes(network, hidden, context, batch)
-        rows |= _differentiate(network, slopes, owner, batch, strain)
+        rows |= _differentiate(network, hidden, context, batch, strain)
     return rows
 
 
@@ -78,51 +78,34 @@ def _separate(parts: Tensor, owner: Tensor, network: SoapBPNN) -> Tensor:
     return rows.flatten(2)
 
 
-def _find_slopes(network, hidden, context, batch) -> Tensor:
-    """Return dh/dc, of shape (n_features, n_atoms, n_blocks, n_channels)."""
-    columns = network.columns["energy"]
-    gradients = _differentiate_features(hidden[:, :, columns], network.layers("energy")[:-1])
-    return torch.cat([network.first.slope(g, context, columns, batch) for g in gradients])
-
-
-def _differentiate_features(hidden: Tensor, weights: list[Tensor]) -> Tensor:
-    """Return dh/da for all features, of shape (n_features, n_sets, n_rows, n_hidden)."""
-    slopes, a = [], hidden
-    for weight in [*weights, None]:
-        sigmoid = torch.sigmoid(a)
-        silu = a * sigmoid
-        slopes.append(sigmoid * (1 + a - silu))
-        a = silu if weight is None else torch.bmm(silu, weight.mT)
-    gradient = torch.diag_embed(slopes.pop())
-    for weight, slope in zip(reversed(weights), reversed(slopes)):
-        product = torch.bmm(gradient.flatten(1, 2), weight)
-        gradient = product.unflatten(1, gradient.shape[1:3]) * slope[:, :, None]
-    return gradient.permute(2, 0, 1, 3).contiguous()
-
-
-def _differentiate(network, slopes, owner, batch, strain) -> dict[str, Tensor]:
+def _differentiate(network, hidden, context, batch, strain) -> dict[str, Tensor]:
     """Return the rows of the forces, and on request of the strain gradient."""
-    n_features, n_atoms, n_blocks, _ = slopes.shape
-    index, n_sets = batch.index, network.first.n_sets
-    forces = slopes.new_zeros(n_sets, n_features, n_atoms, 3)
-    gradient = slopes.new_zeros(n_sets, n_features, len(index), 3, 3)
-    channels = slopes.flatten(1, 2)
-    # what a pair does not see of atoms with other weights is a row of zeros
-    channels = torch.cat([channels, torch.zeros_like(channels[:, :1])], dim=1)
-    ends = torch.stack([index.centers, index.neighbors])
-    for k in range(n_sets):
-        own = owner[ends] == k
-        pairs = torch.nonzero(own.any(0))[:, 0]
-        rows = torch.where(own, index.channel_rows, n_atoms * n_blocks).index_select(1, pairs)
-        some = batch.pair_gradients.select(pairs)
-        vectors = some.contract(rows, channels)
-        centers, neighbors = ends.index_select(1, pairs)
-        forces[k].index_add_(1, centers, vectors).index_add_(1, neighbors, vectors, alpha=-1)
-        if strain:
-            outer = vectors[..., None] * batch.pair_vectors.index_select(0, pairs)[:, None]
-            gradient[k].index_add_(1, index.structure_of_atom[centers], outer)
-    rows = {"forces": forces.permute(2, 3, 0, 1).flatten(2)}
+    columns = network.columns["energy"]
+    jacobian = _find_jacobian(hidden[:, :, columns], network.layers("energy")[:-1])
+    forces, gradient = network.first.force_rows(jacobian, context, columns, batch, strain)
+    rows = {"forces": forces.flatten(2)}
     if strain:
-        gradient = (gradient + gradient.mT) / 2
-        rows["strain_gradient"] = gradient.permute(2, 3, 4, 0, 1).flatten(3).flatten(1, 2)
+        gradient = (gradient + gradient.transpose(1, 2)) / 2
+        rows["strain_gradient"] = gradient.flatten(3).flatten(1, 2)
     return rows
+
+
+def _find_jacobian(hidden: Tensor, weights: list[Tensor]) -> Tensor:
+    """Return dh/da for all features, of shape (n_sets, n_rows, n_hidden, n_features)."""
+    slope, a = _differentiate_silu(hidden), hidden
+    if not weights:
+        return torch.diag_embed(slope)
+    jacobian = None
+    for weight in weights:
+        a = torch.bmm(F.silu(a), weight.mT)
+        if jacobian is None:
+            jacobian = slope[..., None] * weight.mT[:, None]
+        else:
+            jacobian = torch.bmm(jacobian.flatten(1, 2), weight.mT).unflatten(1, hidden.shape[1:])
+        jacobian *= _differentiate_silu(a)[:, :, None]
+    return jacobian
+
+
+def _differentiate_silu(a: Tensor) -> Tensor:
+    sigmoid = torch.sigmoid(a)
+    return sigmoid * (1 + a - a * sigmoid)
