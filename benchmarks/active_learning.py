@@ -3,8 +3,8 @@
 Prints the errors on test structures against the number of labels, medians over some seeds, each of
 which draws pool and test structures, the first random choice, and the initial weights. After each
 batch a new model is trained on all labelled structures, with the same number of steps whatever
-their number is. Below the errors is the number of chosen structures with which a rule reaches the
-error of all the random ones. See README.md in this folder.
+their number is. The last column is the smallest number of labels with which the median error of a
+rule is that of all the random structures. See README.md in this folder.
 """
 
 import argparse
@@ -129,12 +129,6 @@ def learn(rules, pool, test, arguments, seed):
     return curves
 
 
-def count_needed(curves, goal):
-    """Return the median over seeds of the first number of labels with an error up to the goal."""
-    numbers = [next((n for n, error in curve.items() if error <= goal), np.inf) for curve in curves]
-    return statistics.median(numbers)
-
-
 def print_table(title, curves, arguments):
     """Print medians over the seeds for each rule and number of labels, and the numbers needed."""
     for k, name in enumerate(ERRORS):
@@ -145,12 +139,11 @@ def print_table(title, curves, arguments):
         print("".join([f"{'labels':14}", *(f"{n:>8}" for n in numbers), f"{reached:>18}"]))
         goal = None
         for rule, results in curves.items():
-            single = [{n: errors[k] for n, errors in curve.items()} for curve in results]
-            medians = {n: statistics.median(curve[n] for curve in single) for n in single[0]}
-            goal = medians[arguments.random] if goal is None else goal
-            needed = count_needed(single, goal)
+            medians = {n: statistics.median(curve[n][k] for curve in results) for n in results[0]}
+            goal = medians[max(medians)] if goal is None else goal
+            needed = next((n for n, error in medians.items() if error <= goal), None)
             cells = [f"{medians[n]:8.4g}" if n in medians else f"{'':8}" for n in numbers]
-            needed = f"> {arguments.most}" if needed == np.inf else f"{needed:.0f}"
+            needed = f"> {arguments.most}" if needed is None else needed
             print("".join([f"{rule:14}", *cells, f"{needed:>18}"]), flush=True)
 
 

@@ -118,8 +118,11 @@ class _Constants(TorchFunctionMode):
             function = torch.tensor
         if function is torch.Tensor.tolist:
             return args[0].cpu().tolist()
-        if function is torch.Tensor.__getitem__ and isinstance(args[1], list):
-            return args[0][torch.tensor(args[1]).to(DEVICE)]
+        if function is torch.Tensor.__getitem__ and isinstance(args[1], (list, tuple)):
+            places = (args[1],) if isinstance(args[1], list) else args[1]
+            there = args[0].device
+            places = [torch.tensor(k).to(there) if isinstance(k, list) else k for k in places]
+            return args[0][tuple(places)]
         if function is not torch.tensor or kwargs.get("device") != DEVICE:
             return function(*args, **kwargs)
         return torch.tensor(*args, **{**kwargs, "device": "cpu"}).to(DEVICE)

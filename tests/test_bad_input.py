@@ -191,7 +191,7 @@ def test_everything_refuses_bad_structures(entry, case):
         entry([molecule("H2O"), atoms, molecule("H2")])
 
 
-SINGLE_ATOMS = r"\[0\] holds single atoms.*pass a list of ase\.Atoms, not an array.*VotingRegressor"
+SINGLE_ATOMS = r"\[0\] holds single atoms.*pass a list of ase\.Atoms, not an array.*n_networks"
 
 
 @pytest.mark.parametrize("attribute", ["_pbc", "_cellobj"])

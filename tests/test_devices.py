@@ -26,6 +26,8 @@ NETWORKS = {
     "alchemical": {"species_encoding": "alchemical", "optimizer": "muon"},
     "orthogonal, long range": {"long_range": True, "optimizer": "muon"},
     "alchemical, long range": {"species_encoding": "alchemical", "long_range": True},
+    "committee": {"n_networks": 3},
+    "alchemical committee": {"n_networks": 2, "species_encoding": "alchemical"},
     "streamed": {"memory_limit": 1, "num_workers": 0},
     "without hidden layers": {"num_hidden_layers": 0, "heads": dict.fromkeys(KINDS, "linear")},
 }

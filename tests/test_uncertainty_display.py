@@ -11,7 +11,7 @@ from sklearn.linear_model import BayesianRidge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sklearn_soapbpnn import SoapFeaturizer, Targets
+from sklearn_soapbpnn import SoapBPNNRegressor, SoapFeaturizer, Targets
 from sklearn_soapbpnn.metrics import UncertaintyDisplay
 
 mpl.use("Agg")
@@ -119,6 +119,20 @@ def test_energies_of_an_estimator(shipped_molecules):
         UncertaintyDisplay.from_estimator(pipe, X, dipoles, target="energy")
     with pytest.raises(TypeError, match="BayesianRidge.predict does not accept targets"):
         UncertaintyDisplay.from_estimator(pipe, X, y)
+
+
+def test_forces_of_our_regressor(shipped_molecules):
+    X, y = shipped_molecules[0][:24], shipped_molecules[1][:24]
+    model = SoapBPNNRegressor(max_radial=2, max_angular=1, num_epochs=1, random_state=0).fit(X, y)
+    mean, std = model.predict(X, targets=["forces"], return_std=True)
+    shown = UncertaintyDisplay.from_estimator(model, X, y)
+    error = np.abs(y.flatten("forces") - mean.flatten("forces"))
+    expected = np.column_stack([std.flatten("forces").ravel(), error.ravel()])
+    # errors that are smaller than a fiftieth of the smallest error bar are at the lower edge
+    assert_allclose(
+        shown.points_.get_offsets(), expected, rtol=1e-5, atol=expected[:, 0].min() / 50
+    )
+    assert shown.ax_.get_ylabel() == "absolute error (eV/Angstrom)"
 
 
 def test_error_bars_that_are_none():

@@ -8,12 +8,19 @@ from ase import Atoms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
+from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import BayesianRidge, Ridge
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
-from sklearn_soapbpnn import CompositionBaseline, SoapFeaturizer, TargetKind, Targets
+from sklearn_soapbpnn import (
+    CompositionBaseline,
+    SoapBPNNRegressor,
+    SoapFeaturizer,
+    TargetKind,
+    Targets,
+)
 from sklearn_soapbpnn.metrics import (
     crps,
     error_std_correlation,
@@ -33,6 +40,7 @@ METRICS = {
     "miscalibration_area": miscalibration_area,
     "correlation": error_std_correlation,
 }
+TINY = {"num_neurons_per_layer": 8, "num_epochs": 2, "random_state": 0}
 BELOW = "must be positive and finite where there is a label"
 
 
@@ -290,6 +298,10 @@ def test_what_symmetry_fixes_is_left_out():
     charges = (Targets(charges=[[0.0], [0.0, value]]) for value in (0.0, 2.0))
     std = Targets(charges=[[1e-9], [1.0, 1.0]])
     assert summarize_uncertainty(FRAMES, *charges, std)["charges"]["msz"] == pytest.approx(4 / 3)
+    # an error that is not small counts, and has to
+    std = Targets(forces=[np.full((1, 3), 1e-9), np.full((2, 3), 0.5)])
+    wrong = Targets(forces=[np.full((1, 3), 1.0), np.full((2, 3), 2.0)])
+    assert summarize_uncertainty(FRAMES, y, wrong, std)["forces"]["msz"] > 1e17
     # a mistake, rather than symmetry
     for value in (0.0, -1.0, np.nan):
         std = Targets(forces=[np.full((1, 3), value), np.full((2, 3), value)])
@@ -309,24 +321,6 @@ def test_error_bars_of_other_structures():
 # --- scorers -------------------------------------------------------------------------------------
 
 
-class Baseline(CompositionBaseline):
-    """With a standard deviation, until the regressor has one."""
-
-    def predict(self, X, targets=None, return_std=False):
-        mean = super().predict(X, targets)
-        if not return_std:
-            return mean
-        if targets is None:
-            return mean, np.full(len(mean), 0.5)
-        std = {
-            name: [np.full_like(row, 0.5) for row in mean[name]]
-            if mean.kinds[name].per_atom
-            else np.full_like(mean[name], 0.5)
-            for name in mean.names
-        }
-        return mean, Targets(kinds=mean.kinds, **std)
-
-
 SCORES = {
     "nll": lambda value: -value,
     "crps": lambda value: -value,
@@ -336,28 +330,61 @@ SCORES = {
 }
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("target", ["energy", "energy per atom", "charges"])
-def test_scores(metric, target):
-    frames = [Atoms("H"), Atoms("OH"), Atoms("OH2"), Atoms("O")]
+@pytest.fixture(scope="module")
+def labelled(shipped_molecules):
+    X, y = shipped_molecules
     rng = np.random.default_rng(0)
-    charges = [rng.normal(size=len(atoms)) for atoms in frames]
-    y = Targets(energy=rng.normal(size=4), charges=charges)
-    model = Baseline().fit(frames, y)
-    quality = summarize_uncertainty(frames, y, *model.predict(frames, [*y.names], return_std=True))
+    columns = {name: y[:24][name] for name in y.names}
+    return X[:24], Targets(charges=[rng.normal(size=len(atoms)) for atoms in X[:24]], **columns)
+
+
+@pytest.fixture(scope="module")
+def fitted(labelled):
+    """A Pipeline, which need not have learnt much."""
+    pipe = make_pipeline(
+        CompositionBaseline(),
+        SoapFeaturizer(max_radial=2, max_angular=1),
+        SoapBPNNRegressor(**TINY),
+    )
+    return pipe.fit(*labelled)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("target", ["energy", "energy per atom", "forces", "charges"])
+def test_scores(fitted, labelled, metric, target):
+    X, y = labelled
+    quality = summarize_uncertainty(X, y, *fitted.predict(X, targets=y.names, return_std=True))
     scorer = make_uncertainty_scorer(target, metric)
     expected = SCORES[metric](quality[target][metric])
-    assert scorer(model, frames, y) == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    assert scorer(fitted, X, y) == pytest.approx(expected, rel=1e-6)
     again = pickle.loads(pickle.dumps(scorer))
-    assert again(model, frames, y) == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    assert again(FrozenEstimator(fitted), X, y) == pytest.approx(expected, rel=1e-6)
     assert repr(again) == f"make_uncertainty_scorer({target!r}, {metric!r})"
     assert ("neg_" in again.__name__) == (metric != "correlation")
 
 
-def test_score_of_error_bars_that_are_infinitely_too_large():
-    model = Baseline().fit(FRAMES, [1.0, 3.0])
-    y = model.predict(FRAMES)
-    assert make_uncertainty_scorer("energy", "msz")(model, FRAMES, y) == -np.inf
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_search_scored_by_error_bars(fitted, labelled, n_networks):
+    """Of the last layer and of a committee; each fold has those of its own fit."""
+    X, y = labelled
+    pipe = clone(fitted).set_params(soapbpnnregressor__n_networks=n_networks)
+    scorer = make_uncertainty_scorer("forces", kinds=y.kinds)
+    grid = {"soapbpnnregressor__num_neurons_per_layer": [4]}
+    search = GridSearchCV(pipe, grid, cv=KFold(2), scoring=scorer).fit(X, y)
+    scores = []
+    for train, test in KFold(2).split(X):
+        pipe.set_params(**search.best_params_).fit([X[i] for i in train], y[train])
+        part = [X[i] for i in test]
+        predicted = pipe.predict(part, targets=["forces"], return_std=True)
+        scores.append(-summarize_uncertainty(part, y[test], *predicted)["forces"]["nll"])
+    assert search.cv_results_["mean_test_score"] == pytest.approx(np.mean(scores), rel=1e-6)
+    assert search.score(X, y) == scorer(search.best_estimator_, X, y)
+
+
+def test_score_of_error_bars_that_are_infinitely_too_large(fitted, labelled):
+    X = labelled[0]
+    y = fitted.predict(X, targets=["energy"])
+    assert make_uncertainty_scorer("energy", "msz")(fitted, X, y) == -np.inf
 
 
 def test_scores_of_regressors_of_arrays(shipped_molecules):
@@ -388,10 +415,10 @@ def test_estimators_without_error_bars(shipped_molecules):
     make_target_scorer("energy")(pipe, X, y)
 
 
-def test_labels_that_are_missing():
-    model = Baseline().fit(FRAMES, [1.0, 3.0])
+def test_labels_that_are_missing(fitted, labelled):
+    X, y = labelled
     with pytest.raises(ValueError, match="no labels of the target 'energy'"):
-        make_uncertainty_scorer("energy")(model, FRAMES, Targets(charges=[[0.0], [0.0, 0.0]]))
+        make_uncertainty_scorer("energy")(fitted, X, y.select(["charges"]))
 
 
 def test_arguments_of_scorers():

@@ -85,7 +85,8 @@ def _describe_other(entry, name, value):
         return (
             f"{entry} holds single atoms (ase.Atom), not a structure. NumPy and BaggingRegressor "
             "convert structures of the same size to an array of their atoms: pass a list of "
-            "ase.Atoms, not an array, and use VotingRegressor for a committee."
+            "ase.Atoms, not an array. For a committee use SoapBPNNRegressor(n_networks=...), or "
+            "VotingRegressor."
         )
     return (
         f"{name} must be a sequence of ase.Atoms, but {entry} has the type {type(value).__name__}. "

@@ -10,6 +10,8 @@ METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error}
 
 # share of the root mean square below which a standard deviation is rounding noise
 FIXED_BY_SYMMETRY = 1e-3
+# and an error, with that of labels that are not quite symmetric
+SMALL_ERROR = 0.1
 
 
 def summarize_errors(X, y, prediction):
@@ -98,7 +100,7 @@ def match_columns(X, y, prediction, std=None):
         if not np.isfinite(columns[0]).any():
             continue
         if std is not None:
-            fixed = _find_fixed(columns[0], columns[-1], y.kinds[name])
+            fixed = _find_fixed(*columns, y.kinds[name])
             columns[0] = np.where(fixed, np.nan, columns[0])
         matched[name] = columns
         if name == "energy":
@@ -106,16 +108,18 @@ def match_columns(X, y, prediction, std=None):
     return matched
 
 
-def _find_fixed(known, std, kind):
+def _find_fixed(known, predicted, std, kind):
     """Return which components are fixed by symmetry, as the forces in a perfect crystal are.
 
-    Their errors and standard deviations are rounding noise, whose ratio means nothing. Scalars are
+    Their errors and standard deviations are rounding noise, whose ratio means nothing. A large
+    error is none, so a committee whose members agree by chance does not go unnoticed. Scalars are
     never fixed.
     """
     if all(block.o3_lambda == 0 and block.o3_sigma == 1 for block in kind.blocks):
         return np.zeros(std.shape, dtype=bool)
     typical = np.sqrt(np.mean(std[np.isfinite(known)] ** 2))
-    return np.abs(std) < FIXED_BY_SYMMETRY * typical
+    is_right = np.abs(known - predicted) < SMALL_ERROR * typical
+    return is_right & (np.abs(std) < FIXED_BY_SYMMETRY * typical)
 
 
 def _check_rows(name, known, argument, values):

@@ -33,8 +33,8 @@ def summarize_uncertainty(X, y, prediction, std):
         unit of the target), ``"msz"`` (:func:`mean_squared_z_score`), ``"miscalibration_area"``
         (:func:`miscalibration_area`) and ``"correlation"`` (:func:`error_std_correlation`). If
         there are energies, also those of ``"energy per atom"``. Components that symmetry fixes, as
-        the forces in a perfect crystal, are left out: their standard deviations are smaller than
-        1/1000 of the root mean square.
+        the forces in a perfect crystal, are left out: their standard deviations and errors are less
+        than 1/1000 and 1/10 of the root mean square of the standard deviations.
 
     Raises
     ------

@@ -18,9 +18,9 @@ from ._streamed import StreamedData, Workers
 OUTPUTS = {"stress": "strain_gradient"}
 # training errors below this, in units of the scale, count as this large
 SMALLEST_ERROR = 1e-6
-# labels whose variance is below this fraction of the mean are fixed by symmetry, and their errors
-# are rounding noise
-FIXED_BY_SYMMETRY = 1e-10
+# labels whose error bar and error are both below this fraction of the typical ones are fixed by
+# symmetry, and both are rounding noise
+FIXED_BY_SYMMETRY = 1e-3
 
 
 @usual_settings()
@@ -73,7 +73,12 @@ def calibrate(error_bars, network, data):
     ErrorBars
     """
     outputs_of = {name: OUTPUTS.get(name, name) for name in data.labelled}
-    names = [n for n, output in outputs_of.items() if error_bars.supports(network, output)]
+    names = [
+        name
+        for name, output in outputs_of.items()
+        # without labels other than zero, errors are rounding noise
+        if error_bars.supports(network, output) and not data.smallest_errors[name]
+    ]
     raw = replace(error_bars, scales=dict.fromkeys(names, 1.0))
     sums = dict.fromkeys(names, 0.0)
     for batch in EvaluationIterator(data):
@@ -189,9 +194,16 @@ def _weigh(rows, labels, components):
 
 def _sum_ratios(prediction, labels, std):
     """Return the sum of the squared errors in units of their error bars, and their number."""
-    variance = std.square()
-    counts = variance > FIXED_BY_SYMMETRY * variance.mean()
+    error = prediction - labels.values
+    counts = (std >= FIXED_BY_SYMMETRY * _typical(std)) | (
+        error.abs() >= FIXED_BY_SYMMETRY * _typical(error)
+    )
+    counts &= std > 0
     if labels.weight is not None:
         counts &= labels.weight > 0
-    ratios = torch.where(counts, (prediction - labels.values).square() / variance, 0.0)
+    ratios = torch.where(counts, (error / std).square(), 0.0)
     return np.array([float(ratios.sum(dtype=torch.float64)), int(counts.sum())])
+
+
+def _typical(values):
+    return values.square().mean().sqrt()
