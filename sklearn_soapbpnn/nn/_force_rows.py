@@ -1,8 +1,9 @@
 r"""Derivatives of all last-layer features with respect to the positions.
 
-The derivative of feature h of atom i takes the way of the forces: from the preactivations to the
-expansion :math:`c_i`, and from there to the pairs. With all features at once there are some ten
-numbers for each that forces have, so on the CPU the steps are one loop over the atoms.
+The derivative of each feature of atom i takes the way of the forces: from the preactivations to the
+expansion :math:`c_i`, and from there to the pairs. Torch takes these steps one after the other, for
+all atoms. On the CPU a compiled loop takes them for one atom after the other, so that only their
+result is stored.
 """
 
 from __future__ import annotations
