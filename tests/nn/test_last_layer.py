@@ -44,9 +44,10 @@ def frames():
     """
     water = Atoms("OHH", [[0, 0, 0.1], [0.95, 0, 0], [-0.2, 0.93, 0]], cell=[3, 3.5, 4], pbc=True)
     methanol = Atoms("COHHHH", np.random.default_rng(0).uniform(0, 3, (6, 3)))
+    hydrogen = Atoms("HHHH", np.random.default_rng(1).uniform(0, 3, (4, 3)))  # three pairs each
     copper = bulk("Cu") * (2, 1, 1)
     copper.rattle(0.1, seed=0)
-    return [methanol, water, Atoms("C"), copper, Atoms("OH", [[0, 0, 0], [0, 0, 90.0]])]
+    return [methanol, hydrogen, water, Atoms("C"), copper, Atoms("OH", [[0, 0, 0], [0, 0, 90.0]])]
 
 
 def assert_same_rows(network, batch, limit):
@@ -93,9 +94,9 @@ def test_loops_equal_torch(changes, frames, select_batch):
 
 @needs_numba
 def test_loops_equal_torch_for_one_structure_and_for_the_default_size(frames, select_batch):
-    """A single frame, in which most elements are missing, with as many pairs as fill vectors."""
+    """A single frame, in which most elements are missing."""
     network = make_network(soap=(), num_neurons_per_layer=32)
-    for frame in (frames[1], frames[3]):
+    for frame in frames[:3]:
         assert_same_rows(network, select_batch(network, [frame]), 1e-10)
 
 
