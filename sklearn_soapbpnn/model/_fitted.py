@@ -240,7 +240,10 @@ class FittedModel:
                 f"its last layer has {n_weights} weights, and at most {LARGEST_LAYER} are allowed"
             )
         if self.error_bars is None or not self.error_bars.supports(self.network, name):
-            return "it was not fitted here. Call calibrate(X, y, X_train, y_train)"
+            return (
+                "the model was read from a file without them, or its fit was interrupted. Call "
+                "calibrate(X, y, X_train, y_train)"
+            )
         return "there were no labels of it for validation. Call calibrate(X, y)"
 
     def _check_sums(self, X):

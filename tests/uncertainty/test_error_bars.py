@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
@@ -315,6 +316,26 @@ def test_outputs_without_error_bars_are_refused_with_the_way_out(model, data):
     linear = SoapBPNNRegressor(**TINY, num_hidden_layers=0, heads={"energy": "linear"})
     with pytest.raises(ValueError, match="no hidden layers, so it has no last layer"):
         linear.fit(X, y["energy"]).predict(X, return_std=True)
+
+
+def test_an_interrupt_keeps_the_network(data, monkeypatch):
+    X, y = data
+    expected = SoapBPNNRegressor(**TINY).fit(X, y["energy"])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sklearn_soapbpnn.training._fit.fit_error_bars", interrupt)
+    with pytest.warns(ConvergenceWarning, match="calibrate makes error bars"):
+        model = SoapBPNNRegressor(**TINY).fit(X, y["energy"])
+    np.testing.assert_array_equal(model.predict(X), expected.predict(X))
+    with pytest.raises(ValueError, match="'energy' has no error bars"):
+        model.predict(X, return_std=True)
+    with pytest.raises(ValueError, match="needs X_train and y_train"):
+        model.calibrate(X, y["energy"])
+    monkeypatch.undo()
+    model.calibrate(X, y["energy"], X, y["energy"])
+    assert model.predict(X, return_std=True)[1].shape == (24,)
 
 
 def test_labels_for_calibrate_are_checked(model, data):
