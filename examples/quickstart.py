@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor, SoapFeaturizer, TargetScaler
 from sklearn_soapbpnn.datasets import load_malonaldehyde
 from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
-from sklearn_soapbpnn.metrics import make_target_scorer, summarize_errors
+from sklearn_soapbpnn.metrics import make_target_scorer, summarize_errors, summarize_uncertainty
 
 here = Path(__file__).parent
 X, y = load_malonaldehyde(return_X_y=True)
@@ -55,13 +55,15 @@ for parameters, score in zip(search.cv_results_["params"], search.cv_results_["m
 # -----------------------------
 pipe.set_params(**search.best_params_, bpnn__num_epochs=60, bpnn__verbose=1, bpnn__log_interval=10)
 pipe.fit(X_train, y_train)
-prediction = pipe.predict(X_test, targets=["energy", "forces"])
+# predictions, and error bars that were calibrated on validation structures
+prediction, std = pipe.predict(X_test, targets=["energy", "forces"], return_std=True)
+quality = summarize_uncertainty(X_test, y_test, prediction, std)
 
-print("\nErrors on the test set           MAE      RMSE")
+print("\nErrors on the test set           MAE      RMSE   mean (error / error bar)^2")
 units = {"energy": "meV", "energy per atom": "meV", "forces": "meV/Angstrom"}
 for name, errors in summarize_errors(X_test, y_test, prediction).items():
     mae, rmse = 1e3 * errors["mae"], 1e3 * errors["rmse"]
-    print(f"  {name:<16}{units[name]:<13}{mae:6.2f}    {rmse:6.2f}")
+    print(f"  {name:<16}{units[name]:<13}{mae:6.2f}    {rmse:6.2f}   {quality[name]['msz']:6.2f}")
 
 # %%
 # Plot the predictions
