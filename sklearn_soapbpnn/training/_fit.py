@@ -232,6 +232,8 @@ def _run(parameters, net, train, validation, n_epochs, large, before):
         if validation is not None:
             validation = _check_labelled(parameters.early_stopping, make(*validation))
         net.partial_fit(train, validation, epochs=n_epochs)
+        if net.interrupted_:
+            workers.end()  # Ctrl-C in a terminal has also interrupted them
         _check_end(net, parameters.num_epochs, parameters.learning_rate)
         _check_learnt(net, train, validation)
         try:

@@ -99,8 +99,13 @@ class Workers:
         return self
 
     def __exit__(self, *exception) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End the processes; from then on this process computes each result."""
         if not self.n_workers:
             return
+        self.n_workers = 0
         # in another thread, so that another Ctrl-C meanwhile does not discard the result of the fit
         ended = Event()
         Thread(target=self._shut_down, args=(ended,)).start()
