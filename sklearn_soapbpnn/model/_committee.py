@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..nn import sum_rows
+from ..nn import sum_by_index
 from ._error_bars import ErrorBars, is_sum
 
 
@@ -41,7 +41,7 @@ class CommitteeSpread(ErrorBars):
         for name in names:
             value = values[name]
             if is_sum(network, name):
-                value = sum_rows(value, index.structure_of_atom, len(index))
+                value = sum_by_index(value, index.structure_of_atom, len(index))
             stds[name] = self.find_scale(name) * value.std(0)
         return stds
 

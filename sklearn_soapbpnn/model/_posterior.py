@@ -121,8 +121,8 @@ class LastLayerPosterior(ErrorBars):
         matrix = self.whitening[target]
         rng = np.random.default_rng([SEED, list(network.kinds).index(target)])
         normal = rng.standard_normal((n_members, len(matrix), n_properties))
-        changes = torch.from_numpy(np.einsum("kn,mkp->mnp", matrix, normal))
-        return changes.to(like.device, like.dtype)
+        changes = (normal.swapaxes(1, 2) @ matrix).swapaxes(1, 2)
+        return torch.from_numpy(changes).to(like.device, like.dtype)
 
 
 def _shape(name, values):

@@ -4,7 +4,7 @@ from ._architecture import Architecture
 from ._environments import EnvironmentBatch, EnvironmentRecipe, Environments
 from ._last_layer import find_rows
 from ._long_range import LongRange
-from ._slopes import sum_rows
+from ._slopes import sum_by_index
 from ._soap_bpnn import Outputs, SoapBPNN
 
 __all__ = [
@@ -16,5 +16,5 @@ __all__ = [
     "Outputs",
     "SoapBPNN",
     "find_rows",
-    "sum_rows",
+    "sum_by_index",
 ]

@@ -103,10 +103,9 @@ class AlchemicalLayer(FirstLayer):
         if layout.normalize:
             weight, bias = fold_norm(weight, self.norm.weight, self.norm.bias)
         projected, inverse, features = project(mixed, self.encoding, weight, layout)
-        hidden, projected, weight = (
-            *map(self._separate, (projected if bias is None else projected + bias, projected)),
-            weight.unflatten(0, (self.n_networks, -1)),
-        )
+        hidden = self._separate(projected if bias is None else projected + bias)
+        projected = self._separate(projected)
+        weight = weight.unflatten(0, (self.n_networks, -1))
         return hidden, _Context(layout, embedding, mixed, features, inverse, weight, projected)
 
     def differentiate(

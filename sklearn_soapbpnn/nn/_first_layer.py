@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ._environments import EnvironmentBatch
-from ._force_rows import sum_rows
+from ._force_rows import differentiate_at_once
 from ._layers import ElementLinear
 
 
@@ -134,7 +134,7 @@ class FirstLayer(nn.Module, ABC):
             :math:`\sum_{ij} \mathbf f_{ij} \otimes \mathbf r_{ij}`, which has to be symmetrised.
             Without ``strain`` there are none.
         """
-        return sum_rows(self, jacobian, context, columns, batch, strain)
+        return differentiate_at_once(self, jacobian, context, columns, batch, strain)
 
     @abstractmethod
     def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._orthogonal import OrthogonalLayer
 
 
-def sum_rows(
+def differentiate_at_once(
     layer: FirstLayer,
     jacobian: Tensor,
     context: Any,
@@ -54,7 +54,7 @@ def sum_rows(
     return forces.permute(2, 3, 0, 1), gradient.permute(2, 3, 4, 0, 1)
 
 
-def sum_rows_of_atoms(
+def differentiate_by_atom(
     layer: OrthogonalLayer,
     jacobian: Tensor,
     projected: Tensor,

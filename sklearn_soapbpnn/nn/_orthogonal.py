@@ -12,7 +12,7 @@ from ..descriptors import FusedPairs, PowerSpectrum
 from ._environments import EnvironmentBatch
 from ._first_layer import FirstLayer
 from ._force_map import find_slope, map_forces
-from ._force_rows import sum_rows, sum_rows_of_atoms
+from ._force_rows import differentiate_by_atom
 from ._layers import ElementLinear, NoNorm, PackedLayerNorm, map_features
 
 
@@ -122,8 +122,9 @@ class OrthogonalLayer(FirstLayer):
         self, jacobian: Tensor, projected: Tensor, columns: slice, batch: EnvironmentBatch, strain
     ) -> tuple[Tensor, Tensor]:
         """Return derivatives of sums of features; see :meth:`FirstLayer.force_rows`."""
-        loop = sum_rows_of_atoms if isinstance(batch.pair_gradients, FusedPairs) else sum_rows
-        return loop(self, jacobian, projected, columns, batch, strain)
+        if isinstance(batch.pair_gradients, FusedPairs):
+            return differentiate_by_atom(self, jacobian, projected, columns, batch, strain)
+        return super().force_rows(jacobian, projected, columns, batch, strain)
 
     def gather(self, table: Tensor, batch: EnvironmentBatch) -> Tensor:
         """Take the rows of the atoms from a table: (n_networks, n_atoms, n)."""

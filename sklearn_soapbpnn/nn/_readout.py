@@ -103,8 +103,8 @@ class Head(nn.Module):
         """Return what the last layer multiplies by its weights to get each component of a value.
 
         All properties of a component have the same row. With the tensors B and the last-layer
-        features h, a row of a spherical block holds all products B h, and zeros
-        for the other blocks.
+        features h, a row of a spherical block holds all products B h, and zeros for the other
+        blocks.
 
         Returns
         -------

@@ -63,7 +63,7 @@ def sum_forces(batch: EnvironmentBatch, pair_forces: Tensor, slopes: Slopes) -> 
     return forces if slopes.positions is None else forces - slopes.positions
 
 
-def sum_rows(values: Tensor, index: Tensor, n_rows: int) -> Tensor:
+def sum_by_index(values: Tensor, index: Tensor, n_rows: int) -> Tensor:
     """Sum rows (n_networks, n, ...) that have the same index: (n_networks, n_rows, ...)."""
     n_networks = len(values)
     total = values.new_zeros(n_networks * n_rows, *values.shape[2:])
@@ -81,10 +81,10 @@ def sum_virial(batch: EnvironmentBatch, pair_forces: Tensor, slopes: Slopes) -> 
         total = (pair_forces.mT @ batch.pair_vectors)[:, None]
     else:
         outer = pair_forces[:, :, :, None] * batch.pair_vectors[:, None, :]
-        total = sum_rows(outer, index.structure_of_atom[index.centers], len(index))
+        total = sum_by_index(outer, index.structure_of_atom[index.centers], len(index))
     if slopes.positions is not None:
         outer = slopes.positions[:, :, None] * batch.geometry.positions[:, None, :]
-        total = total + sum_rows(outer[None], index.structure_of_atom, len(index))
+        total = total + sum_by_index(outer[None], index.structure_of_atom, len(index))
     if slopes.cells is not None:
         total = total + torch.einsum("ska,skb->sab", slopes.cells, batch.geometry.cells)
     return (total + total.mT) / 2

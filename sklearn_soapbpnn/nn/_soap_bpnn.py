@@ -20,7 +20,7 @@ from ._long_range import LongRange
 from ._orthogonal import OrthogonalLayer
 from ._perceptron import run_perceptron
 from ._readout import Head, Trunk, count_outputs
-from ._slopes import Slopes, find_slopes, require_slopes, sum_forces, sum_rows, sum_virial
+from ._slopes import Slopes, find_slopes, require_slopes, sum_by_index, sum_forces, sum_virial
 from ._tensor_basis import TensorBasis
 
 
@@ -175,7 +175,7 @@ class SoapBPNN(nn.Module):
             return outputs
         index = batch.index
         outputs.energies = self.first.gather(reading.energies[:, :, None], batch)[:, :, 0]
-        outputs.energy = sum_rows(outputs.energies, index.structure_of_atom, len(index))
+        outputs.energy = sum_by_index(outputs.energies, index.structure_of_atom, len(index))
         if derivatives:
             slopes = reading.slopes
             columns = self.columns["energy"]

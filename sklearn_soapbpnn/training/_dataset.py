@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..data import has_derivatives, plan_batches, to_network_units
 from ..model import atoms_per_chunk
-from ..nn import EnvironmentBatch, Environments, sum_rows
+from ..nn import EnvironmentBatch, Environments, sum_by_index
 
 # atoms per batch in validation on the CPU: enough to amortise the overhead of Python, few enough
 # for the cache
@@ -126,7 +126,7 @@ class Batch:
             if values is None:
                 values = outputs.values[name]
                 if not labels.per_atom:
-                    values = sum_rows(values, index.structure_of_atom, len(index))
+                    values = sum_by_index(values, index.structure_of_atom, len(index))
             predictions[name] = values if labels.per_atom else values / labels.divisor
         return predictions
 

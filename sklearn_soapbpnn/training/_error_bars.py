@@ -160,16 +160,13 @@ def _label_rows(network, batch, names):
     found = find_rows(network, batch.environments, targets, strain="stress" in names)
     rows = {}
     for name in names:
-        part, labels = (
-            found.get({**OUTPUTS, "energy": "energies"}.get(name, name)),
-            batch.labels[name],
-        )
+        part = found.get({**OUTPUTS, "energy": "energies"}.get(name, name))
         if part is None:
             continue
-        if not labels.per_atom:
+        if not batch.labels[name].per_atom:
             if name != "stress":
                 part = sum_by_structure(part, batch.environments.index)
-            divisor = labels.divisor
+            divisor = batch.labels[name].divisor
             part = part / (divisor.reshape(-1, 1, 1) if divisor.ndim else divisor)
         rows[name] = part
     return rows
