@@ -1,4 +1,4 @@
-"""LAMMPS driven by a fitted model, by ``python -m sklearn_soapbpnn.interfaces.lammps`` or from Python.
+"""LAMMPS driven by a fitted model: from Python, or as a program with an input script.
 
 LAMMPS moves the atoms and divides the box among its processes. Each process evaluates its own atoms
 as centres, with the ghost atoms around them as neighbours. The forces on ghosts belong to atoms of
@@ -159,22 +159,31 @@ class SoapBPNNPair:
 
         All processes have to call this together.
         """
+        numbers, positions, ids = self._read_atoms(lmp, n_own)
+        found = self._predict(numbers, positions, n_own)
+        sums = np.zeros(7 + 3 * (1 + self._reduce(ids.max(initial=0), "MAX")))
+        sums[0], sums[1:7] = found["energies"].sum(), found["virial"][VOIGT]
+        np.add.at(sums[7:].reshape(-1, 3), ids, found["forces"])
+        sums = self._reduce(sums, "SUM")
+        lmp.fix_external_set_energy_peratom(fix, found["energies"].tolist())
+        # LAMMPS expects the same totals from all processes
+        lmp.fix_external_set_energy_global(fix, sums[0])
+        lmp.fix_external_set_virial_global(fix, sums[1:7])
+        return sums[7:].reshape(-1, 3)[ids[:n_own]]
+
+    def _read_atoms(self, lmp, n_own):
+        """Return the atoms of this process, and then the ghosts that they may see."""
         n_atoms = n_own + lmp.extract_setting("nghost")
         names = (("x", 3), ("type", 1), ("id", 1))
         positions, types, ids = (
             lmp.numpy.extract_atom(name, nelem=n_atoms, dim=dim) for name, dim in names
         )
-        found = self._predict(self._numbers[types], positions, n_own)
-        sums = np.zeros(7 + 3 * (1 + self._reduce(ids[:n_own].max(initial=0), "MAX")))
-        sums[0], sums[1:7] = found["energies"].sum(), found["virial"][VOIGT]
-        rows = sums[7:].reshape(-1, 3)
-        np.add.at(rows, ids, found["forces"])
-        sums = self._reduce(sums, "SUM")
-        lmp.fix_external_set_energy_peratom(fix, found["energies"])
-        # LAMMPS expects the same totals from all processes
-        lmp.fix_external_set_energy_global(fix, sums[0])
-        lmp.fix_external_set_virial_global(fix, sums[1:7])
-        return sums[7:].reshape(-1, 3)[ids[:n_own]]
+        own, ghosts = positions[:n_own], positions[n_own:]
+        # LAMMPS adds a skin; most of these atoms are outside
+        low, high = own.min(0, initial=np.inf), own.max(0, initial=-np.inf)
+        near = (ghosts > low - self.cutoff) & (ghosts < high + self.cutoff)
+        seen = np.concatenate([np.arange(n_own), n_own + near.all(1).nonzero()[0]])
+        return self._numbers[types[seen]], positions[seen], ids[seen]
 
     def _predict(self, numbers, positions, n_own):
         """Return the energies of the first atoms, and the derivatives of their sum."""
