@@ -9,13 +9,13 @@ from typing import get_type_hints
 
 import numpy as np
 import torch
-from spex.angular import SphericalHarmonics
 from spex.cutoff.shifted_cosine import shifted_cosine
 from spex.radial import LaplacianEigenstates
 from torch import Tensor, nn
 
 from ..data import usual_settings
 from ._channels import count_channels
+from ._harmonics import SphericalHarmonics
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,9 @@ class PairBasis(nn.Module):
 
     def forward(self, pair_vectors: Tensor) -> Tensor:
         """Evaluate the basis at vectors of shape (n_pairs, 3): (n_pairs, n_channels)."""
-        radial, _ = self._radial(pair_vectors.norm(dim=1))
-        return self._multiply(radial, self.angular.sph.compute(pair_vectors))
+        distances = pair_vectors.norm(dim=1)
+        radial, _ = self._radial(distances)
+        return self._multiply(radial, self.angular(pair_vectors / distances[:, None]))
 
     def factors(self, pair_vectors: Tensor) -> PairFactors:
         """Evaluate the factors of the basis and of its gradient."""
@@ -185,10 +186,10 @@ class PairBasis(nn.Module):
 
     def _factors(self, pair_vectors: Tensor) -> PairFactors:
         distances = pair_vectors.norm(dim=1)
-        # forward-mode derivatives of sphericart are zero without a warning, so compute gradients
-        angular, angular_gradient = self.angular.sph.compute_with_gradients(pair_vectors)
+        direction = pair_vectors / distances[:, None]
+        angular, angular_gradient = self.angular.differentiate(direction, distances)
         radial = torch.stack(self._radial(distances), dim=1)
-        return PairFactors(radial, angular, angular_gradient, pair_vectors / distances[:, None])
+        return PairFactors(radial, angular, angular_gradient, direction)
 
     def values(self, factors: PairFactors) -> Tensor:
         """Return the basis, (n_pairs, n_channels)."""
