@@ -209,19 +209,23 @@ def _predict(estimator, X, name, options):
     if name != "energy" or "targets" in signature(estimator.predict).parameters:
         options = {"targets": [name], **options}
     # otherwise an ensemble, or a regressor of arrays, which predicts energies only
-    if "return_std" in options:
-        _check_returns_std(estimator, options)
+    _check_accepts(estimator, options)
     return estimator.predict(X, **options)
 
 
-def _check_returns_std(estimator, options):
+def _check_accepts(estimator, options):
+    """Raise if ``predict`` has no argument for targets other than the energy, or error bars."""
     try:
         signature(estimator.predict).bind(None, **options)
     except TypeError as err:
         wanted = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        lacks, has = "so it predicts energies only", "predicts all targets"
+        if "return_std" in options:
+            lacks = "so it has no error bars of this target"
+            has = "has; its argument n_networks makes a committee"
         raise TypeError(
-            f"{type(estimator).__name__}.predict does not accept {wanted}, so it has no error bars "
-            "of this target. SoapBPNNRegressor has; its argument n_networks makes a committee."
+            f"{type(estimator).__name__}.predict does not accept {wanted}, {lacks}. "
+            f"SoapBPNNRegressor {has}."
         ) from err
 
 
