@@ -8,6 +8,7 @@ import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from ._checks import as_real
+from ._spelling import sort_by_similarity, suggest
 
 
 def read_label(index, atoms, name, key, kind, missing):
@@ -25,10 +26,13 @@ def read_label(index, atoms, name, key, kind, missing):
         return np.full((len(atoms),) * kind.per_atom + kind.shape, np.nan)
     info = [entry for source in (atoms.info, *_list_row_values(atoms.info)) for entry in source]
     lost = " For key-value pairs of an ASE database, which ase.io.read leaves out, use open_frames."
+    there = (results, info, atoms.arrays)
+    results, info, arrays = (sort_by_similarity(key, keys) for keys in there)
     raise KeyError(
-        f"Structure {index} has no label {key!r} for target {name!r}. Its results hold "
-        f"{sorted(results)}, its info {sorted(info, key=str)}, its arrays {sorted(atoms.arrays)}. "
-        f"Pass missing='nan' if some structures are not labelled.{'' if info else lost}"
+        f"Structure {index} has no label {key!r} for target {name!r}."
+        f"{suggest(key, [*results, *info, *arrays])} Its results hold {results}, its info {info}, "
+        f"its arrays {arrays}. Pass missing='nan' if some structures are not labelled."
+        f"{'' if info else lost}"
     )
 
 

@@ -11,6 +11,7 @@ from ._checks import as_position, as_real, freeze, iterate_atoms
 from ._kinds import TargetKind
 from ._known_kinds import KNOWN_KINDS, LEARNT_DERIVATIVES, check_kind
 from ._labels import format_shape, read_label
+from ._spelling import suggest
 from ._symmetry import check_symmetric
 
 
@@ -299,7 +300,8 @@ class Targets:
     def __getitem__(self, key):
         if isinstance(key, str):
             if key not in self._columns:
-                raise KeyError(f"Targets has no column {key!r}; it has {list(self.names)}.")
+                hint = suggest(key, self.names)
+                raise KeyError(f"Targets has no column {key!r}; it has {list(self.names)}.{hint}")
             column = self._columns[key]
             return list(column) if self.kinds[key].per_atom else column
         key = as_position(key, len(self))
@@ -439,9 +441,10 @@ def _check_fits(y, name, structures):
 def _find_kind(name, declared):
     kind = declared.get(name, KNOWN_KINDS.get(name))
     if kind is None and name not in declared:
+        known = sorted({*KNOWN_KINDS, *declared})
         raise ValueError(
-            f"The kind of target {name!r} is not known (known: {sorted({*KNOWN_KINDS, *declared})})"
-            f". Declare it, e.g. kinds={{{name!r}: TargetKind.scalar()}}."
+            f"The kind of target {name!r} is not known (known: {known}).{suggest(name, known)} "
+            f"Declare it, e.g. kinds={{{name!r}: TargetKind.scalar()}}."
         )
     if not isinstance(kind, TargetKind):
         raise TypeError(
