@@ -1,0 +1,128 @@
+"""Density expansion and ZBL repulsion for TorchScript, differentiable by autograd.
+
+What this package computes with hand-written derivatives and compiled loops is repeated here in
+plain torch, so that an engine needs no other library to run it.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...descriptors import PairBasis
+from ...potentials import COEFFICIENTS, COULOMB, find_decay_rates, match_cutoff
+
+
+class Expansion(nn.Module):
+    r"""Sums of the pair basis over neighbours, :math:`c^{nlm} = \sum_j R_{nl} f_c Y_{lm}`.
+
+    Parameters
+    ----------
+    basis : PairBasis
+        Its splines and spherical harmonics are used.
+    """
+
+    def __init__(self, basis: PairBasis) -> None:
+        super().__init__()
+        self.n_per_l = list(basis.n_per_l)
+        self.max_angular = len(self.n_per_l) - 1
+        self.spacing, self.last_interval = basis.spacing, len(basis.table) - 1
+        self.cutoff_radius, self.cutoff_width = basis.cutoff_radius, basis.cutoff_width
+        n_angular = len(self.n_per_l) ** 2
+        for name, buffer in {
+            "table": basis.table,
+            "exponents": basis.angular.exponents,
+            "coefficients": basis.angular.coefficients[:, :n_angular],
+        }.items():
+            self.register_buffer(name, buffer.detach().clone())
+
+    def forward(self, vectors: Tensor, group: Tensor, n_groups: int) -> list[Tensor]:
+        """Sum over the vectors (n_pairs, 3) of each group: (n_groups, n_radial, 2l+1) for each l.
+
+        The vectors of a group are rows of one matrix, filled up with vectors beyond the cutoff. The
+        sums are then matrix products, and the product of radial and angular factors is never
+        formed.
+        """
+        order = torch.argsort(group)
+        group = group[order]
+        counts = torch.bincount(group, minlength=n_groups)
+        width = int(counts.max()) if n_groups > 0 else 0
+        place = torch.arange(len(group), device=group.device) - (counts.cumsum(0) - counts)[group]
+        outside = torch.full_like(vectors[:1], self.cutoff_radius)
+        table = outside.expand(n_groups * width, 3)
+        table = table.index_copy(0, group * width + place, vectors[order])
+
+        distances = torch.linalg.vector_norm(table, dim=1)
+        radial = self._radial(distances).view(n_groups, width, -1)
+        angular = self._angular(table / distances[:, None]).view(n_groups, width, -1)
+        blocks: list[Tensor] = []
+        first = 0
+        for l, n in enumerate(self.n_per_l):
+            r = radial[:, :, first : first + n]
+            y = angular[:, :, l * l : l * l + 2 * l + 1]
+            blocks.append(torch.bmm(r.transpose(1, 2), y))
+            first += n
+        return blocks
+
+    def _radial(self, distances: Tensor) -> Tensor:
+        """Evaluate the splines times the cutoff function: (n_pairs, n_radial)."""
+        place = distances / self.spacing
+        interval = place.detach().floor().clamp(max=self.last_interval)
+        t = (place - interval)[:, None]
+        p, m, a, b = self.table[interval.long()].chunk(4, dim=1)
+        phase = (distances - self.cutoff_radius) / self.cutoff_width + 1
+        weight = 0.5 * (1 + torch.cos(math.pi * phase.clamp(0.0, 1.0)))
+        return (p + t * (m + t * (a + t * b))) * weight[:, None]
+
+    def _angular(self, directions: Tensor) -> Tensor:
+        """Evaluate the spherical harmonics as sums of monomials: (n_pairs, n_angular)."""
+        powers = [torch.ones_like(directions)]
+        for _ in range(self.max_angular):
+            powers.append(powers[-1] * directions)
+        table = torch.stack(powers, dim=2)
+        x = table[:, 0, :].index_select(1, self.exponents[0])
+        y = table[:, 1, :].index_select(1, self.exponents[1])
+        z = table[:, 2, :].index_select(1, self.exponents[2])
+        return (x * y * z) @ self.coefficients
+
+
+class Repulsion(nn.Module):
+    """ZBL energies of pairs, see :func:`~sklearn_soapbpnn.potentials.compute_zbl`.
+
+    Parameters
+    ----------
+    elements : array of shape (n_elements,)
+        Atomic numbers.
+    dtype : torch.dtype
+        Precision.
+    """
+
+    def __init__(self, elements, dtype: torch.dtype) -> None:
+        super().__init__()
+        z_i, z_j = (z.ravel() for z in np.meshgrid(elements, elements, indexing="ij"))
+        cutoff, a, b, c = match_cutoff(z_i, z_j)
+        self.n_elements, self.largest_cutoff = len(elements), float(cutoff.max())
+        # of each pair of elements
+        for name, array in {
+            "charges": COULOMB * z_i * z_j,
+            "rates": find_decay_rates(z_i, z_j),
+            "coefficients": COEFFICIENTS,
+            "cutoff": cutoff,
+            "polynomial": np.stack([a / 3, b / 4, c], axis=1),
+        }.items():
+            self.register_buffer(name, torch.from_numpy(array).to(dtype))
+
+    def forward(
+        self, vectors: Tensor, centers: Tensor, neighbors: Tensor, element: Tensor
+    ) -> Tensor:
+        """Return the energies of the atoms, half of that of each pair: (n_atoms,)."""
+        kind = element[centers] * self.n_elements + element[neighbors]
+        inside = torch.nonzero(torch.linalg.vector_norm(vectors.detach(), dim=1) < self.cutoff[kind])[:, 0]
+        kind, centers, neighbors = kind[inside], centers[inside], neighbors[inside]
+        r = torch.linalg.vector_norm(vectors[inside], dim=1)
+        screening = torch.exp(-self.rates[kind] * r[:, None]) @ self.coefficients
+        a, b, c = self.polynomial[kind].unbind(1)
+        half = (self.charges[kind] * screening / r + a * r**3 + b * r**4 + c) / 2
+        energies = half.new_zeros(len(element))
+        return energies.index_add(0, centers, half).index_add(0, neighbors, half)
