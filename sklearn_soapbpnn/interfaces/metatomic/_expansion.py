@@ -94,24 +94,26 @@ class Repulsion(nn.Module):
     ----------
     elements : array of shape (n_elements,)
         Atomic numbers.
-    dtype : torch.dtype
-        Precision.
+    scale : float
+        What the energies are divided by, in eV.
+    like : Tensor
+        Tensor of the same precision and device.
     """
 
-    def __init__(self, elements, dtype: torch.dtype) -> None:
+    def __init__(self, elements, scale: float, like: Tensor) -> None:
         super().__init__()
         z_i, z_j = (z.ravel() for z in np.meshgrid(elements, elements, indexing="ij"))
         cutoff, a, b, c = match_cutoff(z_i, z_j)
         self.n_elements, self.largest_cutoff = len(elements), float(cutoff.max())
         # of each pair of elements
         for name, array in {
-            "charges": COULOMB * z_i * z_j,
+            "charges": COULOMB * z_i * z_j / scale,
             "rates": find_decay_rates(z_i, z_j),
             "coefficients": COEFFICIENTS,
             "cutoff": cutoff,
-            "polynomial": np.stack([a / 3, b / 4, c], axis=1),
+            "polynomial": np.stack([a / 3, b / 4, c], axis=1) / scale,
         }.items():
-            self.register_buffer(name, torch.from_numpy(array).to(dtype))
+            self.register_buffer(name, torch.from_numpy(array).to(like))
 
     def forward(
         self, vectors: Tensor, centers: Tensor, neighbors: Tensor, element: Tensor

@@ -33,6 +33,8 @@ class Network(nn.Module):
         self.has_trunk = network.trunk is not None
         self.trunk = nn.ModuleList(_Linear(weight, network.n_networks) for weight in weights)
         self.heads = nn.ModuleList(Head(network, name) for name in network.kinds)
+        n_hidden = network.n_networks * network.first.linear.weight.shape[1]
+        self.n_features = n_hidden if self.has_trunk else network.first.n_features
 
     def forward(
         self,
@@ -88,12 +90,10 @@ class Network(nn.Module):
             if head.name == "energy" and "energy_rows" in names:
                 values["energy_rows"] = torch.cat(rows, dim=1)
         if "features" in names:
-            found = inputs[None]
             if self.has_trunk:
-                found = torch.cat(features, dim=1).transpose(0, 1).flatten(1)[None]
+                values["features"] = torch.cat(features, dim=1).transpose(0, 1).flatten(1)[None]
             else:
-                found = self.first.pack(inputs)[None]
-            values["features"] = found
+                values["features"] = self.first.pack(inputs)[None]
         back = torch.argsort(order)
         ordered: dict[str, Tensor] = {}
         for name, value in values.items():
