@@ -29,11 +29,11 @@ class Expansion(nn.Module):
         self.max_angular = len(self.n_per_l) - 1
         self.spacing, self.last_interval = basis.spacing, len(basis.table) - 1
         self.cutoff_radius, self.cutoff_width = basis.cutoff_radius, basis.cutoff_width
-        n_angular = len(self.n_per_l) ** 2
+        self.n_radial, self.n_angular = sum(self.n_per_l), len(self.n_per_l) ** 2
         for name, buffer in {
             "table": basis.table,
             "exponents": basis.angular.exponents,
-            "coefficients": basis.angular.coefficients[:, :n_angular],
+            "coefficients": basis.angular.coefficients[:, : self.n_angular],
         }.items():
             self.register_buffer(name, buffer.detach().clone())
 
@@ -54,8 +54,8 @@ class Expansion(nn.Module):
         table = table.index_copy(0, group * width + place, vectors[order])
 
         distances = torch.linalg.vector_norm(table, dim=1)
-        radial = self._radial(distances).view(n_groups, width, -1)
-        angular = self._angular(table / distances[:, None]).view(n_groups, width, -1)
+        radial = self._radial(distances).view(n_groups, width, self.n_radial)
+        angular = self._angular(table / distances[:, None]).view(n_groups, width, self.n_angular)
         blocks: list[Tensor] = []
         first = 0
         for l, n in enumerate(self.n_per_l):

@@ -63,11 +63,10 @@ def export_model(model, path):
     >>> from sklearn_soapbpnn.interfaces.metatomic import export_model
     >>> export_model(model, "model.pt")  # doctest: +SKIP
     """
-    exported = make_model(model)
     with _only_own_libraries(), warnings.catch_warnings():
-        # the format of metatomic
+        # TorchScript is the format of metatomic
         warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
-        exported.save(str(path))
+        make_model(model).save(str(path))
 
 
 def make_model(model):
@@ -78,9 +77,7 @@ def make_model(model):
     regressor, has_zbl, tables = _read_steps(model)
     fitted = regressor.fitted_
     network = fitted.network
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
-        exported = ExportedModel(fitted, tables, has_zbl)
+    exported = ExportedModel(fitted, tables, has_zbl)
     cutoff = network.basis.cutoff_radius
     if exported.repulsion is not None:
         cutoff = max(cutoff, exported.repulsion.largest_cutoff)

@@ -1,6 +1,7 @@
 """Bases of spherical tensors for TorchScript, differentiable by autograd."""
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +35,7 @@ class TensorBasis(nn.Module):
         self.pseudoscalar = contractions["pseudoscalar"]
         self.products = None
         if self.vectors is not None:
-            like = next(basis.vectors.parameters())
-            # plain torch without branches, so that a trace is the same function
-            example = torch.ones(2, 3, 3, dtype=like.dtype, device=like.device)
-            self.products = torch.jit.trace(basis.products, example)
+            self.products = _trace(basis.products, next(basis.vectors.parameters()))
 
     def forward(
         self,
@@ -103,6 +101,14 @@ class _PseudoSpeciesContraction(nn.Module):
         pseudo = torch.einsum("ab,ianm->ibnm", self.embedding[blocks], c).flatten(1, 2)
         encoded = pseudo * self.encoding[element][:, :, None]
         return F.linear(encoded.transpose(1, 2), self.weight)
+
+
+def _trace(products, like: Tensor):
+    """Record the products of three vectors; they are plain torch, without branches."""
+    with warnings.catch_warnings():
+        # sizes that depend on the degrees only are constants
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return torch.jit.trace(products, like.new_ones(2, 3, 3))
 
 
 def _make_contraction(contraction):
