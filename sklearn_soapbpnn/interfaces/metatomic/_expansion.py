@@ -17,6 +17,10 @@ from ...potentials import COEFFICIENTS, COULOMB, find_decay_rates, match_cutoff
 class Expansion(nn.Module):
     r"""Sums of the pair basis over neighbours, :math:`c^{nlm} = \sum_j R_{nl} f_c Y_{lm}`.
 
+    Spherical harmonics are polynomials of x, y and z, and on the unit sphere
+    :math:`z^2 = 1 - x^2 - y^2`. That leaves :math:`x^a y^b` and :math:`x^a y^b z`, as many as there
+    are harmonics.
+
     Parameters
     ----------
     basis : PairBasis
@@ -26,16 +30,14 @@ class Expansion(nn.Module):
     def __init__(self, basis: PairBasis) -> None:
         super().__init__()
         self.n_per_l = list(basis.n_per_l)
+        self.m_per_l = [2 * l + 1 for l in range(len(self.n_per_l))]
         self.max_angular = len(self.n_per_l) - 1
+        self.n_radial, self.n_angular = sum(self.n_per_l), sum(self.m_per_l)
         self.spacing, self.last_interval = basis.spacing, len(basis.table) - 1
         self.cutoff_radius, self.cutoff_width = basis.cutoff_radius, basis.cutoff_width
-        self.n_radial, self.n_angular = sum(self.n_per_l), len(self.n_per_l) ** 2
-        for name, buffer in {
-            "table": basis.table,
-            "exponents": basis.angular.exponents,
-            "coefficients": basis.angular.coefficients[:, : self.n_angular],
-        }.items():
-            self.register_buffer(name, buffer.detach().clone())
+        even, odd = _reduce_polynomials(basis.angular)
+        for name, buffer in {"table": basis.table, "even": even, "odd": odd}.items():
+            self.register_buffer(name, buffer.to(basis.table).clone())
 
     def forward(self, vectors: Tensor, group: Tensor, n_groups: int) -> list[Tensor]:
         """Sum over the vectors (n_pairs, 3) of each group: (n_groups, n_radial, 2l+1) for each l.
@@ -54,15 +56,12 @@ class Expansion(nn.Module):
         table = table.index_copy(0, group * width + place, vectors[order])
 
         distances = torch.linalg.vector_norm(table, dim=1)
-        radial = self._radial(distances).view(n_groups, width, self.n_radial)
-        angular = self._angular(table / distances[:, None]).view(n_groups, width, self.n_angular)
+        radial = self._radial(distances).view(n_groups, width, self.n_radial).transpose(1, 2)
+        angular = self._angular(table / distances[:, None])
+        angular = angular.view(self.n_angular, n_groups, width).permute(1, 2, 0)
         blocks: list[Tensor] = []
-        first = 0
-        for l, n in enumerate(self.n_per_l):
-            r = radial[:, :, first : first + n]
-            y = angular[:, :, l * l : l * l + 2 * l + 1]
-            blocks.append(torch.bmm(r.transpose(1, 2), y))
-            first += n
+        for r, y in zip(radial.split(self.n_per_l, 1), angular.split(self.m_per_l, 2)):
+            blocks.append(torch.bmm(r, y))
         return blocks
 
     def _radial(self, distances: Tensor) -> Tensor:
@@ -71,20 +70,43 @@ class Expansion(nn.Module):
         interval = place.detach().floor().clamp(max=self.last_interval)
         t = (place - interval)[:, None]
         p, m, a, b = self.table[interval.long()].chunk(4, dim=1)
+        value = torch.addcmul(p, t, torch.addcmul(m, t, torch.addcmul(a, t, b)))
         phase = (distances - self.cutoff_radius) / self.cutoff_width + 1
         weight = 0.5 * (1 + torch.cos(math.pi * phase.clamp(0.0, 1.0)))
-        return (p + t * (m + t * (a + t * b))) * weight[:, None]
+        return value * weight[:, None]
 
     def _angular(self, directions: Tensor) -> Tensor:
-        """Evaluate the spherical harmonics as sums of monomials: (n_pairs, n_angular)."""
-        powers = [torch.ones_like(directions)]
+        """Evaluate the spherical harmonics: (n_angular, n_pairs)."""
+        x, y, z = directions.unbind(1)
+        level = torch.ones_like(x)[None]
+        levels = [level]
         for _ in range(self.max_angular):
-            powers.append(powers[-1] * directions)
-        table = torch.stack(powers, dim=2)
-        x = table[:, 0, :].index_select(1, self.exponents[0])
-        y = table[:, 1, :].index_select(1, self.exponents[1])
-        z = table[:, 2, :].index_select(1, self.exponents[2])
-        return (x * y * z) @ self.coefficients
+            level = torch.cat([level * x, level[-1:] * y])
+            levels.append(level)
+        below = torch.cat(levels[:-1]) if self.max_angular > 0 else level[:0]
+        return self.even @ torch.cat(levels) + self.odd @ (below * z)
+
+
+def _reduce_polynomials(harmonics):
+    """Return the coefficients of harmonics in x^a y^b and x^a y^b z: two (n_angular, n_monomials).
+
+    The monomials are ordered by a + b, then b.
+    """
+    n_monomials, n_angular = harmonics.coefficients.shape[0], (harmonics.max_angular + 1) ** 2
+    coefficients = harmonics.coefficients[:, :n_angular].double().cpu().numpy()
+    tables = np.zeros((2, n_angular, n_monomials))
+    for (a, b, c), own in zip(harmonics.exponents.T.tolist(), coefficients):
+        half, parity = divmod(c, 2)
+        for i in range(half + 1):
+            for j in range(half + 1 - i):
+                factor = (-1) ** (i + j) * math.comb(half, i) * math.comb(half - i, j)
+                degree = a + b + 2 * (i + j)
+                place = degree * (degree + 1) // 2 + b + 2 * j
+                tables[parity, :, place] += factor * own
+    n = harmonics.max_angular + 1
+    return torch.from_numpy(tables[0, :, : n * (n + 1) // 2]), torch.from_numpy(
+        tables[1, :, : n * (n - 1) // 2]
+    )
 
 
 class Repulsion(nn.Module):
