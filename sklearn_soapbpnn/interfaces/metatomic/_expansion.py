@@ -39,30 +39,49 @@ class Expansion(nn.Module):
         for name, buffer in {"table": basis.table, "even": even, "odd": odd}.items():
             self.register_buffer(name, buffer.to(basis.table).clone())
 
-    def forward(self, vectors: Tensor, group: Tensor, n_groups: int) -> list[Tensor]:
-        """Sum over the vectors (n_pairs, 3) of each group: (n_groups, n_radial, 2l+1) for each l.
+    def forward(
+        self, vectors: Tensor, row: Tensor, block: Tensor, n_rows: int, n_blocks: int
+    ) -> list[Tensor]:
+        """Sum over the neighbours of each atom and block.
 
-        The vectors of a group are rows of one matrix, filled up with vectors beyond the cutoff. The
-        sums are then matrix products, and the product of radial and angular factors is never
+        The neighbours of an atom are rows of one matrix, filled up with vectors beyond the cutoff.
+        The sums are then matrix products, and the product of radial and angular factors is never
         formed.
+
+        Parameters
+        ----------
+        vectors : Tensor of shape (n_pairs, 3)
+            Vectors to the neighbours.
+        row, block : Tensor of shape (n_pairs,)
+            To which sum each vector belongs.
+        n_rows, n_blocks : int
+            Number of sums.
+
+        Returns
+        -------
+        list of Tensor of shape (n_rows, n_blocks, n_radial, 2l + 1)
         """
-        order = torch.argsort(group)
-        group = group[order]
-        counts = torch.bincount(group, minlength=n_groups)
-        width = int(counts.max()) if n_groups > 0 else 0
-        place = torch.arange(len(group), device=group.device) - (counts.cumsum(0) - counts)[group]
+        order = torch.argsort(row)
+        row = row[order]
+        counts = torch.bincount(row, minlength=n_rows)
+        width = int(counts.max()) if n_rows > 0 else 0
+        first = counts.cumsum(0) - counts
+        place = row * width + torch.arange(len(row), device=row.device) - first[row]
         outside = torch.full_like(vectors[:1], self.cutoff_radius)
-        table = outside.expand(n_groups * width, 3)
-        table = table.index_copy(0, group * width + place, vectors[order])
+        table = outside.expand(n_rows * width, 3).index_copy(0, place, vectors[order])
+        own = vectors.new_zeros(n_rows * width, n_blocks)
+        own[place, block[order]] = 1.0
 
         distances = torch.linalg.vector_norm(table, dim=1)
-        radial = self._radial(distances).view(n_groups, width, self.n_radial).transpose(1, 2)
+        radial = self._radial(distances)[:, None, :] * own[:, :, None]
+        radial = radial.view(n_rows, width, n_blocks, self.n_radial)
         angular = self._angular(table / distances[:, None])
-        angular = angular.view(self.n_angular, n_groups, width).permute(1, 2, 0)
-        blocks: list[Tensor] = []
-        for r, y in zip(radial.split(self.n_per_l, 1), angular.split(self.m_per_l, 2)):
-            blocks.append(torch.bmm(r, y))
-        return blocks
+        angular = angular.view(self.n_angular, n_rows, width).permute(1, 2, 0)
+        expansion: list[Tensor] = []
+        for r, y in zip(radial.split(self.n_per_l, 3), angular.split(self.m_per_l, 2)):
+            c = torch.bmm(r.flatten(2).transpose(1, 2), y)
+            expansion.append(c.unflatten(1, [n_blocks, r.shape[3]]))
+        return expansion
 
     def _radial(self, distances: Tensor) -> Tensor:
         """Evaluate the splines times the cutoff function: (n_pairs, n_radial)."""

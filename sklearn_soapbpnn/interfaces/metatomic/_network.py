@@ -125,12 +125,8 @@ class Network(nn.Module):
         i = row[torch.cat([centers, neighbors])]
         j = torch.cat([neighbors, centers])
         needed = torch.nonzero(i >= 0)[:, 0]
-        group = i[needed] * n_blocks + block[j[needed]]
         both = torch.cat([vectors, -vectors])[needed]
-        expansion: list[Tensor] = []
-        for c in self.expansion(both, group, len(atoms) * n_blocks):
-            expansion.append(c.view(len(atoms), n_blocks, c.shape[1], c.shape[2]))
-        return expansion
+        return self.expansion(both, i[needed], block[j[needed]], len(atoms), n_blocks)
 
 
 class FirstLayer(nn.Module):
