@@ -90,9 +90,8 @@ class MetatomicModule(nn.Module):
         super().__init__()
         self.model, self.layouts = model, nn.ModuleList(layouts)
         self.options = NeighborListOptions(cutoff=cutoff, full_list=False, strict=True)
-        place = torch.full((max(elements) + 1,), -1)
-        place[torch.tensor(elements)] = torch.arange(len(elements))
-        self.register_buffer("element_of_number", place)
+        # last, since metatrain takes the precision of the first tensor for that of the model
+        self.elements = _Elements(elements)
 
     @torch.jit.export
     def requested_neighbor_lists(self) -> List[NeighborListOptions]:
@@ -127,7 +126,7 @@ class MetatomicModule(nn.Module):
             vectors,
             centers,
             neighbors,
-            self.element_of_number[numbers],
+            self.elements(numbers),
             places[:, 0],
             torch.det(cells).abs(),
             selected,
@@ -160,6 +159,20 @@ class MetatomicModule(nn.Module):
             first += len(system)
         centers, neighbors = torch.cat(pairs).unbind(1)
         return torch.cat(vectors), centers, neighbors
+
+
+class _Elements(nn.Module):
+    """From atomic numbers to indices of elements."""
+
+    def __init__(self, elements) -> None:
+        super().__init__()
+        index = torch.full((max(elements) + 1,), -1)
+        index[torch.tensor(elements)] = torch.arange(len(elements))
+        self.register_buffer("index", index)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Return the index of the element of each atom."""
+        return self.index[numbers]
 
 
 def _list_atoms(systems: List[System]) -> Tensor:
