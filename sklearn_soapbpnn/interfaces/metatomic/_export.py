@@ -74,10 +74,7 @@ def make_model(model):
     metatomic = _import_metatomic()
     from ._module import Layout, MetatomicModule
 
-    regressor, has_zbl, tables = _read_steps(model)
-    fitted = regressor.fitted_
-    network = fitted.network
-    exported = ExportedModel(fitted, tables, has_zbl)
+    exported, network = convert_model(model)
     cutoff = network.basis.cutoff_radius
     if exported.repulsion is not None:
         cutoff = max(cutoff, exported.repulsion.largest_cutoff)
@@ -118,12 +115,8 @@ def _import_metatomic():
     return metatomic
 
 
-def _read_steps(model):
-    """Return the regressor, whether there is ZBL, and scale and offset of each target.
-
-    Offset and scale of a structure are made from those of its atoms, which are known from
-    structures of one atom.
-    """
+def convert_model(model):
+    """Return a fitted model in plain torch, and its network; see :func:`export_model`."""
     *steps, regressor = _list_steps(model)
     if not isinstance(regressor, FittedRegressor):
         raise TypeError(
@@ -132,8 +125,7 @@ def _read_steps(model):
         )
     check_is_fitted(regressor, "fitted_")
     fitted = regressor.fitted_
-    network = fitted.network
-    if network.long_range is not None:
+    if fitted.network.long_range is not None:
         raise ValueError(
             "A model with long_range=True cannot be exported: its sums over charges need all atoms "
             "of a structure, and engines give those within the cutoff. Fit with long_range=False."
@@ -144,15 +136,24 @@ def _read_steps(model):
                 f"The Pipeline has a step {type(step).__name__}, which cannot be exported. Only "
                 f"{', '.join(known.__name__ for known in KNOWN_STEPS)} can."
             )
-    X = as_structures([Atoms(numbers=[number]) for number in network.elements])
+    has_zbl = fitted.steps.own.zbl is not None
+    has_zbl = has_zbl or any(isinstance(step, ZBLBaseline) for step in steps)
+    return ExportedModel(fitted, _read_tables(model, fitted), has_zbl), fitted.network
+
+
+def _read_tables(model, fitted):
+    """Return scale and offset of each target for an atom of each element.
+
+    Those of a structure are made from its atoms, so structures of one atom are all that is needed.
+    """
+    X = as_structures([Atoms(numbers=[number]) for number in fitted.network.elements])
     X = fitted.steps.prepare(apply_steps(model, X)[1])
     tables = {}
-    for name, kind in network.kinds.items():
-        scale = torch.from_numpy(expand_scale(X, name, kind).copy())
+    for name, kind in fitted.kinds.items():
         offset = torch.from_numpy(flatten_offset(X, name, kind).copy())
+        scale = torch.from_numpy(expand_scale(X, name, kind).copy())
         tables[name] = scale.expand_as(offset).clone(), offset
-    own = fitted.steps.own.zbl is not None
-    return regressor, own or any(isinstance(step, ZBLBaseline) for step in steps), tables
+    return tables
 
 
 def _list_steps(model):

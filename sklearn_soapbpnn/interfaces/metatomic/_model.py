@@ -142,7 +142,7 @@ class ExportedModel(nn.Module):
             results[name] = values
         sizes = torch.bincount(structure, minlength=n)
         for target in self.targets:
-            if target.name in wanted:
+            if target.name in wanted and wanted[target.name]:
                 results[target.name] = target.divide(results[target.name], sizes, volumes)
         for name, values in results.items():
             results[name] = values.to(self.dtype)
