@@ -134,7 +134,11 @@ def train_metatrain(job):
     module.get_selected_metric, module.Trainer.train = marked_select, timed_train
     Path("options.yaml").write_text(json.dumps(metatrain_options(job)))  # JSON is YAML
     sys.argv = ["mtt", "train", "options.yaml"]
-    main()
+    try:
+        main()
+    except SystemExit:  # of the export, which follows the training, and is not needed
+        if not fit:
+            raise
     return np.diff(marks, prepend=np.nan), fit[0]  # the first is unknown: it includes start-up
 
 

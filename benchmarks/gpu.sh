@@ -25,8 +25,8 @@ part() {
   echo "== $name: status ${PIPESTATUS[0]} after $((SECONDS - start)) s" | tee -a "$results/parts.log"
 }
 
-training=() calculator=() profile=()
-workers=8 tests=(tests/physics tests/targets tests/interfaces/test_ase.py)
+training=(--batches 64 8 --epochs 4) calculator=() profile=()
+workers=6 tests=(tests/physics tests/targets tests/interfaces/test_ase.py)
 if [ "$device" = cpu ]; then
   workers=0 tests=(tests/physics/test_derivatives.py)
   training=(--structures 24 --validation 8 --batches 8 24 --epochs 4)
@@ -49,7 +49,7 @@ print("sklearn_soapbpnn", sklearn_soapbpnn.__version__)'
 # nothing runs beside what is timed; the first file is the shortest and says the most
 # plugins and warnings of what else is installed there do not concern us
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
-pytest=(-m pytest -q -p xdist.plugin -p no:cacheprovider -W default)
+pytest=(-m pytest -q -p xdist.plugin -p no:cacheprovider -W default --tb=line --maxfail=20)
 pytest+=(--device "$device" -n "$workers")
 part devices 90 "$python" "${pytest[@]}" -k numbers tests/test_devices.py
 part physics 110 "$python" "${pytest[@]}" "${tests[@]}"

@@ -3,6 +3,7 @@
 from ._regressor import SoapBPNNRegressor
 from ._version import __version__
 from .data import Structures, TargetKind, Targets, open_frames
+from .interfaces import load_model, save_model
 from .preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
 
 __all__ = [
@@ -15,5 +16,7 @@ __all__ = [
     "Targets",
     "ZBLBaseline",
     "__version__",
+    "load_model",
     "open_frames",
+    "save_model",
 ]

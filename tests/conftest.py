@@ -18,10 +18,10 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
-from sklearn_soapbpnn.data import as_structures, plan_batches
+from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.datasets import load_cuau, load_malonaldehyde
 from sklearn_soapbpnn.descriptors import SoapParameters
-from sklearn_soapbpnn.nn import Architecture, Environments, SoapBPNN
+from sklearn_soapbpnn.nn import Architecture, SoapBPNN, compute_environments
 
 ELEMENTS = (1, 6, 8)
 
@@ -193,10 +193,7 @@ def select_batch():
     def select(network, frames, memory=0, derivatives=True):
         structures = as_structures(frames)
         options = {"derivatives": derivatives, "memory": memory}
-        environments = Environments(structures, network.recipe(), **options)
-        order = torch.arange(len(structures))
-        (index,) = plan_batches(environments.graph, order, [len(order)], len(network.elements))
-        return environments.select(index)
+        return compute_environments(structures, network.recipe(), **options).select_all()
 
     return select
 

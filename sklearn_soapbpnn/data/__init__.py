@@ -10,7 +10,6 @@ from ._graphs import (
     build_graph,
     channel_rows,
     iterate_chunks,
-    number_own_elements,
     plan_batches,
     repeat_index,
     sum_by_structure,
@@ -24,6 +23,7 @@ from ._known_kinds import (
     check_kind,
     has_derivatives,
 )
+from ._parts import Part, cut_part, divide_atoms
 from ._sequences import LazyFrames, open_frames
 from ._settings import usual_settings
 from ._structures import Structures, as_structures
@@ -36,6 +36,7 @@ from ._units import (
     subtract_offset,
     subtract_strain_gradient,
     to_network_units,
+    to_user_part,
     to_user_stds,
     to_user_units,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "real_clebsch_gordan",
     "BatchIndex",
     "Graph",
+    "Part",
     "Structures",
     "TargetKind",
     "Targets",
@@ -62,11 +64,12 @@ __all__ = [
     "channel_rows",
     "check_elements",
     "check_kind",
+    "cut_part",
+    "divide_atoms",
     "expand_scale",
     "find_elements",
     "flatten_offset",
     "iterate_chunks",
-    "number_own_elements",
     "plan_batches",
     "repeat_index",
     "sum_by_structure",
@@ -80,6 +83,7 @@ __all__ = [
     "split_atoms",
     "subtract_offset",
     "to_network_units",
+    "to_user_part",
     "to_user_stds",
     "to_user_units",
     "use_threads",

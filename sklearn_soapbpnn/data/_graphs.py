@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,10 @@ class Graph:
         Atoms i and j of each pair.
     pair_vectors : Tensor of shape (n_pairs, 3)
         :math:`\mathbf r_{ij} = \mathbf r_j - \mathbf r_i + S \cdot \text{cell}`.
+    block_elements : Tensor of shape (n_atoms, n_blocks), default=None
+        Index of the element of each block; None if the blocks are the elements.
+    n_outside : int, default=0
+        How many atoms at the end are neighbours only: their own environments are empty.
     """
 
     element: Tensor
@@ -47,6 +51,8 @@ class Graph:
     centers: Tensor
     neighbors: Tensor
     pair_vectors: Tensor
+    block_elements: Tensor | None = None
+    n_outside: int = 0
 
     @property
     def n_atoms(self) -> int:
@@ -55,9 +61,25 @@ class Graph:
 
     def to(self, device, dtype) -> Graph:
         """Return a copy on ``device`` whose pair vectors have ``dtype``."""
-        tensors = {name: t.to(device) for name, t in vars(self).items() if name != "n_blocks"}
-        tensors["pair_vectors"] = tensors["pair_vectors"].to(dtype)
-        return Graph(n_blocks=self.n_blocks, **tensors)
+        fields = {n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)}
+        fields["pair_vectors"] = fields["pair_vectors"].to(dtype)
+        return replace(self, **fields)
+
+    def with_own_blocks(self, n_elements: int) -> Graph:
+        """Return a copy in which the blocks are the elements of each structure, ascending.
+
+        A structure with fewer elements than others has more blocks than it needs: they are empty.
+        """
+        n_structures = len(self.atom_counts)
+        structure = torch.arange(n_structures, device=self.element.device)
+        structure = structure.repeat_interleave(self.atom_counts, output_size=self.n_atoms)
+        present = torch.zeros(n_structures, n_elements, dtype=torch.long, device=structure.device)
+        present[structure, self.element] = 1
+        block = (present.cumsum(1) - 1)[structure, self.element]
+        n_blocks = int(present.sum(1).max())
+        # those that are present come first, in ascending order
+        elements = present.argsort(dim=1, descending=True, stable=True)[:, :n_blocks]
+        return replace(self, block=block, n_blocks=n_blocks, block_elements=elements[structure])
 
 
 def build_graph(structures, cutoff_radius, elements) -> Graph:
@@ -206,24 +228,6 @@ def channel_rows(centers, neighbors, center_block, neighbor_block, n_blocks) -> 
     """Rows (atom, block of the neighbour) that both directions of a pair add to: (2, n_pairs)."""
     forward = centers * n_blocks + neighbor_block
     return torch.stack([forward, neighbors * n_blocks + center_block])
-
-
-def number_own_elements(structures, elements) -> tuple[Tensor, Tensor]:
-    """Number the elements of each structure by themselves.
-
-    Returns
-    -------
-    block : Tensor of shape (n_atoms,)
-        Place of each atom's element among those of its structure, ascending.
-    block_elements : Tensor of shape (n_atoms, n_blocks)
-        Index into ``elements`` of each of these; zero where a structure has fewer than others.
-    """
-    own = [np.unique(numbers, return_inverse=True) for numbers in structures.numbers]
-    table = np.zeros((len(own), max(len(present) for present, _ in own)), dtype=np.int64)
-    for row, (present, _) in zip(table, own):
-        row[: len(present)] = np.searchsorted(elements, present)
-    block = torch.from_numpy(np.concatenate([place for _, place in own]))
-    return block, torch.from_numpy(np.repeat(table, structures.n_atoms, axis=0))
 
 
 def iterate_chunks(counts, limit) -> Iterator[slice]:

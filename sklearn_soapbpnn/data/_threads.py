@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager
-from functools import cache
 
 import torch
-from threadpoolctl import ThreadpoolController
 
 # with fewer atoms per thread, threads spend more time waiting for each other than working, and far
 # more (a factor of twenty) if another program competes for the cores
@@ -27,7 +25,7 @@ def use_threads(n_atoms):
     """Use one thread per 1024 atoms within the block, but at most as many as torch is set to.
 
     The number never depends on timings, so that sums are rounded in the same way each time. The
-    previous settings are restored at the end of the block.
+    previous setting is restored at the end of the block.
 
     Parameters
     ----------
@@ -39,30 +37,16 @@ def use_threads(n_atoms):
             _open["outside"] = torch.get_num_threads()
         _open["blocks"] += 1
         outside = _open["outside"]
-    before = getattr(_own, "settings", None)
+    # torch's setting belongs to the Python thread that made it
+    before = getattr(_own, "n_threads", None)
     worth = 1 if os.getpid() != _IMPORTED_BY else int(n_atoms) // ATOMS_PER_THREAD
     n_threads = max(1, min(worth, outside))
     try:
-        after = before or [outside, *(library.get_num_threads() for library in _other_openmp())]
-        _own.settings = [n_threads] * len(after)
-        _set_threads(_own.settings)
+        _own.n_threads = n_threads
+        torch.set_num_threads(n_threads)
         yield
     finally:
         with _lock:
             _open["blocks"] -= 1
-        _own.settings = before
-        _set_threads(after)
-
-
-def _set_threads(settings):
-    torch.set_num_threads(settings[0])
-    for library, n_threads in zip(_other_openmp(), settings[1:]):
-        library.set_num_threads(n_threads)
-
-
-@cache
-def _other_openmp():
-    """Return the OpenMP libraries that torch does not control, such as that of sphericart."""
-    libraries = ThreadpoolController().select(internal_api="openmp").lib_controllers
-    torch_folder = os.path.dirname(torch.__file__)
-    return [library for library in libraries if not library.filepath.startswith(torch_folder)]
+        _own.n_threads = before
+        torch.set_num_threads(before or outside)

@@ -145,6 +145,44 @@ def to_user_units(structures, kinds, values):
     return results
 
 
+def to_user_part(structures, values, n_centers):
+    """Return predictions for the first atoms of one structure; see :func:`to_user_units`.
+
+    Parameters
+    ----------
+    structures : Structures
+        One structure with scale, and with the offset of these atoms.
+    values : dict of str to array
+        ``energies`` of shape (n_centers,), ``forces`` (n_atoms, 3), ``strain_gradient`` (1, 3, 3).
+    n_centers : int
+        Number of these atoms.
+
+    Returns
+    -------
+    dict of str to array
+        ``energies`` of shape (n_centers,), ``forces`` (n_atoms, 3) and ``virial`` (3, 3); the last
+        also without a cell.
+
+    Raises
+    ------
+    ValueError
+        If there is an offset that belongs to the whole structure.
+    """
+    scale, offset = structures.scale.get("energy", 1.0), structures.offset
+    energies = offset["energies"][0] if "energies" in offset else np.zeros(structures.n_atoms)
+    if not np.isclose(offset.get("energy", 0.0), energies.sum(), rtol=1e-9, atol=1e-9).all():
+        raise ValueError(
+            "X carries an offset of the energy of the whole structure, of which no part belongs to "
+            "some of its atoms. Attach an offset of 'energies', too, one value for each atom."
+        )
+    forces, gradient = scale * values["forces"], scale * values["strain_gradient"][0]
+    return {
+        "energies": scale * values["energies"] + energies[:n_centers],
+        "forces": forces + offset["forces"][0] if "forces" in offset else forces,
+        "virial": offset["virial"][0] - gradient if "virial" in offset else -gradient,
+    }
+
+
 def to_user_stds(structures, kinds, stds):
     """Return standard deviations in the user's units from those in units of the scale.
 

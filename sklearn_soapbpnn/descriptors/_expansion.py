@@ -30,12 +30,15 @@ def expand_density(basis: PairBasis, graph: Graph, pairs=None) -> Tensor:
     Returns
     -------
     Tensor of shape (n_atoms, n_blocks, n_channels)
+        Zero for atoms that are neighbours only.
     """
     i, j = graph.centers, graph.neighbors
     rows = channel_rows(i, j, graph.block[i], graph.block[j], graph.n_blocks)
     pairs = pairs or sum_pairs(basis, graph.pair_vectors, derivatives=False)
     expansion = pairs.expand(rows, graph.n_atoms * graph.n_blocks)
-    return expansion.view(graph.n_atoms, graph.n_blocks, -1)
+    expansion = expansion.view(graph.n_atoms, graph.n_blocks, -1)
+    expansion[graph.n_atoms - graph.n_outside :] = 0
+    return expansion
 
 
 @usual_settings()

@@ -19,8 +19,8 @@ class SphericalHarmonics(nn.Module):
     r"""Real spherical harmonics :math:`Y_{lm}(\hat{\mathbf r})` and their gradients.
 
     On the unit sphere they equal the solid harmonics :math:`S_{lm}`, which are sums of the
-    monomials :math:`x^a y^b z^c` with :math:`a + b + c = l`. Their derivatives are such sums too, so
-    that a single matrix product gives everything. With :math:`\mathbf u = \mathbf r / r`,
+    monomials :math:`x^a y^b z^c` with :math:`a + b + c = l`. Their derivatives are such sums too,
+    so that a single matrix product gives everything. With :math:`\mathbf u = \mathbf r / r`,
 
     .. math::
 

@@ -7,11 +7,10 @@ import warnings
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from ..data import as_structures
-from ..preprocessing import SoapFeaturizer
+from ..model import check_steps, list_steps, run_steps
 from ..training import FittedRegressor
 
 __all__ = ["SoapBPNNCalculator", "UncertaintyExceeded", "UncertaintyObserver"]
@@ -126,9 +125,7 @@ class SoapBPNNCalculator(Calculator):
         self._follow()
         properties = self.implemented_properties if properties is None else properties
         super().calculate(atoms, properties, system_changes)
-        structures = as_structures([self.atoms])
-        for step in self._steps:
-            structures = step.transform(structures)
+        structures = run_steps(self._steps, as_structures([self.atoms]))
         # energies are computed in any case, derivatives only on request
         properties = {STDS.get(name, name) for name in properties}
         names = ["energy", *({"forces", "stress"} & properties)]
@@ -152,16 +149,14 @@ class SoapBPNNCalculator(Calculator):
 
     def _follow(self):
         """If the model was refitted since the last call, use the new fit and discard results."""
-        *steps, regressor = _flatten(self.model)
+        *steps, regressor = list_steps(self.model)
         learnt = _list_properties(regressor)
         # a fit replaces the attributes of every step; keeping references to the old values ensures
         # that no new value has the identity of an old one
         fitted = [value for step in (*steps, regressor) for value in vars(step).values()]
         if self._fitted is not None and _are_same(fitted, self._fitted):
             return
-        # the network computes descriptors together with their gradients, so this step is skipped
-        steps = [step for step in steps if not isinstance(step, SoapFeaturizer)]
-        _check_steps(steps, regressor)
+        check_steps(steps, regressor, type(self).__name__)
         if self.uncertainty:
             regressor.fitted_.check_error_bars(STDS.values())
             learnt = [*learnt, *STDS]
@@ -308,23 +303,3 @@ def _list_properties(regressor):
             f"calculators: {SoapBPNNCalculator.implemented_properties}."
         )
     return learnt
-
-
-def _check_steps(steps, regressor):
-    """Raise if the Pipeline steps are missing that attach the baseline and scale of the fit."""
-    carried = sorted(regressor.fitted_.steps.carried.keys() - {"features"})
-    if carried and not steps:
-        raise ValueError(
-            f"The regressor was fitted on structures with the {' and '.join(carried)} of earlier "
-            "Pipeline steps, without which its energies and forces would be wrong. Make the "
-            "calculator from the whole Pipeline: SoapBPNNCalculator(pipe)."
-        )
-
-
-def _flatten(model):
-    """Return the steps of nested Pipelines in order; a search is its best estimator."""
-    model = getattr(model, "best_estimator_", model)
-    if not isinstance(model, Pipeline):
-        return [model]
-    steps = [step for _, step in model.steps if step not in (None, "passthrough")]
-    return [flat for step in steps for flat in _flatten(step)]

@@ -18,7 +18,7 @@ from ._outputs import (
     list_outputs,
     warn_of_constant,
 )
-from ._pipelines import apply_steps
+from ._pipelines import apply_steps, check_steps, list_steps, run_steps
 from ._posterior import LARGEST_LAYER, LastLayerPosterior
 from ._steps import OwnSteps, Steps, fit_steps
 
@@ -38,6 +38,7 @@ __all__ = [
     "check_features",
     "check_n_samples",
     "check_names",
+    "check_steps",
     "check_sums",
     "check_volumes",
     "evaluate",
@@ -49,9 +50,11 @@ __all__ = [
     "is_large",
     "list_attached",
     "list_outputs",
+    "list_steps",
     "measure_weights",
     "name_attached",
     "network_name",
     "resolve_device",
+    "run_steps",
     "warn_of_constant",
 ]

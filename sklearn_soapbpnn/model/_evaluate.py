@@ -5,22 +5,27 @@ from __future__ import annotations
 import torch
 
 from ..data import (
+    build_graph,
+    cut_part,
+    divide_atoms,
     has_derivatives,
     iterate_chunks,
-    plan_batches,
     split_atoms,
+    to_user_part,
     to_user_stds,
     to_user_units,
     use_threads,
     usual_settings,
 )
-from ..nn import Environments
+from ..nn import Environments, compute_environments
 from ._devices import atoms_per_chunk
 from ._error_bars import find_target
 from ._outputs import FEATURES, LAST_LAYER, is_features
 
 # number of atoms that are evaluated at a time on the CPU
 ATOMS_PER_CHUNK = 2048
+# the same for parts of a large structure: pairs between two parts are evaluated twice
+ATOMS_PER_PART = 8192
 # the same where derivatives of all last-layer features are in memory
 ATOMS_PER_CHUNK_OF_ROWS = 1024
 
@@ -35,7 +40,8 @@ def evaluate(network, structures, names):
     network : SoapBPNN
         The network.
     structures : Structures
-        Structures, with or without features.
+        Structures, with or without features. Of large ones a few thousand atoms are evaluated at a
+        time, unless there are interactions beyond the cutoff.
     names : collection of str
         Names of outputs, see :func:`list_outputs`.
 
@@ -49,16 +55,42 @@ def evaluate(network, structures, names):
     predicts = any(not is_features(name) for name in names)
     derivatives = has_derivatives(names)
 
-    def run(batch):
+    def run(batch, part=None):
         values = {name: _find_features(network, batch, name)[None] for name in features}
-        if predicts:
-            values |= _list_values(network(batch, strain=derivatives))
-        return _order_atoms(values, batch)
+        values = _order_atoms(values, batch)
+        return values | _predict(network, batch, derivatives, part) if predicts else values
 
-    values = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK, run)
+    divides = network.long_range is None
+    values = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK, run, divides)
     values = {name: value.mean(0) for name, value in values.items()}
     results = to_user_units(structures, network.kinds, values) if predicts else {}
     return results | {name: split_atoms(values[name], structures) for name in features}
+
+
+def evaluate_part(network, structures, n_centers):
+    """Evaluate a network for some atoms of a structure, the others being neighbours only.
+
+    Parameters
+    ----------
+    network : SoapBPNN
+        The network, without interactions beyond the cutoff.
+    structures : Structures
+        One structure, with scale and with the offset of these atoms.
+    n_centers : int
+        Number of these atoms, the first ones.
+
+    Returns
+    -------
+    dict of str to array
+        See :meth:`FittedModel.predict_part`.
+    """
+
+    def run(batch, part):
+        return _predict(network, batch, True, part)
+
+    values = _run_parts(network, structures, n_centers, True, run)
+    values = {name: _to_array(value.mean(0)) for name, value in values.items()}
+    return to_user_part(structures, values, n_centers)
 
 
 def evaluate_stds(network, error_bars, structures, names):
@@ -147,26 +179,68 @@ def _network_names(names):
 
 @usual_settings()
 @torch.no_grad()
-def _run_chunks(network, structures, derivatives, size, run):
-    """Call a function for batches of all structures, and join what it returns along axis 1."""
-    size = max(1, atoms_per_chunk(network.device, size) // network.n_networks)
+def _run_chunks(network, structures, derivatives, size, run, divides=False):
+    """Call a function for batches of all structures, and join what it returns along axis 1.
+
+    With ``divides`` it is also called for parts of structures that are large.
+    """
+    size = _count_atoms(network, size)
     chunks = []
-    for part in iterate_chunks(structures.n_atoms, size):
-        some = structures[part]
-        with use_threads(some.n_atoms.sum()):
-            chunks.append(run(_make_batch(network, some, derivatives)))
-    return {
-        name: torch.cat([chunk[name] for chunk in chunks], dim=1).cpu().double().numpy()
-        for name in chunks[0]
-    }
+    for chunk in iterate_chunks(structures.n_atoms, size):
+        some = structures[chunk]
+        n_atoms = some.n_atoms.sum()
+        if divides and n_atoms > _count_atoms(network, ATOMS_PER_PART):
+            chunks.append(_run_parts(network, some, n_atoms, derivatives, run))
+            continue
+        with use_threads(n_atoms):
+            environments = compute_environments(some, network.recipe(), derivatives=derivatives)
+            chunks.append(run(environments.select_all()))
+    names = chunks[0]
+    return {name: _to_array(torch.cat([chunk[name] for chunk in chunks], dim=1)) for name in names}
 
 
-def _make_batch(network, structures, derivatives):
-    """Return structures as a single batch, with their descriptors."""
-    environments = Environments(structures, network.recipe(), derivatives=derivatives)
-    order = torch.arange(len(structures), device=environments.device)
-    (index,) = plan_batches(environments.graph, order, [len(order)], len(network.elements))
-    return environments.select(index)
+@usual_settings()
+@torch.no_grad()
+def _run_parts(network, structures, n_centers, derivatives, run):
+    """Call a function for parts of one structure, and put together what it returns.
+
+    What belongs to atoms has a row for each of the first ``n_centers``, except for forces.
+    """
+    graph = build_graph(structures, network.basis.cutoff_radius, network.elements)
+    positions, cell, pbc = structures.positions[0], structures.cells[0], structures.pbc[0]
+    size = _count_atoms(network, ATOMS_PER_PART)
+    found = {}
+    for atoms in divide_atoms(positions[:n_centers], cell, pbc, size):
+        with use_threads(len(atoms)):
+            part = cut_part(graph, atoms)
+            environments = Environments(part.graph, network.recipe(), derivatives=derivatives)
+            values = run(environments.select_all(), part)
+        for name, value in values.items():
+            if name in ("forces", "strain_gradient"):
+                found[name] = value if name not in found else found[name].add_(value)
+                continue
+            if name not in found:
+                found[name] = value.new_empty(len(value), n_centers, *value.shape[2:])
+            found[name][:, atoms.to(value.device)] = value[:, : len(atoms)]
+    return found
+
+
+def _count_atoms(network, size):
+    """Return how many atoms are evaluated at a time, if it is ``size`` for one network on a CPU."""
+    return max(1, atoms_per_chunk(network.device, size) // network.n_networks)
+
+
+def _to_array(values):
+    return values.cpu().double().numpy()
+
+
+def _predict(network, batch, derivatives, part):
+    """Return the outputs of a network for a batch, with the forces on all atoms of a structure."""
+    outputs = network(batch, strain=derivatives)
+    values = _order_atoms(_list_values(outputs), batch)
+    if part is not None and outputs.pair_forces is not None:
+        values["forces"] = part.sum_forces(outputs.pair_forces)
+    return values
 
 
 def _list_values(outputs):

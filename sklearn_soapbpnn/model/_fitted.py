@@ -12,7 +12,13 @@ from ..descriptors import find_memory
 from ..nn import SoapBPNN
 from ._devices import find_device
 from ._error_bars import ErrorBars, find_target
-from ._evaluate import evaluate, evaluate_members, evaluate_stds, network_name
+from ._evaluate import (
+    evaluate,
+    evaluate_members,
+    evaluate_part,
+    evaluate_stds,
+    network_name,
+)
 from ._memory import check_sums, is_large
 from ._outputs import is_features
 from ._posterior import LARGEST_LAYER
@@ -208,6 +214,55 @@ class FittedModel:
             return evaluate_stds(self.network, self.error_bars, X, names)
         return evaluate(self.network, X, names)
 
+    def predict_part(self, X, n_centers):
+        r"""Predict energies of some atoms of a structure, and the derivatives of their sum.
+
+        Programs that divide a structure among processes evaluate the atoms of each by themselves:
+        they are the *centres*, and copies of other atoms around them are neighbours only. The sums
+        over all processes are the energy, forces and virial of the structure.
+
+        Parameters
+        ----------
+        X : Structures
+            One structure, with the same data attached as X in fit. Its first atoms are the centres,
+            and all atoms within the cutoff radius of these follow. Images in periodic directions
+            need not be listed if the structure has a cell.
+        n_centers : int
+            Number of centres; may be zero.
+
+        Returns
+        -------
+        dict of str to array
+            In float64 and in the user's units: ``energies`` of shape (n_centers,), which include
+            the baseline; ``forces`` of shape (n_atoms, 3), minus the derivative of the sum of these
+            energies with respect to the positions; and ``virial`` of shape (3, 3), minus its
+            derivative with respect to the strain, also without a cell.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`predict_once`, or if X is not one structure, there are interactions beyond
+            the cutoff, energies were not learnt, or an offset belongs to the structure as a whole.
+
+        Notes
+        -----
+        Offsets that X carries must be those of the centres, see :func:`run_steps`.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> from sklearn_soapbpnn.data import as_structures
+        >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+        >>> X, y = load_malonaldehyde(return_X_y=True)
+        >>> fitted = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20]).fitted_
+        >>> part = fitted.predict_part(as_structures(X[:1]), n_centers=4)
+        >>> part["energies"].shape, part["forces"].shape
+        ((4,), (9, 3))
+        """
+        self._check_part(X, n_centers)
+        X = self.steps.prepare(X, featurized=False, n_centers=n_centers)
+        return evaluate_part(self.network, X, n_centers)
+
     def covers(self, name):
         """Return whether an output has error bars."""
         return (
@@ -245,6 +300,21 @@ class FittedModel:
                 "calibrate(X, y, X_train, y_train)"
             )
         return "there were no labels of it for validation. Call calibrate(X, y)"
+
+    def _check_part(self, X, n_centers):
+        """Raise if a part of a structure cannot be evaluated."""
+        if "energy" not in self.kinds:
+            raise ValueError(f"The model has learnt {list(self.kinds)}, but no energy.")
+        if self.network.long_range is not None:
+            raise ValueError(
+                "The model has long_range=True: its energies depend on all atoms of a structure, "
+                "so a part of it cannot be evaluated. Fit with long_range=False."
+            )
+        if len(X) != 1 or not 0 <= n_centers <= X.n_atoms[0]:
+            raise ValueError(
+                f"X must be one structure with at least n_centers={n_centers} atoms, but it has "
+                f"{len(X)} structures of {X.n_atoms.tolist()} atoms."
+            )
 
     def _check_sums(self, X):
         """Raise if long-range sums over structures are impossible or need too much memory."""

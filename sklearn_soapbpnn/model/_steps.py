@@ -11,6 +11,7 @@ from ..data import check_elements
 from ..descriptors import SoapParameters
 from ..preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
 from ._carried import PIPELINE, check_carried, check_features, list_attached, name_attached
+from ._pipelines import run_steps
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,10 @@ class OwnSteps:
     scaler: TargetScaler | None = None
     featurizer: SoapFeaturizer | None = None
 
-    def attach(self, X):
-        """Attach ZBL energy, baseline and scale."""
-        for step in (self.zbl, self.baseline, self.scaler):
-            X = X if step is None else step.transform(X)
-        return X
+    def attach(self, X, n_centers=None):
+        """Attach ZBL energy, baseline and scale; see :func:`run_steps`."""
+        steps = (self.zbl, self.baseline, self.scaler)
+        return run_steps([step for step in steps if step is not None], X, n_centers)
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ class Steps:
     carried: dict[str, frozenset] = field(default_factory=dict)
     scales: dict = field(default_factory=dict)
 
-    def prepare(self, X, featurized=True):
+    def prepare(self, X, featurized=True, n_centers=None):
         """Attach to structures the same data as to X in fit, except for the descriptor.
 
-        With ``featurized=False`` structures need not have features, even if X had in fit.
+        With ``featurized=False`` structures need not have features, even if X had in fit. With
+        ``n_centers`` only the first atoms are centres, see :func:`run_steps`.
 
         Raises
         ------
@@ -83,7 +84,7 @@ class Steps:
         check_carried(X, {what: self.carried[what] for what in carried}, self.scales, PIPELINE)
         if "features" in carried:
             check_features(X, self.parameters, self.elements)
-        return self.own.attach(X)
+        return self.own.attach(X, n_centers)
 
     def extend(self, X, y, sample_weight, fixed_baseline, fixed_scales, per_structure):
         """Return steps that are also fitted on new targets; known targets stay as they are.

@@ -1,7 +1,12 @@
 """The network, its input (atomic environments), and the linear maps that give forces."""
 
 from ._architecture import Architecture
-from ._environments import EnvironmentBatch, EnvironmentRecipe, Environments
+from ._environments import (
+    EnvironmentBatch,
+    EnvironmentRecipe,
+    Environments,
+    compute_environments,
+)
 from ._last_layer import find_rows
 from ._long_range import LongRange
 from ._slopes import sum_by_index
@@ -15,6 +20,7 @@ __all__ = [
     "LongRange",
     "Outputs",
     "SoapBPNN",
+    "compute_environments",
     "find_rows",
     "sum_by_index",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data import BatchIndex, Structures, build_graph, number_own_elements
+from ..data import BatchIndex, Graph, Structures, build_graph, plan_batches
 from ..descriptors import (
     FactoredPairs,
     FusedPairs,
@@ -93,12 +93,12 @@ class EnvironmentRecipe:
 
 
 class Environments:
-    """Environments of all atoms of some structures, on the device of the recipe.
+    """Environments of all atoms of a graph, on the device of the recipe.
 
     Parameters
     ----------
-    structures : Structures
-        Structures, with or without features.
+    graph : Graph
+        Atoms and pairs, on any device and in any precision; its blocks are the elements.
     recipe : EnvironmentRecipe
         What to compute, see :meth:`SoapBPNN.recipe`.
     derivatives : bool
@@ -106,24 +106,32 @@ class Environments:
     memory : int, default=0
         Size in bytes up to which the gradients of the pair basis are stored in full, where sums
         over pairs are left to torch.
+    expansion : Tensor of shape (n_atoms, n_blocks, n_channels), default=None
+        Density expansions, if they are known already; the graph then needs pairs only for
+        derivatives. The blocks are those of the recipe.
+    places : Places, default=None
+        Positions and cells; None if the recipe does not need them.
     """
 
     def __init__(
         self,
-        structures: Structures,
+        graph: Graph,
         recipe: EnvironmentRecipe,
         *,
         derivatives: bool,
         memory: int = 0,
+        expansion: Tensor | None = None,
+        places: Places | None = None,
     ) -> None:
-        self.basis = recipe.basis
-        self.graph, self.block_elements = _build_graph(structures, recipe, derivatives)
+        self.basis, self.places, self.n_elements = recipe.basis, places, len(recipe.elements)
+        graph = graph.to(self.basis.device, self.basis.dtype)
+        self.graph = graph.with_own_blocks(self.n_elements) if recipe.own_elements else graph
         pairs = sum_pairs(self.basis, self.graph.pair_vectors, derivatives)
-        expansion = _expand(structures, recipe, self.graph, pairs)
+        if expansion is None:
+            expansion = expand_density(self.basis, self.graph, pairs)
         self.constants = _compute_constants(expansion, recipe.constants, derivatives)
         self.tensors = {l: take_degree(expansion, l, self.basis.n_per_l) for l in recipe.degrees}
         self.pair_gradients = pairs.keep(memory) if derivatives else None
-        self.places = Places(structures, self.basis) if recipe.needs_places else None
 
     @property
     def device(self) -> torch.device:
@@ -132,18 +140,25 @@ class Environments:
 
     def select(self, index: BatchIndex) -> EnvironmentBatch:
         """Gather the environments of one batch."""
-        atoms, pairs = index.atoms, index.pairs
+        atoms, pairs, blocks = index.atoms, index.pairs, self.graph.block_elements
         needs_pairs = self.pair_gradients is not None or self.places is not None
         vectors = self.graph.pair_vectors.index_select(0, pairs) if needs_pairs else None
         return EnvironmentBatch(
             index,
             {name: values.index_select(0, atoms) for name, values in self.constants.items()},
             {l: values.index_select(0, atoms) for l, values in self.tensors.items()},
-            None if self.block_elements is None else self.block_elements.index_select(0, atoms),
+            None if blocks is None else blocks.index_select(0, atoms),
             vectors,
             None if self.pair_gradients is None else self.pair_gradients.select(pairs),
             None if self.places is None else self.places.select(index, vectors),
         )
+
+    def select_all(self) -> EnvironmentBatch:
+        """Gather all environments in one batch."""
+        n_structures = len(self.graph.atom_counts)
+        order = torch.arange(n_structures, device=self.device)
+        (index,) = plan_batches(self.graph, order, [n_structures], self.n_elements)
+        return self.select(index)
 
     def move_to(self, basis: PairBasis) -> None:
         """Move everything to the device of ``basis``, in place, and use this basis from then on."""
@@ -151,8 +166,6 @@ class Environments:
         self.graph = self.graph.to(device, basis.dtype)
         self.constants = {name: t.to(device) for name, t in self.constants.items()}
         self.tensors = {l: t.to(device) for l, t in self.tensors.items()}
-        if self.block_elements is not None:
-            self.block_elements = self.block_elements.to(device)
         if self.pair_gradients is not None:
             self.pair_gradients = self.pair_gradients.to(basis)
         if self.places is not None:
@@ -195,26 +208,23 @@ class Places:
         )
 
 
-def _build_graph(structures, recipe, derivatives):
-    """Return the graph, and the element of each block if these are each structure's own."""
-    basis = recipe.basis
-    needs_pairs = derivatives or recipe.needs_places or structures.features is None
+def compute_environments(
+    structures: Structures, recipe: EnvironmentRecipe, *, derivatives: bool, memory: int = 0
+) -> Environments:
+    """Compute the environments of all atoms of structures, with or without features.
+
+    The other parameters are those of :class:`Environments`.
+    """
+    basis, features = recipe.basis, structures.features
+    needs_pairs = derivatives or recipe.needs_places or features is None
     graph = build_graph(structures, basis.cutoff_radius if needs_pairs else None, recipe.elements)
-    block_elements = None
-    if recipe.own_elements:
-        graph.block, block_elements = number_own_elements(structures, recipe.elements)
-        graph.n_blocks = block_elements.shape[1]
-        block_elements = block_elements.to(basis.device)
-    return graph.to(basis.device, basis.dtype), block_elements
-
-
-def _expand(structures, recipe, graph, pairs):
-    """Return the expansions of all atoms: those that the structures carry, or new ones."""
-    features = structures.features
-    if features is None:
-        return expand_density(recipe.basis, graph, pairs)
-    expansion = features.own_expansion() if recipe.own_elements else features.expansion()
-    return expansion.to(recipe.basis.device, recipe.basis.dtype)
+    expansion = None
+    if features is not None:
+        expansion = features.own_expansion() if recipe.own_elements else features.expansion()
+        expansion = expansion.to(basis.device, basis.dtype)
+    places = Places(structures, basis) if recipe.needs_places else None
+    options = {"derivatives": derivatives, "memory": memory}
+    return Environments(graph, recipe, **options, expansion=expansion, places=places)
 
 
 def _compute_constants(expansion, compute, derivatives):

@@ -36,6 +36,8 @@ class Outputs:
         Sum of the atomic energies of each structure.
     forces : Tensor of shape (n_networks, n_atoms, 3), or None
         :math:`-\partial E / \partial r_i`.
+    pair_forces : Tensor of shape (n_networks, n_pairs, 3), or None
+        :math:`\partial E / \partial r_{ij}`, of which the forces are sums.
     strain_gradient : Tensor of shape (n_networks, n_structures, 3, 3), or None
         :math:`\partial E / \partial \epsilon`, the stress times the volume.
     values : dict of str to Tensor of shape (n_networks, n_atoms, size)
@@ -45,6 +47,7 @@ class Outputs:
     energies: Tensor | None = None
     energy: Tensor | None = None
     forces: Tensor | None = None
+    pair_forces: Tensor | None = None
     strain_gradient: Tensor | None = None
     values: dict[str, Tensor] = field(default_factory=dict)
 
@@ -182,6 +185,7 @@ class SoapBPNN(nn.Module):
             pair_forces = self.first.differentiate(slopes.hidden, context, columns, batch)
             if slopes.pair_vectors is not None:
                 pair_forces = pair_forces + slopes.pair_vectors
+            outputs.pair_forces = pair_forces
             outputs.forces = sum_forces(batch, pair_forces, slopes)
             if strain:
                 outputs.strain_gradient = sum_virial(batch, pair_forces, slopes)

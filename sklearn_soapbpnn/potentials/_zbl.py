@@ -38,7 +38,7 @@ class ZBLContribution:
 
 
 @usual_settings()
-def compute_zbl(structures) -> ZBLContribution:
+def compute_zbl(structures, n_centers=None) -> ZBLContribution:
     r"""Compute the screened repulsion of the nuclei [1]_.
 
     .. math::
@@ -57,6 +57,9 @@ def compute_zbl(structures) -> ZBLContribution:
     ----------
     structures : Structures
         Positions and cells in Angstrom.
+    n_centers : int, default=None
+        Number of atoms of each structure that are centres, the first ones: only their energies are
+        counted, and the derivatives are those of the sum of these. None means all atoms.
 
     Returns
     -------
@@ -97,15 +100,17 @@ def compute_zbl(structures) -> ZBLContribution:
     structure = np.repeat(np.arange(len(structures)), graph.pair_counts.numpy())
     distances = np.linalg.norm(vectors, axis=1)
     # the cutoff of the neighbour list is the same for all elements
-    inside = distances < radii[i] + radii[j]
+    halves = _find_halves(structures, n_centers)
+    inside = (distances < radii[i] + radii[j]) & (halves[i] + halves[j] > 0)
     i, j, structure = i[inside], j[inside], structure[inside]
     vectors, distances = vectors[inside], distances[inside]
 
     energy, slope = _evaluate_pairs(numbers[i], numbers[j], distances)
 
     energies = np.zeros(len(numbers))
-    np.add.at(energies, i, energy / 2)
-    np.add.at(energies, j, energy / 2)
+    np.add.at(energies, i, halves[i] * energy)
+    np.add.at(energies, j, halves[j] * energy)
+    slope = (halves[i] + halves[j]) * slope
     pull = (slope / distances)[:, None] * vectors  # force on i due to j
     forces = np.zeros((len(numbers), 3))
     np.add.at(forces, i, pull)
@@ -117,6 +122,13 @@ def compute_zbl(structures) -> ZBLContribution:
 
     ends = np.cumsum(structures.n_atoms)[:-1]
     return ZBLContribution(np.split(energies, ends), np.split(forces, ends), virial)
+
+
+def _find_halves(structures, n_centers):
+    """Return which share of the energy of its pairs belongs to each atom."""
+    if n_centers is None:
+        return np.full(structures.n_atoms.sum(), 0.5)
+    return np.concatenate([0.5 * (np.arange(n) < n_centers) for n in structures.n_atoms])
 
 
 def _evaluate_pairs(z_i, z_j, r):

@@ -142,6 +142,43 @@ class ZBLBaseline(TargetStep):
         >>> ZBLBaseline().fit(X).transform(X).offset["forces"][0].shape
         (2, 3)
         """
+        return self._attach(X, None)
+
+    def transform_part(self, X, n_centers):
+        """Attach the energies of some atoms, and the forces and virials that belong to these.
+
+        It is used where a program divides a structure among processes: an atom near the border is
+        then a centre in one of them and a neighbour in others.
+
+        Parameters
+        ----------
+        X : sequence of ase.Atoms, or Structures
+            Structures of elements seen in fit.
+        n_centers : int
+            Number of atoms of each structure that are centres, the first ones. Half the energy of a
+            pair belongs to each of its atoms.
+
+        Returns
+        -------
+        Structures
+            As from :meth:`transform`; the energies of other atoms are zero.
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError
+            As in :meth:`transform`.
+
+        Examples
+        --------
+        >>> from ase import Atoms
+        >>> from sklearn_soapbpnn import ZBLBaseline
+        >>> X = [Atoms("OH", [[0, 0, 0], [0, 0, 0.5]])]
+        >>> ZBLBaseline().fit(X).transform_part(X, 1).offset["energies"][0].round(3).tolist()
+        [8.946, 0.0]
+        """
+        return self._attach(X, n_centers)
+
+    def _attach(self, X, n_centers):
         check_is_fitted(self)
         structures = as_structures(X)
         check_elements(structures, self.elements_)
@@ -150,7 +187,7 @@ class ZBLBaseline(TargetStep):
                 "X carries an offset of the forces, so ZBL was subtracted already. Use one "
                 "ZBLBaseline only."
             )
-        zbl = compute_zbl(structures)
+        zbl = compute_zbl(structures, n_centers)
         total = np.array([energies.sum() for energies in zbl.energies])
         return (
             structures.with_offset("energy", total)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..data import has_derivatives, plan_batches, to_network_units
 from ..model import atoms_per_chunk
-from ..nn import EnvironmentBatch, Environments, sum_by_index
+from ..nn import EnvironmentBatch, compute_environments, sum_by_index
 
 # atoms per batch in validation on the CPU: enough to amortise the overhead of Python, few enough
 # for the cache
@@ -181,7 +181,7 @@ class TrainingData(Dataset):
 
     def _prepare(self, structures, network, derivatives):
         """Compute the environments on the device."""
-        self.environments = Environments(
+        self.environments = compute_environments(
             structures, network.recipe(), derivatives=derivatives, memory=PAIR_GRADIENT_MEMORY
         )
         self.atom_counts = self.environments.graph.atom_counts

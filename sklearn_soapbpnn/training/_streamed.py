@@ -15,7 +15,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 from torch import Tensor
 
 from ..data import build_graph, iterate_chunks, plan_batches
-from ..nn import Environments
+from ..nn import compute_environments
 from ._dataset import Batch, TrainingData
 
 # number of atoms whose neighbours are searched at a time
@@ -159,4 +159,4 @@ def check_workers(num_workers) -> None:
 
 
 def _make_environments(structures, recipe, derivatives):
-    return Environments(structures, recipe, derivatives=derivatives)
+    return compute_environments(structures, recipe, derivatives=derivatives)

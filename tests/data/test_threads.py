@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sklearn_soapbpnn.data import use_threads
-from sklearn_soapbpnn.data._threads import ATOMS_PER_THREAD, _other_openmp
+from sklearn_soapbpnn.data._threads import ATOMS_PER_THREAD
 
 
 @pytest.fixture
@@ -26,7 +26,6 @@ def two_threads():
 def test_threads_by_size(two_threads, n_atoms, n_threads):
     with use_threads(n_atoms):
         assert torch.get_num_threads() == n_threads
-        assert {library.get_num_threads() for library in _other_openmp()} == {n_threads}
     assert torch.get_num_threads() == 2
 
 
@@ -47,15 +46,6 @@ def test_nested_blocks(two_threads):
     torch.set_num_threads(1)  # between two blocks it is the user's own
     with use_threads(10**6):
         assert torch.get_num_threads() == 1
-
-
-def test_settings_of_other_libraries(two_threads):
-    libraries = _other_openmp()
-    assert libraries, "sphericart brings OpenMP of its own"
-    before = [library.get_num_threads() for library in libraries]
-    with use_threads(0):
-        pass
-    assert [library.get_num_threads() for library in libraries] == before
 
 
 def test_blocks_that_overlap_in_two_threads_of_python(two_threads):

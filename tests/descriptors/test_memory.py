@@ -11,7 +11,7 @@ from sklearn_soapbpnn.descriptors import (
     estimate_weights,
     exceeds_memory,
 )
-from sklearn_soapbpnn.nn import Architecture, Environments, SoapBPNN
+from sklearn_soapbpnn.nn import Architecture, SoapBPNN, compute_environments
 
 PARAMETERS = SoapParameters(5.0, 0.5, 4, 4)
 
@@ -31,7 +31,7 @@ def make_network(elements):
 def test_estimate_is_near(crystals, derivatives, with_torch):
     """What descriptors and the factors of the pair basis take, within a factor of two."""
     network = make_network(crystals.elements)
-    environments = Environments(crystals, network.recipe(), derivatives=derivatives)
+    environments = compute_environments(crystals, network.recipe(), derivatives=derivatives)
     tensors = [*environments.constants.values(), environments.graph.pair_vectors]
     if derivatives:
         tensors += vars(environments.pair_gradients.factors).values()

@@ -9,7 +9,7 @@ from torch import nn
 from sklearn_soapbpnn import TargetKind
 from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.descriptors import SoapParameters
-from sklearn_soapbpnn.nn import Architecture, Environments, SoapBPNN
+from sklearn_soapbpnn.nn import Architecture, SoapBPNN, compute_environments
 from sklearn_soapbpnn.nn._first_layer import FirstLayer
 from sklearn_soapbpnn.potentials import LongRangeParameters
 
@@ -80,7 +80,7 @@ def test_recipe_in_another_process_makes_the_same(network, structures):
     """What is pickled says all that environments need to be made."""
     X = as_structures(structures)
     recipe = pickle.loads(pickle.dumps(network.recipe().cpu()))
-    here, there = (Environments(X, r, derivatives=True) for r in (network.recipe(), recipe))
+    here, there = (compute_environments(X, r, derivatives=True) for r in (network.recipe(), recipe))
     assert here.constants.keys() == there.constants.keys()
     for name, values in here.constants.items():
         assert torch.equal(values, there.constants[name])

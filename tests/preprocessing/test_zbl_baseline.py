@@ -110,3 +110,23 @@ def test_clone_and_pickle(frames):
 def test_wrong_input():
     with pytest.raises(TypeError, match="got a single Atoms"):
         ZBLBaseline().fit(Atoms("H"))
+
+
+def test_parts_add_up_to_the_whole(frames):
+    """Half the energy of a pair belongs to each atom, wherever it is a centre."""
+    baseline = ZBLBaseline().fit(frames)
+    whole = baseline.transform(frames).offset
+    backwards = [atoms[::-1] for atoms in frames]
+    for n in range(6):
+        first = baseline.transform_part(frames, n).offset
+        for energies, expected in zip(first["energies"], whole["energies"]):
+            np.testing.assert_allclose(energies[:n], expected[:n])
+            assert not energies[n:].any()
+        np.testing.assert_allclose(first["energy"], [e.sum() for e in first["energies"]])
+        for k, atoms in enumerate(frames):
+            n_rest = max(0, len(atoms) - n)
+            rest = baseline.transform_part(backwards[k : k + 1], n_rest).offset
+            forces = first["forces"][k] + rest["forces"][0][::-1]
+            np.testing.assert_allclose(forces, whole["forces"][k], atol=1e-10)
+            virial = first["virial"][k] + rest["virial"][0]
+            np.testing.assert_allclose(virial, whole["virial"][k], atol=1e-10)

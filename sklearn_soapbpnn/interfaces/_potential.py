@@ -1,0 +1,79 @@
+"""The potential energy of a fitted model, for programs that move the atoms themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sklearn.utils.validation import check_is_fitted
+
+from ..model import check_steps, list_steps, run_steps
+from ..training import FittedRegressor
+from .files import load_model
+
+
+class Potential:
+    """Energies of a fitted model and their derivatives.
+
+    Unlike an ASE calculator it does not follow a model that is fitted again.
+
+    Parameters
+    ----------
+    model : SoapBPNNRegressor, Pipeline, search with ``best_estimator_``, str or Path
+        Fitted model that has learnt energies, or the path of its file.
+    name : str
+        What is made from the model, for error messages.
+
+    Attributes
+    ----------
+    fitted : FittedModel
+        The fitted model.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model does not end in a SoapBPNNRegressor (TypeError), has not learnt energies, or
+        was fitted in a Pipeline whose other steps are missing here.
+    NotFittedError
+        If the model is not fitted.
+    """
+
+    def __init__(self, model, name):
+        if isinstance(model, str | Path):
+            model = load_model(model)
+        *self._steps, regressor = list_steps(model)
+        if not isinstance(regressor, FittedRegressor):
+            raise TypeError(
+                f"model must be, or end in, a SoapBPNNRegressor, or be the path of a file; got a "
+                f"{type(regressor).__name__}."
+            )
+        check_is_fitted(regressor, "fitted_")
+        if "energy" not in regressor.kinds_:
+            raise ValueError(
+                f"The model has learnt {list(regressor.kinds_)}, but {name} needs the energy."
+            )
+        check_steps(self._steps, regressor, name)
+        self.fitted = regressor.fitted_
+
+    def predict(self, structures, names):
+        """Predict for structures that will not occur again, see :meth:`FittedModel.predict_once`.
+
+        Parameters
+        ----------
+        structures : Structures
+            Structures without attached data.
+        names : collection of str
+            Names of outputs.
+        """
+        return self.fitted.predict_once(run_steps(self._steps, structures), names)
+
+    def predict_part(self, structure, n_centers):
+        """Predict for some atoms of a structure, see :meth:`FittedModel.predict_part`.
+
+        Parameters
+        ----------
+        structure : Structures
+            One structure without attached data.
+        n_centers : int
+            Number of atoms whose energies are needed, the first ones.
+        """
+        return self.fitted.predict_part(run_steps(self._steps, structure, n_centers), n_centers)
