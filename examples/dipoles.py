@@ -1,4 +1,8 @@
-"""Energies, forces and dipoles from one model, and the infrared spectrum that follows.
+"""
+Dipoles and an infrared spectrum
+================================
+
+Energies, forces and dipoles from one model, and the infrared spectrum that follows.
 
 The data are malonaldehyde with GFN2-xTB energies, forces and dipoles. Molecular dynamics with the
 trained calculator records the dipole at every step, and the spectrum is the Fourier transform of

@@ -1,4 +1,8 @@
-"""Train a potential on data that ship with the package, tune it, check its errors, and save it.
+"""
+Quickstart
+==========
+
+Train a potential on data that ship with the package, tune it, check its errors, and save it.
 
 The data are malonaldehyde from molecular dynamics at 300 K and 600 K, with GFN2-xTB energies and
 forces. Takes about a minute on two cores and saves the figure and the model next to this file.
