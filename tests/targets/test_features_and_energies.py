@@ -62,12 +62,12 @@ def find_last_layer(model, name):
     """Weights of the last layer (n_networks, n_outputs, n_inputs), and its bias or 0."""
     weights = model.module_.head(name).weights
     if weights:
-        return weights[-1].detach().numpy(), 0.0
+        return weights[-1].detach().cpu().numpy(), 0.0
     # the first layer is the last
     first, columns = model.module_.first, model.module_.columns[name]
     bias = getattr(first, "bias", None)
-    bias = 0.0 if bias is None else bias.detach().numpy()[:, columns]
-    return first.linear.weight.detach().numpy()[:, columns], bias
+    bias = 0.0 if bias is None else bias.detach().cpu().numpy()[:, columns]
+    return first.linear.weight.detach().cpu().numpy()[:, columns], bias
 
 
 def test_last_layer_features_times_last_weights_are_the_output(model, mixture):
@@ -136,7 +136,7 @@ def test_features_do_not_turn(model, mixture):
 def test_without_hidden_layers_features_are_normalised_soap(model, mixture):
     """LayerNorm sees every pair twice, which the packed features hold once, times sqrt 2."""
     soap = SoapFeaturizer(**SOAP, dtype="float64").fit(mixture).transform(mixture).per_atom()
-    ones = model.module_.first.spectrum.weight.numpy()
+    ones = model.module_.first.spectrum.weight.cpu().numpy()
     n_full = (ones**2).sum()
     mean = (soap @ ones)[:, None] / n_full
     centred = soap - mean * ones

@@ -119,7 +119,7 @@ def test_mean_of_the_last_layer(mixture, y):
     plain = {"scale_targets": False, "remove_composition_contribution": False}
     model = SoapBPNNRegressor(**SMALL, **plain, species_encoding="alchemical")
     model.fit(mixture, y.select(["gap"]))
-    weight = model.module_.head("gap").weights[-1].detach().numpy()[0, 0]
+    weight = model.module_.head("gap").weights[-1].detach().cpu().numpy()[0, 0]
     features = model.last_layer_features(mixture, "gap")
     expected = [(f @ weight).mean() for f in features]
     np.testing.assert_allclose(model.predict(mixture), expected, rtol=1e-10)
