@@ -84,7 +84,7 @@ class FittedModel:
         network = torch.load(buffer, map_location=device, weights_only=False)
         vars(self).update(state, network=network)
 
-    def predict(self, X, names, memory_limit=None):
+    def predict(self, X, names, memory_limit=None, report=None):
         """Predict the named outputs, in the user's units.
 
         Parameters
@@ -96,6 +96,8 @@ class FittedModel:
         memory_limit : float, default=None
             Size in bytes up to which the descriptors of all structures are computed together and
             kept for the next call; None means half of the memory of the machine.
+        report : callable, default=None
+            Called with the number of atoms after some have been evaluated.
 
         Returns
         -------
@@ -108,14 +110,14 @@ class FittedModel:
             If X contains elements absent from fit, if other data are attached to X than in fit, or
             if long-range sums over X are impossible or need too much memory.
         """
-        return evaluate(self.network, self.prepare(X, names, memory_limit), names)
+        return evaluate(self.network, self.prepare(X, names, memory_limit), names, report)
 
-    def predict_stds(self, X, names, memory_limit=None):
+    def predict_stds(self, X, names, memory_limit=None, report=None):
         """Predict the named outputs and their standard deviations, in the user's units.
 
         Parameters
         ----------
-        X, names, memory_limit
+        X, names, memory_limit, report
             See :meth:`predict`. All outputs must have error bars.
 
         Returns
@@ -130,14 +132,14 @@ class FittedModel:
         """
         self.check_error_bars(names)
         X = self.prepare(X, names, memory_limit)
-        return evaluate_stds(self.network, self.error_bars, X, names)
+        return evaluate_stds(self.network, self.error_bars, X, names, report)
 
-    def predict_members(self, X, names, n_members, memory_limit=None):
+    def predict_members(self, X, names, n_members, memory_limit=None, report=None):
         """Predict the named outputs with weights drawn from their distribution.
 
         Parameters
         ----------
-        X, names, memory_limit
+        X, names, memory_limit, report
             See :meth:`predict`. All outputs must have error bars.
         n_members : int
             Number of members.
@@ -161,7 +163,7 @@ class FittedModel:
                 "which are its only members."
             )
         X = self.prepare(X, names, memory_limit)
-        return evaluate_members(self.network, self.error_bars, X, names, n_members)
+        return evaluate_members(self.network, self.error_bars, X, names, n_members, report)
 
     def prepare(self, X, names, memory_limit=None):
         """Attach all that the network needs, and the descriptors if they fit into memory.
