@@ -184,9 +184,9 @@ class FittedModel:
         X, featurizer = self.steps.prepare(X), self.steps.own.featurizer
         if featurizer is None or self.network.device.type != "cpu" or are_divided(self.network, X):
             return X
-        limit = memory_limit or find_memory(self.network.device)
-        itemsize = self.network.dtype.itemsize
-        large = is_large([X], self.steps.parameters, names, itemsize, limit)
+        device, itemsize = self.network.device, self.network.dtype.itemsize
+        limit = memory_limit or find_memory(device)
+        large = is_large([X], self.steps.parameters, names, itemsize, limit, device)
         return X if large else featurizer.transform(X)
 
     def predict_once(self, X, names, return_std=False):
