@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..data import TargetKind, has_derivatives
+from ..data import TargetKind, has_derivatives, symbols
 from ..descriptors import find_memory
 from ..nn import SoapBPNN
 from ._devices import find_device
@@ -26,7 +26,7 @@ from ._posterior import LARGEST_LAYER
 from ._steps import Steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FittedModel:
     """A fitted model: everything that predictions need, and nothing about the training.
 
@@ -69,6 +69,13 @@ class FittedModel:
     network: SoapBPNN
     hyperparameters: dict
     error_bars: ErrorBars | None = None
+
+    def __repr__(self):
+        n_weights = sum(weight.numel() for weight in self.network.parameters())
+        return (
+            f"FittedModel({', '.join(self.targets)} of {' '.join(symbols(self.steps.elements))}, "
+            f"{n_weights} weights)"
+        )
 
     def __getstate__(self):
         # in torch's format, which can be read on a machine without the device of the network
