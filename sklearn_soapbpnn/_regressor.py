@@ -38,6 +38,7 @@ from .training import (
     fit_model,
     open_processes,
     read_parameters,
+    show_atoms,
     title_fit,
 )
 
@@ -203,7 +204,8 @@ class SoapBPNNRegressor(
         epoch start anew.
     verbose : int, default=0
         If not 0, print the parameters of the fit and a line of errors every ``log_interval``
-        epochs, and on a terminal show a progress bar with the remaining time.
+        epochs, and on a terminal show a progress bar with the remaining time, also of predictions
+        that take longer than a second.
     callbacks : list of skorch callbacks, default=None
         Additional callbacks for the training loop, e.g. ``EarlyStopping(monitor="valid_metric")``.
         Callbacks that score data sets, set the learning rate or load the state of another fit
@@ -646,13 +648,16 @@ class SoapBPNNRegressor(
         finish = partial(self._finish, main=main if targets is None else None, names=names)
         if n_samples is not None:
             n_samples = check_n_samples(n_samples, return_std)
-            found = self.fitted_.predict_members(X, names, n_samples, self.memory_limit)
-            members = [finish(results) for results in found]
-            return np.stack(members) if isinstance(members[0], np.ndarray) else members
-        if return_std:
-            found = self.fitted_.predict_stds(X, names, self.memory_limit)
-            return tuple(finish(results) for results in found)
-        return finish(self.fitted_.predict(X, names, self.memory_limit))
+        with show_atoms(X.n_atoms.sum(), self.verbose) as report:
+            options = {"memory_limit": self.memory_limit, "report": report}
+            if n_samples is not None:
+                found = self.fitted_.predict_members(X, names, n_samples, **options)
+                members = [finish(results) for results in found]
+                return np.stack(members) if isinstance(members[0], np.ndarray) else members
+            if return_std:
+                found = self.fitted_.predict_stds(X, names, **options)
+                return tuple(finish(results) for results in found)
+            return finish(self.fitted_.predict(X, names, **options))
 
     def calibrate(self, X, y, X_train=None, y_train=None):
         r"""Make the error bars as large as the errors for structures that were not trained on.

@@ -153,7 +153,8 @@ class Structures:
             total = tuple(old + new for old, new in zip(before, offset))
         else:
             total = before + offset
-        return self._replace(offset={**self.offset, name: total})
+        total = freeze_offset(total)
+        return self._replace(offset=MappingProxyType({**self.offset, name: total}))
 
     def with_scale(self, name, scale):
         """Return a copy with the scale of one target, which replaces its present scale.
@@ -174,7 +175,8 @@ class Structures:
         ValueError
             If the scale has another shape, or is not positive and finite.
         """
-        return self._replace(scale={**self.scale, name: scale})
+        scale = freeze_scale(name, scale)
+        return self._replace(scale=MappingProxyType({**self.scale, name: scale}))
 
     def with_features(self, features):
         """Return a copy with per-atom features.
@@ -217,14 +219,16 @@ class Structures:
             return Atoms(
                 self.numbers[key], self.positions[key], cell=self.cells[key], pbc=self.pbc[key]
             )
-        return Structures(
-            *([values[i] for i in key] for values in self._geometry()),
+        offset = {
+            name: freeze_offset(tuple(v[i] for i in key) if isinstance(v, tuple) else v[key])
+            for name, v in self.offset.items()
+        }
+        names = ("numbers", "positions", "cells", "pbc")
+        geometry = (tuple(values[i] for i in key) for values in self._geometry())
+        return self._replace(
+            **dict(zip(names, geometry)),
             indices=self.indices[key],
-            offset={
-                name: tuple(values[i] for i in key) if isinstance(values, tuple) else values[key]
-                for name, values in self.offset.items()
-            },
-            scale=self.scale,
+            offset=MappingProxyType(offset),
             features=None if self.features is None else self.features[key],
         )
 
@@ -279,10 +283,11 @@ class Structures:
     def _geometry(self):
         return self.numbers, self.positions, self.cells, self.pbc
 
-    def _replace(self, **attached):
-        current = {"offset": self.offset, "scale": self.scale, "features": self.features}
-        current["indices"] = self.indices
-        return Structures(*self._geometry(), **{**current, **attached})
+    def _replace(self, **attributes):
+        """Return a copy with other attributes, which are frozen and checked already."""
+        copied = object.__new__(Structures)
+        vars(copied).update(vars(self), **attributes)
+        return copied
 
     def _require_features(self):
         if self.features is None:

@@ -13,6 +13,7 @@ from ._losses import TargetLoss, TotalLoss, parse_loss
 from ._muon import Muon
 from ._net import SoapBPNNNet
 from ._parameters import FitParameters, read_parameters
+from ._progress import show_atoms
 from ._resume import title_fit
 from ._streamed import (
     StreamedData,
@@ -49,5 +50,6 @@ __all__ = [
     "open_processes",
     "parse_loss",
     "read_parameters",
+    "show_atoms",
     "title_fit",
 ]

@@ -181,9 +181,10 @@ def _prepare(parameters, steps, X, data, seed):
     if data.validation is not None:
         parts.append(steps.prepare(data.validation[0]))
     limit = parameters.memory_for_data(len(steps.elements), steps.parameters)
-    large = is_large(parts, steps.parameters, data.y.names, parameters.itemsize, limit)
+    device = parameters.torch_device
+    large = is_large(parts, steps.parameters, data.y.names, parameters.itemsize, limit, device)
     featurizer = steps.own.featurizer
-    if featurizer is not None and not large and parameters.torch_device.type == "cpu":
+    if featurizer is not None and not large and device.type == "cpu":
         parts = [featurizer.transform(part) for part in parts]
     if data.validation is not None:
         train, validation = (parts[0], data.y, data.sample_weight), (parts[1], data.validation[1])
