@@ -1,5 +1,6 @@
 """Behler-Parrinello neural networks on SOAP descriptors, as scikit-learn estimators."""
 
+from ._doctor import check_data
 from ._regressor import SoapBPNNRegressor
 from ._version import __version__
 from .data import Structures, TargetKind, Targets, open_frames
@@ -15,5 +16,6 @@ __all__ = [
     "Targets",
     "ZBLBaseline",
     "__version__",
+    "check_data",
     "open_frames",
 ]
