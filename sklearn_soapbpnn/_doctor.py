@@ -17,6 +17,8 @@ FEWEST_STRUCTURES = 10
 # steps of 8 structures that suffice to predict forces with a correlation of 0.9
 N_STEPS, BATCH = 250, 8
 SMALL = {"max_radial": 3, "max_angular": 2, "batch_size": BATCH, "validation_fraction": 0.0}
+# wrong labels should not dominate it, and a GPU would not pay
+SMALL |= {"loss": "huber", "device": "cpu"}
 
 
 def check_data(X, y=None, X_val=None, y_val=None, *, random_state=0):
@@ -120,7 +122,7 @@ def _describe_rest(sample, fit):
     if fit is None:
         return (
             "signs and units of energies, forces and stress against each other, which needs at "
-            f"least {FEWEST_STRUCTURES} structures with forces."
+            f"least {FEWEST_STRUCTURES} structures with forces and without the errors above."
         )
     n_left = np.sum(sample.has_label("forces")) - len(fit.places)
     if n_left > 0:

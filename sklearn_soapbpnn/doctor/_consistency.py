@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from ..data import Targets
 from ._labels import find_far, find_other_units
 from ._report import Finding
-from ._sample import Sample, spread
+from ._sample import Sample, count, spread
 
 # correlation of predicted and labelled forces of structures that the fit has not seen; clean data
 # have at least 0.85 with 20 structures and 0.94 with 60
@@ -106,10 +106,10 @@ def _report_directions(sample, fit, cosine, wrong):
             "forces of single structures",
             "error",
             np.sort(sample.indices(fit.places[wrong])),
-            f"the forces of {wrong.sum()} structures contradict a quick fit to all: their "
-            f"correlations with it are from {cosine[wrong].min():.2f} to {cosine[wrong].max():.2f} "
-            f"(median of all {np.median(cosine):.2f}). {opposite} of them have the opposite sign; "
-            "the others belong to other structures or to another order of the atoms.",
+            f"the forces of {count(np.flatnonzero(wrong))} contradict a quick fit to all: "
+            f"correlations from {cosine[wrong].min():.2f} to {cosine[wrong].max():.2f} (median of "
+            f"all {np.median(cosine):.2f}). {opposite} have the opposite sign; others belong to "
+            "other structures or to another order of the atoms.",
         )
 
 
@@ -120,9 +120,9 @@ def _report_sizes(sample, fit, ratio, clear):
             "force units",
             "error",
             np.sort(sample.indices(fit.places[other])),
-            f"the forces of {other.sum()} structures have the direction, but "
-            f"{np.median(ratio[other]):.3g} times the size that a quick fit to all predicts, as "
-            "if they were in another unit. Convert them.",
+            f"the forces of {count(np.flatnonzero(other))} have the direction, but "
+            f"{np.median(ratio[other]):.3g} times the size that a quick fit to all predicts: look "
+            "for another unit, and convert them.",
         )
 
 
@@ -246,38 +246,50 @@ def check_energy_outliers(sample: Sample, fit=None, factor=None):
     if len(places) < 5:
         return
     total = sample.y["energy"][places]
-    rest = sample.residuals(places, total, features)
-    found = _find_outliers(rest, factor is not None)
+    if np.ptp(total) <= 1e-9 * np.abs(total).max():
+        return
+    rest = alone = sample.residuals(places, total)
+    if features is not None:
+        rest = sample.residuals(places, total, features)
+    found = _find_outliers(rest, None if features is None else spread(alone))
     if len(found) == 0:
         return
-    sizes = f"from {rest[found].min():+.3g} to {rest[found].max():+.3g} per atom"
-    usual = f"(standard deviation of the others {spread(rest):.2g})"
-    if _is_offset(rest[found]) or (factor is not None and _follow(sample, fit, places[found])):
+    low, high = f"{rest[found].min():+.3g}", f"{rest[found].max():+.3g}"
+    seen = (
+        f"{count(found, 'energy', 'energies')} off by {low if low == high else f'{low} to {high}'} "
+        f"per atom (standard deviation of the others {spread(rest):.2g})"
+    )
+    follow = factor is not None and _follow(sample, fit, places[found])
+    if len(found) > 1 and (follow or _is_offset(rest[found])):
         yield Finding(
             "level of theory",
             "error",
-            sample.indices(places[found]),
-            f"the energies of {len(found)} structures are offset by {sizes} {usual}, though "
-            "nothing else about them is unusual. Another functional, dispersion, basis, cutoff or "
-            "reference: calculate them like the others, or leave them out.",
+            sample.indices(np.sort(places[found])),
+            f"{seen}, though nothing else about the structures is unusual. Another functional, "
+            "dispersion, basis, cutoff or reference: calculate them like the others, or leave them "
+            "out.",
         )
     else:
         yield Finding(
             "energy outliers",
             "warning",
-            sample.indices(places[found]),
-            f"{len(found)} energies are off by {sizes} {usual}. Look for calculations that did "
-            "not converge.",
+            sample.indices(np.sort(places[found])),
+            f"{seen}. Look for calculations that did not converge or were made with other "
+            "settings.",
         )
 
 
-def _find_outliers(rest, is_fitted):
-    """Return the positions of few values that are apart from the others."""
+def _find_outliers(rest, usual):
+    """Return the positions of few values that are apart from the others.
+
+    ``usual`` is the spread of the energies themselves, if ``rest`` is what a fit leaves of them: a
+    good fit may miss single structures by much more than others, but not by as much as this.
+    """
     size = spread(rest)
     if size == 0:
         size = 1e-9 + 1e-3 * np.abs(rest).max()
-    if is_fitted:
-        return find_far(np.abs(rest), 8 * size, gap=2.0)
+    if usual is not None:
+        return find_far(np.abs(rest), max(8 * size, usual), gap=2.0)
     # structures under pressure have high energies, but none is far below the others
     low = find_far(np.maximum(-rest, 0), 10 * size, gap=2.0)
     return np.union1d(low, find_far(np.maximum(rest, 0), 15 * size, gap=3.0))
@@ -285,7 +297,7 @@ def _find_outliers(rest, is_fitted):
 
 def _is_offset(rest):
     """Return whether several values are almost the same."""
-    return len(rest) > 1 and rest.std() < 0.3 * abs(rest.mean())
+    return rest.std() < 0.3 * abs(rest.mean())
 
 
 def _follow(sample, fit, places):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data import Structures
 from ._report import Finding
+from ._sample import count
 
 LABEL = re.compile(r"energ|force|grad|stress|virial|dipole|charge|polar|magmom", re.IGNORECASE)
 
@@ -27,12 +28,13 @@ def check_keys(X, sample):
         if any(_is_column(sample, name, entries) for name in getattr(sample.y, "names", ())):
             continue
         places = np.array([place for place, _ in entries])
+        differs = key in getattr(sample.y, "names", ())
         yield Finding(
             "unused labels",
             "note",
             sample.indices(places),
-            f"{len(places)} structures carry {key!r}, which is not in y. If it is a label, read it "
-            f"with Targets.from_atoms(..., name={key!r}).",
+            f"{key!r} of {count(places)} {'differs from that' if differs else 'is not'} in y. If "
+            f"you want it as a label, read it with Targets.from_atoms(..., name={key!r}).",
         )
 
 

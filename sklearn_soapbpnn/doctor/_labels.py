@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from ase.data import chemical_symbols
 
+from ..data import LEARNT_DERIVATIVES
 from ._report import Finding
-from ._sample import spread
+from ._sample import count, spread
 
 # values of known units of energy in eV
 EV = {"": 1.0, "eV": 1.0, "meV": 1e-3, "Hartree": 27.211386, "Ha": 27.211386, "Ry": 13.605693}
@@ -23,15 +24,17 @@ def check_missing(sample):
     for name in sample.y.names if sample.y is not None else ():
         known = [np.isfinite(values) for values in sample.column(name)]
         some, every = (np.array([test(there) for there in known]) for test in (np.any, np.all))
-        if every.all():
+        # a fit to forces alone has an empty column of energies
+        is_optional = name == "energy" and {*LEARNT_DERIVATIVES} & {*sample.y.names}
+        if every.all() or (is_optional and not some.any()):
             continue
         part = f", {np.sum(some & ~every)} of them some components" * bool(np.any(some & ~every))
         yield Finding(
             "missing labels",
             "note" if some.any() else "warning",
             sample.indices(~every),
-            f"{np.sum(~every)} of {len(every)} structures have no {name}{part}. They are ignored "
-            "for this target; if that is not meant, look at the key it was read from.",
+            f"no {name} in {np.sum(~every)} of {count(every)}{part}. They are ignored for this "
+            "target; if that is not meant, look at the key that it was read from.",
         )
 
 
@@ -61,8 +64,8 @@ def check_constant(sample):
                 "labels that are zero",
                 "error",
                 sample.indices(known[zero]),
-                f"{zero.sum()} structures have {name} of exactly zero, though no symmetry "
-                "requires it. If it was not calculated, set it to NaN.",
+                f"{name} of exactly zero in {count(known[zero])}, though no symmetry requires it. "
+                "If it was not calculated, set it to NaN.",
             )
 
 
@@ -130,8 +133,8 @@ def check_mixed_units(sample):
             "energy units",
             "error",
             sample.indices(found),
-            f"the energies of {len(found)} structures differ from the others by the factor of two "
-            f"units, as if they were in {unit}{'' if 'beside' in unit else ' beside eV'}. Convert "
+            f"the energies of {count(found)} differ from the others by the factor of two units, "
+            f"as if they were in {unit}{'' if 'beside' in unit else ' beside eV'}. Convert "
             "them.",
         )
 

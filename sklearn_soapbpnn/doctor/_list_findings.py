@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 
 from ._consistency import check_energy_outliers, check_forces, compare_energies
@@ -17,6 +19,8 @@ from ._sample import Sample
 from ._stress import check_stress, check_stress_size
 from ._structures import check_bonds, check_duplicates, check_overlaps
 
+# findings about structures that should not take part in the quick fit
+SPOILT = ("overlapping atoms", "bond lengths", "force outliers", "labels that are zero")
 NONE = np.zeros(0, int)
 
 
@@ -51,12 +55,12 @@ def examine(sample, validation=None, fit_forces=None):
     ]
     fit = None
     if fit_forces is not None:
-        spoilt = _locate(sample, findings, "overlapping atoms", "force outliers")
-        fit = fit_forces(sample, spoilt, NONE)
+        spoilt = _locate(sample, findings, *SPOILT)
+        fit = fit_forces(sample, spoilt, NONE) if len(spoilt) < len(sample) / 2 else None
     if fit is None:
         return [*findings, *check_energy_outliers(sample), *check_stress_size(sample)], None
     wrong = [*check_forces(sample, fit)]
-    suspects = _locate(sample, wrong, "forces of single structures", "force units")
+    suspects = _locate(sample, wrong, "forces of single structures")
     suspects = np.intersect1d(suspects, fit.places[fit.is_new])
     if len(suspects):  # or are they merely unlike the structures of the fit?
         fit = fit_forces(sample, spoilt, suspects)
@@ -79,10 +83,11 @@ def _locate(sample, findings, *names):
 
 
 def summarize_data(X, y, validation=None):
-    """Return one line on what the checks that need no model find, for the output of a fit."""
+    """Return a line on what the checks that need no model find, for the output of a fit."""
     sample = Sample(X, y)
     findings, _ = examine(sample, validation and Sample(*validation))
     report = DataReport(findings, sample.title)
     if not report.counts:
         return "Data: no problems found; check_data(X, y) looks closer."
-    return f"Data: {report.counts} ({'; '.join(report.names)}): see check_data(X, y)."
+    line = f"Data: {report.counts} ({', '.join(report.names)}): see check_data(X, y)."
+    return textwrap.fill(line, 80, subsequent_indent="    ")

@@ -44,7 +44,7 @@ class Sample:
     def title(self):
         """What was checked, for the report."""
         columns = "" if self.y is None else f" with {', '.join(self.y.names)}"
-        return f"{len(self)} structure{'s' * (len(self) > 1)}{columns}"
+        return f"{count(self)}{columns}"
 
     @property
     def shares(self):
@@ -89,6 +89,11 @@ class Sample:
             rest = values - columns @ coefficients
             weights = 1 / np.sqrt(np.maximum(np.abs(rest), 1e-6 * np.ptp(values) + 1e-12))
         return rest - np.median(rest)
+
+
+def count(chosen, one="structure", several="structures"):
+    """Return how many there are as text, e.g. "1 structure"."""
+    return f"{len(chosen)} {one if len(chosen) == 1 else several}"
 
 
 def spread(values):
@@ -172,7 +177,7 @@ def _find_wrong_rows(structures, y) -> Iterator[int]:
 
 def _report_wrong_rows(indices):
     message = (
-        f"{len(indices)} structures have another number of atoms than their labels per atom. "
+        f"the number of atoms is not that of the labels per atom in {count(indices)}. "
         "Labels and structures are in different orders, or belong to different files."
     )
     return Finding("labels of other structures", "error", indices, message)

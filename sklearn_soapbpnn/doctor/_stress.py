@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from ase.units import GPa
+from ase.units import Bohr, GPa, Hartree
 from scipy.optimize import linear_sum_assignment
 
 from ._consistency import name_units
@@ -140,20 +140,25 @@ def _report_ratio(sample, places, name, ratio, factor, quality):
     relative = ratio * (1.0 if factor is None else factor)
     seen = f"its mean correlation with a quick fit to the forces is {quality:.2f}"
     if relative < 0:
-        meant = "positive under tension" if name == "stress" else "minus the stress times volume"
+        meant = (
+            "It is positive under tension, though in VASP and others it is positive under pressure"
+            if name == "stress"
+            else "It is minus the stress times the volume"
+        )
         yield Finding(
             f"sign of {name}",
             "error",
             where,
             f"{name} has the opposite sign of what forces and energies require ({seen} after a "
-            f"change of sign). It is {meant}, but in VASP and others the other way round: change "
-            "its sign.",
+            f"change of sign). {meant}: change its sign.",
         )
     sizes = sorted((abs(ratio), abs(relative)), key=lambda size: abs(np.log(size)))
     if 1 / ROUGH < sizes[0] < ROUGH:
         return
     volume = float(np.median(sample.X.volumes[places]))
-    units = {"GPa": 1 / GPa, "kbar": 10 / GPa, "Hartree/Bohr^3": 0.0054459}
+    units = {"GPa": 1 / GPa, "kbar": 10 / GPa, "Hartree/Bohr^3": Bohr**3 / Hartree}
+    units["eV/Angstrom^3 beside energies in Hartree"] = Hartree
+    units["eV/Angstrom^3 beside forces in Hartree/Bohr"] = Hartree / Bohr
     units["eV, as it is the stress times the volume (a virial, which has the opposite sign)"] = (
         volume
     )
