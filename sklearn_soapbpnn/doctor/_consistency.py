@@ -289,7 +289,7 @@ def _find_outliers(rest, usual):
     if size == 0:
         size = 1e-9 + 1e-3 * np.abs(rest).max()
     if usual is not None:
-        return find_far(np.abs(rest), max(8 * size, usual), gap=2.0)
+        return find_far(np.abs(rest), max(8 * size, 3 * usual), gap=2.0)
     # structures under pressure have high energies, but none is far below the others
     low = find_far(np.maximum(-rest, 0), 10 * size, gap=2.0)
     return np.union1d(low, find_far(np.maximum(rest, 0), 15 * size, gap=3.0))
