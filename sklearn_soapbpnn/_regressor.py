@@ -18,6 +18,7 @@ from ._estimators import Documented
 from ._version import VersionedPickle
 from .data import Targets, as_position, as_structures, as_targets, usual_settings
 from .descriptors import SOAP_PARAMETERS
+from .doctor import summarize_data
 from .interfaces.files import storable
 from .model import (
     FEATURES,
@@ -33,7 +34,7 @@ from .preprocessing import SoapFeaturizer
 from .training import (
     FittedRegressor,
     calibrate_model,
-    check_data,
+    check_fit,
     check_labels,
     fit_model,
     open_processes,
@@ -868,9 +869,10 @@ class SoapBPNNRegressor(
         parameters = read_parameters(self)
         processes = open_processes(self.distributed, self.distributed_port, self.device)
         with processes as group, usual_settings(), torch.enable_grad():
-            checked = check_data(parameters, before, **data)
+            checked = check_fit(parameters, before, **data)
             if self.verbose and group.rank == 0:
                 print(title_fit(parameters, checked), flush=True)
+                print(summarize_data(checked.X, checked.y, checked.validation), flush=True)
             fitted, net = fit_model(parameters, checked, resume, group)
         self.fitted_, self.net_ = fitted, net
         return self

@@ -24,6 +24,7 @@ from ._known_kinds import (
     check_kind,
     has_derivatives,
 )
+from ._neighbors import find_pairs
 from ._parts import Part, cut_part, divide_atoms
 from ._sequences import LazyFrames, open_frames
 from ._settings import usual_settings
@@ -79,6 +80,7 @@ __all__ = [
     "subtract_forces",
     "subtract_strain_gradient",
     "symbols",
+    "find_pairs",
     "find_volumes",
     "has_derivatives",
     "remove_parts",
