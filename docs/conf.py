@@ -3,6 +3,7 @@
 ``-D plot_gallery=0`` builds it without running the examples.
 """
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -62,8 +63,14 @@ sphinx_gallery_conf = {
 }
 
 
+def close_doctests(app, page, source):
+    """Remove the empty line at the end of code blocks, which doctest needs and readers do not."""
+    source[0] = re.sub(r"(```python\n>>>.*?)\n\n```", r"\1\n```", source[0], flags=re.DOTALL)
+
+
 def setup(app):
     """Copy the examples into the build folder, where sphinx-gallery runs them."""
+    app.connect("source-read", close_doctests)
     copy = DOCS / "build" / "examples"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(ROOT / "examples", copy, ignore=shutil.ignore_patterns("*.png", "*.joblib"))
