@@ -59,6 +59,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 5,
     "parallel": True,
     "show_memory": False,
+    "show_signature": False,
     "remove_config_comments": True,
 }
 
