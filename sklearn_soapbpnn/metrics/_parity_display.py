@@ -163,7 +163,7 @@ class ParityDisplay:
             self.points_ = _draw_elements(self.ax_, known, predicted, elements, colors)
         ends = _find_ends(known, predicted)
         (self.line_,) = self.ax_.plot(ends, ends, color="black", lw=1)
-        self.ax_.locator_params(nbins=6)  # energies have many digits
+        self.ax_.locator_params(nbins=5)  # energies have many digits
         unit = in_brackets(self.unit)
         self.ax_.set(
             xlim=ends,
