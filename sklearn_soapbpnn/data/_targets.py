@@ -13,7 +13,7 @@ from ._array_functions import apply_function, check_alike
 from ._checks import as_position, as_real, freeze, iterate_atoms
 from ._kinds import TargetKind
 from ._known_kinds import KNOWN_KINDS, LEARNT_DERIVATIVES, check_kind
-from ._labels import attach_labels, format_shape, read_label
+from ._labels import attach_labels, format_shape, read_label, warn_of_key
 from ._spelling import suggest
 from ._symmetry import check_symmetric
 from ._types import Frames, Values
@@ -152,6 +152,11 @@ class Targets:
             If a label has the wrong shape or is not a number, a calculator holds results of another
             geometry, ``missing`` is invalid, or for the reasons listed for :class:`Targets`.
 
+        Warns
+        -----
+        UserWarning
+            If no structure has a key, but a similar one, with ``missing="nan"``.
+
         Examples
         --------
         >>> from ase import Atoms
@@ -168,6 +173,9 @@ class Targets:
             for name, key in keys.items():
                 label = read_label(index, atoms, name, key, found[name], missing)
                 columns[name].append(label)
+        for name, labels in columns.items():
+            if missing == "nan" and all(np.isnan(label).all() for label in labels):
+                warn_of_key(atoms, name, keys[name])
         return cls(kinds=kinds, **columns)
 
     @classmethod
