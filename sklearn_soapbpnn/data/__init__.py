@@ -32,6 +32,7 @@ from ._spelling import sort_by_similarity, suggest
 from ._structures import Structures, as_structures
 from ._targets import Targets, as_targets
 from ._threads import use_threads
+from ._types import FilePath, Frames, Labels, Values
 from ._units import (
     find_volumes,
     split_atoms,
@@ -56,11 +57,15 @@ __all__ = [
     "N_NUMBERS",
     "real_clebsch_gordan",
     "BatchIndex",
+    "FilePath",
+    "Frames",
     "Graph",
+    "Labels",
     "Part",
     "Structures",
     "TargetKind",
     "Targets",
+    "Values",
     "as_structures",
     "as_targets",
     "build_graph",
