@@ -120,7 +120,8 @@ def test_energies_forces_and_stress_are_those_of_the_calculator(structures, enco
 @pytest.mark.parametrize("layers", LAYERS)
 def test_all_outputs_are_those_of_predict(structures, layers, encoding):
     y = make_targets(structures)
-    model = SoapBPNNRegressor(**SMALL, species_encoding=encoding, **LAYERS[layers]).fit(structures, y)
+    regressor = SoapBPNNRegressor(**SMALL, species_encoding=encoding, **LAYERS[layers])
+    model = regressor.fit(structures, y)
     names = [*model.kinds_, "features"]
     per_atom = ("features", "charges", "vectors")
     found = Exported(model)(structures, {name: name not in per_atom for name in names})
@@ -241,7 +242,7 @@ assert not names & {"sklearn_soapbpnn", "spex", "sphericart", "numba", "vesin"},
 
 
 def test_what_cannot_be_exported_is_refused(molecule, monkeypatch):
-    frames, y = [molecule] * 2, [0.0, 1.0]
+    structures, y = [molecule] * 2, [0.0, 1.0]
     small = SoapBPNNRegressor(**SMALL)
     with pytest.raises(TypeError, match="ends in a Ridge"):
         convert_model(make_pipeline(SoapFeaturizer(), Ridge()))

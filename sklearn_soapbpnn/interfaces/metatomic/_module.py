@@ -1,7 +1,7 @@
 """The module that metatomic calls, with metatomic's types of input and output."""
 
 # metatomic compares the annotations of `forward` with those of `typing`
-# ruff: noqa: UP006, UP035
+# ruff: noqa: UP006, UP035, UP045
 from typing import Dict, List, Optional
 
 import torch
