@@ -63,7 +63,7 @@ class Expansion(nn.Module):
         """
         order = torch.argsort(row)
         row = row[order]
-        counts = torch.bincount(row, minlength=n_rows)
+        counts = row.new_zeros(n_rows).index_add(0, row, torch.ones_like(row))
         width = int(counts.max()) if n_rows > 0 else 0
         first = counts.cumsum(0) - counts
         place = row * width + torch.arange(len(row), device=row.device) - first[row]

@@ -144,7 +144,8 @@ class ExportedModel(nn.Module):
         wanted: dict[str, bool],
     ) -> dict[str, Tensor]:
         """Sum values of atoms over their structures, where this is wanted."""
-        sizes = torch.bincount(structure, minlength=len(volumes))
+        ones = torch.ones_like(structure, dtype=volumes.dtype)
+        sizes = torch.zeros_like(volumes).index_add(0, structure, ones)
         for name, values in results.items():
             if wanted[name] and name != "energy_uncertainty":
                 values = values.new_zeros(len(volumes), values.shape[1]).index_add(0, owner, values)
