@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ._conversions import Conversions
+from ._estimators import Documented
 from ._version import VersionedPickle
 from .data import Targets, as_position, as_structures, as_targets, usual_settings
 from .descriptors import SOAP_PARAMETERS
@@ -43,7 +44,7 @@ from .training import (
 
 @storable
 class SoapBPNNRegressor(
-    Conversions, FittedRegressor, VersionedPickle, RegressorMixin, BaseEstimator
+    Conversions, FittedRegressor, Documented, VersionedPickle, RegressorMixin, BaseEstimator
 ):
     r"""Behler-Parrinello neural network on SOAP power spectra.
 

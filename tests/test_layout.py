@@ -8,8 +8,8 @@ import sklearn_soapbpnn
 ROOT = Path(sklearn_soapbpnn.__file__).parent
 # each may import what stands before it
 ORDER = (
-    *("_version", "data", "datasets", "descriptors", "potentials", "nn", "preprocessing"),
-    *("model", "metrics", "training", "selection", "interfaces"),
+    *("_version", "data", "_estimators", "datasets", "descriptors", "potentials", "nn"),
+    *("preprocessing", "model", "metrics", "training", "selection", "interfaces"),
     *("_conversions", "_regressor", "__init__"),
 )
 ESTIMATORS = {"model", "estimator", "regressor"}

@@ -129,7 +129,7 @@ def test_unknown_metric():
 )
 def test_a_name_that_looks_misspelt(written, meant):
     """It would end in a score of NaN; the kinds of y say if the column is there all the same."""
-    message = rf"target='{written}' is not a known target; did you mean '{meant}'\?.*kinds=y.kinds"
+    message = rf"target='{written}' is not a known target. Did you mean '{meant}'\?.*kinds=y.kinds"
     with pytest.raises(ValueError, match=message):
         make_target_scorer(written)
     y = Targets(kinds={written: TargetKind.scalar()}, **{written: [1.0, 3.0]})

@@ -425,7 +425,7 @@ def test_arguments_of_scorers():
     """They are checked as those of the scorers of errors are."""
     with pytest.raises(ValueError, match=r"metric must be one of \['correlation', .*'rmse'"):
         make_uncertainty_scorer("energy", "rmse")
-    with pytest.raises(ValueError, match="did you mean 'forces'"):
+    with pytest.raises(ValueError, match="Did you mean 'forces'"):
         make_uncertainty_scorer("force")
     with pytest.raises(ValueError, match="is not in kinds"):
         make_uncertainty_scorer("forces", kinds=Targets(energy=[0.0]).kinds)

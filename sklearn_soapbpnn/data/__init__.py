@@ -26,6 +26,7 @@ from ._known_kinds import (
 from ._parts import Part, cut_part, divide_atoms
 from ._sequences import LazyFrames, open_frames
 from ._settings import usual_settings
+from ._spelling import sort_by_similarity, suggest
 from ._structures import Structures, as_structures
 from ._targets import Targets, as_targets
 from ._threads import use_threads
@@ -80,8 +81,10 @@ __all__ = [
     "has_derivatives",
     "remove_parts",
     "replace_file",
+    "sort_by_similarity",
     "split_atoms",
     "subtract_offset",
+    "suggest",
     "to_network_units",
     "to_user_part",
     "to_user_stds",

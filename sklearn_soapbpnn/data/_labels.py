@@ -5,9 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from ase.stress import voigt_6_to_full_3x3_stress
+from ase.calculators.calculator import all_properties
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from ._checks import as_real
+from ._spelling import sort_by_similarity, suggest
+
+# entries of arrays that are no labels
+GEOMETRY = ("numbers", "positions")
+
+
+def attach_labels(atoms, labels, kinds):
+    """Return a copy of a structure with labels, from which :func:`read_label` reads them again.
+
+    Labels without any known component are left out.
+    """
+    atoms = atoms.copy()
+    results = {}
+    for name, value in labels.items():
+        # not twice, in case the structure comes with labels of this name
+        atoms.info.pop(name, None)
+        if name not in GEOMETRY:
+            atoms.arrays.pop(name, None)
+        if np.isnan(value).all():
+            continue
+        if kinds[name].per_atom and value.ndim > 2:
+            value = value.reshape(len(value), -1)  # files have rows of numbers, not of matrices
+        # labels are read-only, those of atoms are not
+        value = value.copy() if np.ndim(value) else float(value)
+        if name in all_properties:
+            results[name] = full_3x3_to_voigt_6_stress(value) if name == "stress" else value
+        elif name in GEOMETRY:
+            raise ValueError(f"Atoms store their {name} in arrays, so no label can be there.")
+        elif kinds[name].per_atom:
+            atoms.arrays[name] = value
+        else:
+            atoms.info[name] = value
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
 
 
 def read_label(index, atoms, name, key, kind, missing):
@@ -25,10 +62,13 @@ def read_label(index, atoms, name, key, kind, missing):
         return np.full((len(atoms),) * kind.per_atom + kind.shape, np.nan)
     info = [entry for source in (atoms.info, *_list_row_values(atoms.info)) for entry in source]
     lost = " For key-value pairs of an ASE database, which ase.io.read leaves out, use open_frames."
+    there = (results, info, atoms.arrays)
+    results, info, arrays = (sort_by_similarity(key, keys) for keys in there)
     raise KeyError(
-        f"Structure {index} has no label {key!r} for target {name!r}. Its results hold "
-        f"{sorted(results)}, its info {sorted(info, key=str)}, its arrays {sorted(atoms.arrays)}. "
-        f"Pass missing='nan' if some structures are not labelled.{'' if info else lost}"
+        f"Structure {index} has no label {key!r} for target {name!r}."
+        f"{suggest(key, [*results, *info, *arrays])} Its results hold {results}, its info {info}, "
+        f"its arrays {arrays}. Pass missing='nan' if some structures are not labelled."
+        f"{'' if info else lost}"
     )
 
 

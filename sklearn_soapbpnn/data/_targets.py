@@ -10,7 +10,8 @@ from ._array_functions import apply_function, check_alike
 from ._checks import as_position, as_real, freeze, iterate_atoms
 from ._kinds import TargetKind
 from ._known_kinds import KNOWN_KINDS, LEARNT_DERIVATIVES, check_kind
-from ._labels import format_shape, read_label
+from ._labels import attach_labels, format_shape, read_label
+from ._spelling import suggest
 from ._symmetry import check_symmetric
 
 
@@ -194,6 +195,21 @@ class Targets:
         """Names of the columns."""
         return tuple(self._columns)
 
+    def keys(self):
+        """Return the names of the columns, as a dict does, so that ``dict(y)`` is one.
+
+        Returns
+        -------
+        KeysView of str
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import Targets
+        >>> list(Targets(energy=[-1.0], dipole=[[0.0, 0.0, 0.4]]).keys())
+        ['energy', 'dipole']
+        """
+        return self._columns.keys()
+
     @property
     def units(self):
         """Units of the columns, as a dict; empty strings for kinds without a unit."""
@@ -264,6 +280,47 @@ class Targets:
             column = np.concatenate(column)
         return column.reshape(len(column), self.kinds[name].size)
 
+    def to_atoms(self, X):
+        """Return copies of structures with these labels, e.g. predictions, for ``ase.io.write``.
+
+        What ASE's calculators compute, such as energy and forces, are results of a
+        SinglePointCalculator; other labels are entries of ``info``, or of ``arrays`` if they are
+        per atom, under the name of the column. :meth:`from_atoms` reads all of them, also from an
+        extended XYZ file; ASE's trajectories leave out ``arrays``. Labels that are missing
+        altogether are left out.
+
+        Parameters
+        ----------
+        X : sequence of ase.Atoms, or Structures
+            The structures that the labels belong to. Labels of the same names that they hold are
+            replaced; results of their calculators are not copied.
+
+        Returns
+        -------
+        list of ase.Atoms
+
+        Raises
+        ------
+        TypeError
+            If X is not a sequence of :class:`ase.Atoms`.
+        ValueError
+            If the numbers of structures or atoms differ.
+
+        Examples
+        --------
+        >>> from ase.build import molecule
+        >>> from sklearn_soapbpnn import Targets
+        >>> (atoms,) = Targets(energy=[-1.0]).to_atoms([molecule("H2O")])
+        >>> atoms.get_potential_energy()
+        -1.0
+        """
+        frames = list(iterate_atoms(X))
+        if len(frames) != len(self):
+            raise ValueError(f"X has {len(frames)} structures, but there are {len(self)} labels.")
+        for name in self.names:
+            _check_rows(self, name, range(len(self)), [len(atoms) for atoms in frames])
+        return [attach_labels(atoms, self[i], self.kinds) for i, atoms in enumerate(frames)]
+
     def select(self, names):
         """Return Targets with some of the columns.
 
@@ -299,7 +356,8 @@ class Targets:
     def __getitem__(self, key):
         if isinstance(key, str):
             if key not in self._columns:
-                raise KeyError(f"Targets has no column {key!r}; it has {list(self.names)}.")
+                hint = suggest(key, self.names)
+                raise KeyError(f"Targets has no column {key!r}; it has {list(self.names)}.{hint}")
             column = self._columns[key]
             return list(column) if self.kinds[key].per_atom else column
         key = as_position(key, len(self))
@@ -422,13 +480,8 @@ def _check_energies(y, name):
 
 def _check_fits(y, name, structures):
     labelled = y.labelled(name)
+    _check_rows(y, name, structures.indices, structures.n_atoms)
     if y.kinds[name].per_atom:
-        for index, values, numbers in zip(structures.indices, y[name], structures.numbers):
-            if len(values) != len(numbers):
-                raise ValueError(
-                    f"Target {name!r} of structure {index} has {len(values)} rows, but the "
-                    f"structure has {len(numbers)} atoms."
-                )
         labelled = np.concatenate(labelled)
     # without any energies the model can still be trained on their derivatives
     is_optional = name == "energy" and {*LEARNT_DERIVATIVES} & {*y.names}
@@ -436,12 +489,24 @@ def _check_fits(y, name, structures):
         raise ValueError(f"Target {name!r} has no label at all (every value is NaN).")
 
 
+def _check_rows(y, name, indices, n_atoms):
+    if not y.kinds[name].per_atom:
+        return
+    for index, values, n in zip(indices, y[name], n_atoms):
+        if len(values) != n:
+            raise ValueError(
+                f"Target {name!r} of structure {index} has {len(values)} rows, but the structure "
+                f"has {n} atoms."
+            )
+
+
 def _find_kind(name, declared):
     kind = declared.get(name, KNOWN_KINDS.get(name))
     if kind is None and name not in declared:
+        known = sorted({*KNOWN_KINDS, *declared})
         raise ValueError(
-            f"The kind of target {name!r} is not known (known: {sorted({*KNOWN_KINDS, *declared})})"
-            f". Declare it, e.g. kinds={{{name!r}: TargetKind.scalar()}}."
+            f"The kind of target {name!r} is not known (known: {known}).{suggest(name, known)} "
+            f"Declare it, e.g. kinds={{{name!r}: TargetKind.scalar()}}."
         )
     if not isinstance(kind, TargetKind):
         raise TypeError(

@@ -1,7 +1,8 @@
 """Errors of energies, forces and all other targets, the quality of error bars, and scorers."""
 
-from ._display import UncertaintyDisplay
 from ._errors import PER_ATOM, summarize_errors
+from ._history_display import TrainingHistoryDisplay
+from ._parity_display import ParityDisplay
 from ._scorers import make_target_scorer, make_uncertainty_scorer
 from ._uncertainty import (
     crps,
@@ -11,9 +12,12 @@ from ._uncertainty import (
     negative_log_likelihood,
     summarize_uncertainty,
 )
+from ._uncertainty_display import UncertaintyDisplay
 
 __all__ = [
     "PER_ATOM",
+    "ParityDisplay",
+    "TrainingHistoryDisplay",
     "UncertaintyDisplay",
     "crps",
     "error_std_correlation",

@@ -1,12 +1,11 @@
 """Scorers for scikit-learn: one number for one target, greater is better."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from inspect import signature
 
 import numpy as np
 
-from ..data import KNOWN_KINDS, Targets
+from ..data import KNOWN_KINDS, Targets, suggest
 from ..model import apply_steps
 from ._errors import METRICS, PER_ATOM, compute_errors, match_columns
 from ._uncertainty import UNCERTAINTY_METRICS
@@ -209,26 +208,31 @@ def _predict(estimator, X, name, options):
     if name != "energy" or "targets" in signature(estimator.predict).parameters:
         options = {"targets": [name], **options}
     # otherwise an ensemble, or a regressor of arrays, which predicts energies only
-    if "return_std" in options:
-        _check_returns_std(estimator, options)
+    _check_accepts(estimator, options)
     return estimator.predict(X, **options)
 
 
-def _check_returns_std(estimator, options):
+def _check_accepts(estimator, options):
+    """Raise if ``predict`` has no argument for targets other than the energy, or error bars."""
     try:
         signature(estimator.predict).bind(None, **options)
     except TypeError as err:
         wanted = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        lacks, has = "so it predicts energies only", "predicts all targets"
+        if "return_std" in options:
+            lacks = "so it has no error bars of this target"
+            has = "has; its argument n_networks makes a committee"
         raise TypeError(
-            f"{type(estimator).__name__}.predict does not accept {wanted}, so it has no error bars "
-            "of this target. SoapBPNNRegressor has; its argument n_networks makes a committee."
+            f"{type(estimator).__name__}.predict does not accept {wanted}, {lacks}. "
+            f"SoapBPNNRegressor {has}."
         ) from err
 
 
 def _check_arguments(target, metric, metrics, kinds):
     """Raise if there is no such metric, or the target of a scorer cannot be a column of y."""
     if metric not in metrics:
-        raise ValueError(f"metric must be one of {sorted(metrics)}, got {metric!r}.")
+        hint = suggest(metric, metrics)
+        raise ValueError(f"metric must be one of {sorted(metrics)}, got {metric!r}.{hint}")
     if not isinstance(target, str):
         raise TypeError(f"target must be the name of one target, got {target!r}.")
     if kinds is None:
@@ -238,18 +242,18 @@ def _check_arguments(target, metric, metrics, kinds):
             f"kinds must map the names of targets to their kinds, got {kinds!r}. Pass y.kinds."
         )
     elif _name_column(target) not in kinds:
-        raise ValueError(f"target={target!r} is not in kinds, which has {list(kinds)}.")
+        hint = suggest(target, kinds)
+        raise ValueError(f"target={target!r} is not in kinds, which has {list(kinds)}.{hint}")
 
 
 def _check_spelling(target):
     known = [*KNOWN_KINDS, PER_ATOM]
-    if target in known:
-        return
-    close = get_close_matches(target.lower(), known, n=1, cutoff=0.8)
-    if close:
+    # a name that contains another, such as free_energy, may well be meant
+    hint = "" if target in known else suggest(target, known, cutoff=0.8)
+    if hint:
         raise ValueError(
-            f"target={target!r} is not a known target; did you mean {close[0]!r}? If y has a "
-            "column of that name, pass its kinds as well: kinds=y.kinds."
+            f"target={target!r} is not a known target.{hint} If y has a column of that name, pass "
+            "its kinds as well: kinds=y.kinds."
         )
 
 

@@ -272,10 +272,12 @@ UNCERTAINTY_METRICS = {
 }
 
 
-def find_labelled(y_true, y_pred, y_std):
-    """Return labels, predictions and standard deviations where there is a label, each 1-D."""
-    (known, shapes), *others = (_flatten(values) for values in (y_true, y_pred, y_std))
-    for name, (_, other) in zip(("y_pred", "y_std"), others):
+def find_labelled(y_true, y_pred, y_std=None):
+    """Return labels, predictions and standard deviations, if given, where there is a label; 1-D."""
+    given = {"y_pred": y_pred} if y_std is None else {"y_pred": y_pred, "y_std": y_std}
+    known, shapes = _flatten(y_true)
+    others = {name: _flatten(values) for name, values in given.items()}
+    for name, (_, other) in others.items():
         if other != shapes:
             raise ValueError(
                 f"{name} must have the shape of y_true, {_describe(shapes)}, got "
@@ -284,11 +286,14 @@ def find_labelled(y_true, y_pred, y_std):
     labelled = ~np.isnan(known)
     if not labelled.any():
         raise ValueError("y_true has no label at all (every value is NaN).")
-    known, predicted, std = (values[labelled] for values in (known, *(flat for flat, _ in others)))
-    for name, values in (("y_true", known), ("y_pred", predicted)):
-        _refuse(name, values, ~np.isfinite(values), "finite")
-    _refuse("y_std", std, ~((std > 0) & np.isfinite(std)), "positive and finite")
-    return known, predicted, std
+    columns = {"y_true": known[labelled]}
+    columns |= {name: flat[labelled] for name, (flat, _) in others.items()}
+    for name in ("y_true", "y_pred"):
+        _refuse(name, columns[name], ~np.isfinite(columns[name]), "finite")
+    if y_std is not None:
+        std = columns["y_std"]
+        _refuse("y_std", std, ~((std > 0) & np.isfinite(std)), "positive and finite")
+    return tuple(columns.values())
 
 
 def _find_errors(y_true, y_pred, y_std):

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ..data import TargetKind, has_derivatives
+from ..data import TargetKind, has_derivatives, symbols
 from ..descriptors import find_memory
 from ..nn import SoapBPNN
 from ._devices import find_device
 from ._error_bars import ErrorBars, find_target
 from ._evaluate import (
+    are_divided,
     evaluate,
     evaluate_members,
     evaluate_part,
@@ -25,7 +26,7 @@ from ._posterior import LARGEST_LAYER
 from ._steps import Steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FittedModel:
     """A fitted model: everything that predictions need, and nothing about the training.
 
@@ -68,6 +69,13 @@ class FittedModel:
     network: SoapBPNN
     hyperparameters: dict
     error_bars: ErrorBars | None = None
+
+    def __repr__(self):
+        n_weights = sum(weight.numel() for weight in self.network.parameters())
+        return (
+            f"FittedModel({', '.join(self.targets)} of {' '.join(symbols(self.steps.elements))}, "
+            f"{n_weights} weights)"
+        )
 
     def __getstate__(self):
         # in torch's format, which can be read on a machine without the device of the network
@@ -165,7 +173,8 @@ class FittedModel:
     def prepare(self, X, names, memory_limit=None):
         """Attach all that the network needs, and the descriptors if they fit into memory.
 
-        On a GPU they are computed there, with the environments of the atoms.
+        On a GPU they are computed there, with the environments of the atoms, and those of large
+        structures for one part after the other.
 
         Parameters
         ----------
@@ -178,7 +187,7 @@ class FittedModel:
         """
         self._check_sums(X)
         X, featurizer = self.steps.prepare(X), self.steps.own.featurizer
-        if featurizer is None or self.network.device.type != "cpu":
+        if featurizer is None or self.network.device.type != "cpu" or are_divided(self.network, X):
             return X
         limit = memory_limit or find_memory(self.network.device)
         itemsize = self.network.dtype.itemsize

@@ -5,7 +5,7 @@ from numbers import Integral
 
 import numpy as np
 
-from ..data import DERIVED_TARGETS, KNOWN_KINDS, TargetKind, find_volumes
+from ..data import DERIVED_TARGETS, KNOWN_KINDS, TargetKind, find_volumes, suggest
 
 # name of the output of the hidden layers
 FEATURES = "features"
@@ -26,7 +26,8 @@ def check_names(names, kinds):
     unknown = [name for name in names if name not in available]
     if unknown or not names:
         what = repr(unknown[0]) if unknown else "nothing"
-        raise ValueError(f"targets names {what}; available are {available}.")
+        hint = suggest(unknown[0], available) if unknown else ""
+        raise ValueError(f"targets names {what}; available are {available}.{hint}")
     return names
 
 

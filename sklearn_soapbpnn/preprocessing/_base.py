@@ -8,11 +8,12 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from .._estimators import Documented
 from .._version import VersionedPickle
 from ..data import DERIVED_TARGETS, TargetKind, as_structures, as_targets, subtract_offset
 
 
-class TargetStep(VersionedPickle, TransformerMixin, BaseEstimator):
+class TargetStep(Documented, VersionedPickle, TransformerMixin, BaseEstimator):
     """Pipeline step that is fitted on the targets and attaches the result to X."""
 
     def __init_subclass__(cls, **kwargs):

@@ -8,7 +8,14 @@ from ase.data import atomic_numbers
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils.validation import check_is_fitted
 
-from ..data import DERIVED_TARGETS, Targets, as_structures, check_elements, find_elements
+from ..data import (
+    DERIVED_TARGETS,
+    Targets,
+    as_structures,
+    check_elements,
+    find_elements,
+    suggest,
+)
 from ._base import TargetStep, compute_residuals
 
 
@@ -170,7 +177,7 @@ class CompositionBaseline(RegressorMixin, TargetStep):
             what = repr(unknown[0]) if unknown else "nothing"
             raise ValueError(
                 f"targets names {what}; the targets with a composition baseline are "
-                f"{list(self.coef_)}."
+                f"{list(self.coef_)}.{suggest(unknown[0], self.coef_) if unknown else ''}"
             )
         structures = as_structures(X)
         check_elements(structures, self.elements_)
@@ -278,7 +285,7 @@ def check_fixed_weights(weights, name="fixed_weights", kinds=None):
             raise ValueError(
                 f"{name} names {target!r}, which is neither a chemical element nor a target of y "
                 f"with a composition baseline; these are {known}. Elements without a target belong "
-                "to 'energy'."
+                f"to 'energy'.{suggest(target, known)}"
             )
     return checked
 

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from .._estimators import Documented
 from .._version import VersionedPickle
 from ..data import as_structures, check_elements, find_elements
 from ..descriptors import (
@@ -22,7 +23,7 @@ from ..descriptors import (
 )
 
 
-class SoapFeaturizer(VersionedPickle, TransformerMixin, BaseEstimator):
+class SoapFeaturizer(Documented, VersionedPickle, TransformerMixin, BaseEstimator):
     r"""Smooth overlap of atomic positions: the SOAP power spectrum of every atom.
 
     .. math::

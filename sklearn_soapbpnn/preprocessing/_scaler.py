@@ -15,6 +15,7 @@ from ..data import (
     expand_scale,
     subtract_forces,
     subtract_strain_gradient,
+    suggest,
 )
 from ._base import TargetStep, compute_residuals
 from ._composition import as_atomic_number
@@ -132,6 +133,7 @@ class TargetScaler(TargetStep):
         if unknown:
             raise ValueError(
                 f"per_structure_targets names {sorted(unknown)}; y has {list(residuals)}."
+                f"{suggest(min(unknown), residuals)}"
             )
         for name, residual in new.items():
             at_least = 0.0
@@ -198,7 +200,8 @@ def check_scales(scales, name="fixed_weights", kinds=None):
     known = [target for target in kinds if target not in DERIVED_TARGETS]
     for target, scale in checked.items():
         if target not in known:
-            raise ValueError(f"{name} names {target!r}; the scaled targets are {known}.")
+            hint = suggest(target, known)
+            raise ValueError(f"{name} names {target!r}; the scaled targets are {known}.{hint}")
         _check_layout(scale, kinds[target], f"{name}[{target!r}]")
     return checked
 

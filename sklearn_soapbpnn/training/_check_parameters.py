@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..data import LEARNT_DERIVATIVES
+from ..data import LEARNT_DERIVATIVES, suggest
 from ..descriptors import SOAP_PARAMETERS, find_memory, read_soap_parameters
 from ..model import check_sums, list_attached, measure_weights
 from ..potentials import import_torchpme
@@ -72,12 +72,15 @@ def _check_named_targets(parameters, kinds, learnt):
         if target not in learnt or head not in ("mlp", "linear"):
             raise ValueError(
                 f"heads={{{target!r}: {head!r}}}: the target must be one of {learnt}, the head "
-                "'mlp' or 'linear'."
+                f"'mlp' or 'linear'.{suggest(target, learnt)}"
             )
     allowed = {*kinds, *(LEARNT_DERIVATIVES if "energy" in kinds else ())}
     unknown = sorted(set(parameters.per_structure_targets) - allowed)
     if unknown:
-        raise ValueError(f"per_structure_targets names {unknown}; it may name {sorted(allowed)}.")
+        raise ValueError(
+            f"per_structure_targets names {unknown}; it may name {sorted(allowed)}."
+            f"{suggest(unknown[0], allowed)}"
+        )
     check_fixed_weights(parameters.fixed_composition_weights, "fixed_composition_weights", kinds)
     check_scales(parameters.fixed_scaling_weights, "fixed_scaling_weights", kinds)
 

@@ -9,7 +9,7 @@ from numbers import Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data import LEARNT_DERIVATIVES
+from ..data import LEARNT_DERIVATIVES, suggest
 
 FUNCTIONS = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
 TYPES = tuple(FUNCTIONS)
@@ -49,7 +49,8 @@ class TargetLoss:
         for name, allowed in (("type", TYPES), ("reduction", REDUCTIONS)):
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+                hint = suggest(value, allowed)
+                raise ValueError(f"{name} must be one of {allowed}, got {value!r}.{hint}")
         for name in ("weight", "delta"):
             value = getattr(self, name)
             if not (isinstance(value, Real) and 0 <= value < math.inf):
@@ -152,7 +153,8 @@ def parse_loss(loss, names) -> dict[str, TargetLoss]:
         loss = dict.fromkeys(names, loss)
     unknown = sorted(set(loss) - set(names), key=str)
     if unknown:
-        raise ValueError(f"loss names the targets {unknown}; it may name {names}.")
+        hint = suggest(unknown[0], names)
+        raise ValueError(f"loss names the targets {unknown}; it may name {names}.{hint}")
     losses = {}
     for name in names:
         entry = _as_specification(name, loss.get(name, "mse"))
@@ -179,7 +181,10 @@ def _make_loss(name, entry):
     for key in entry:
         if key not in known:
             allowed = [*known, *DERIVATIVES] if name == "energy" else list(known)
-            raise ValueError(f"loss of {name!r} has the unknown entry {key!r}; known: {allowed}.")
+            raise ValueError(
+                f"loss of {name!r} has the unknown entry {key!r}; known: {allowed}."
+                f"{suggest(key, allowed)}"
+            )
     try:
         return TargetLoss(**entry)
     except ValueError as err:

@@ -7,18 +7,17 @@ from contextlib import contextmanager
 
 import torch
 from ase import Atoms
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from ..._version import __version__
 from ...data import TargetKind, as_structures, expand_scale, flatten_offset
-from ...model import apply_steps
-from ...preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
+from ...model import apply_steps, list_steps
+from ...preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
 from ...training import FittedRegressor
 from ._model import ExportedModel
 
 # steps of a Pipeline whose effect on all structures is known from single atoms, but for ZBL
-KNOWN_STEPS = (ZBLBaseline, CompositionBaseline, TargetScaler, SoapFeaturizer)
+KNOWN_STEPS = (ZBLBaseline, CompositionBaseline, TargetScaler)
 # metatomic's names of the targets that it knows; the names of others get a prefix
 STANDARD_NAMES = {
     "energy": "energy",
@@ -117,7 +116,7 @@ def _import_metatomic():
 
 def convert_model(model):
     """Return a fitted model in plain torch, and its network; see :func:`export_model`."""
-    *steps, regressor = _list_steps(model)
+    *steps, regressor = list_steps(model)
     if not isinstance(regressor, FittedRegressor):
         raise TypeError(
             "model must be, or end in, a SoapBPNNRegressor; it ends in a "
@@ -154,15 +153,6 @@ def _read_tables(model, fitted):
         scale = torch.from_numpy(expand_scale(X, name, kind).copy())
         tables[name] = scale.expand_as(offset).clone(), offset
     return tables
-
-
-def _list_steps(model):
-    """Return the steps of nested Pipelines in order; a search is its best estimator."""
-    model = getattr(model, "best_estimator_", model)
-    if not isinstance(model, Pipeline):
-        return [model]
-    steps = [step for _, step in model.steps if step not in (None, "passthrough")]
-    return [flat for step in steps for flat in _list_steps(step)]
 
 
 def _list_outputs(exported, kinds):

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 from sklearn.utils._param_validation import validate_parameter_constraints
 
+from ...data import suggest
 from ...descriptors import SOAP_PARAMETERS
 from ._option_targets import (
     list_intensive,
@@ -288,8 +289,21 @@ def _read(options):
         elif key in SAME or key in DEPRECATED:
             parameters[{**SAME, **DEPRECATED}[key]] = value
         else:
-            problems.append(f"{key}={value!r}")
+            problems.append(f"{key}={value!r}{_suggest_option(key)}")
     return parameters, problems, not_read
+
+
+def _suggest_option(key):
+    """Return which option of the same section may be meant, or of all if there is no such section.
+
+    The names of whole paths are always similar, since most of them have the section in common.
+    """
+    known = [*SAME, *_READERS, *IDLE, *NOT_READ]
+    section, _, name = f".{key}".rpartition(".")
+    prefix = f"{section}.".removeprefix(".")
+    siblings = [path.removeprefix(prefix) for path in known if path.startswith(prefix)]
+    hint = suggest(name, siblings) if siblings else suggest(key, known)
+    return f" ({hint.strip()})" if hint else ""
 
 
 def _flatten(options, prefix=""):

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.stats import norm
 
 from ..data import as_structures, as_targets
-from ._errors import PER_ATOM
+from ._plots import import_matplotlib, in_brackets, name_unit
 from ._scorers import predict_target
 from ._uncertainty import find_labelled, mean_squared_z_score, miscalibration_area
 
@@ -102,8 +102,7 @@ class UncertaintyDisplay:
         """
         y = as_targets(y, as_structures(X))
         columns = predict_target(estimator, X, y, target, return_std=True)
-        unit = y.units["energy" if target == PER_ATOM else target]
-        unit += "/atom" if unit and target == PER_ATOM else ""
+        unit = name_unit(y.kinds, target)
         return cls.from_predictions(*columns, unit=unit, name=target, ax=ax)
 
     @classmethod
@@ -152,7 +151,7 @@ class UncertaintyDisplay:
         """
         known, predicted, std = find_labelled(self.y_true, self.y_pred, self.y_std)
         error = np.abs(known - predicted)
-        matplotlib = _import_matplotlib()
+        matplotlib = import_matplotlib()
         self.ax_ = matplotlib.pyplot.subplots()[1] if ax is None else ax
         self.figure_ = self.ax_.figure
         ends = _find_ends(std)
@@ -162,7 +161,7 @@ class UncertaintyDisplay:
         self.points_ = _draw_points(self.ax_, std, np.maximum(error, floor))
         self.lines_ = {level: _draw_line(self.ax_, level, std, error, ends) for level in LEVELS}
         self.quantiles_ = _draw_quantiles(self.ax_, std, error)
-        unit = f" ({self.unit})" if self.unit else ""
+        unit = in_brackets(self.unit)
         self.ax_.set(
             xlim=ends,
             ylim=(floor, 8 * max(error.max(), ends[1])),  # with room for the legend
@@ -224,13 +223,3 @@ def _set_ticks(axis, ticker):
     axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axis.set_minor_formatter(ticker.NullFormatter())
-
-
-def _import_matplotlib():
-    """Return matplotlib with what is used; if it is missing, the error says how to install it."""
-    try:
-        import matplotlib.pyplot
-        import matplotlib.ticker
-    except ImportError as err:
-        raise ImportError("Plots need matplotlib: pip install sklearn_soapbpnn[plot]") from err
-    return matplotlib

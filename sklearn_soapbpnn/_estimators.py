@@ -1,0 +1,47 @@
+"""What the estimators of this library have in common for those who use them by hand."""
+
+from .data import suggest
+
+DOCUMENTATION = "https://sklearn-soapbpnn.readthedocs.io/en/latest/"
+
+
+class Documented:
+    """Mixin for estimators: links from their HTML to the documentation, and hints at misspellings.
+
+    scikit-learn makes the links from these three attributes.
+    """
+
+    _doc_link_module = "sklearn_soapbpnn"
+    _doc_link_template = f"{DOCUMENTATION}api/sklearn_soapbpnn.{{name}}.html"
+
+    def _doc_link_url_param_generator(self):
+        return {"name": type(self).__name__}
+
+    def set_params(self, **params):
+        """Set parameters of this estimator.
+
+        Parameters
+        ----------
+        **params
+            Parameters of the constructor.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapFeaturizer
+        >>> SoapFeaturizer().set_params(cutoff_radius=4.0)
+        SoapFeaturizer(cutoff_radius=4.0)
+        """
+        known = self.get_params(deep=False)
+        for name in params:
+            if name not in known and (hint := suggest(name, known)):
+                raise ValueError(f"{type(self).__name__} has no parameter {name!r}.{hint}")
+        return super().set_params(**params)
