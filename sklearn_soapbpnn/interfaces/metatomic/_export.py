@@ -78,18 +78,9 @@ def make_model(model):
     if exported.repulsion is not None:
         cutoff = max(cutoff, exported.repulsion.largest_cutoff)
 
-    layouts, outputs = [], {}
-    for name, source, kind in _list_outputs(exported, network.kinds):
-        label = "energy" if source.startswith("energy_") else name.removeprefix("mtt::")
-        layouts.append(Layout(name, source, label, kind))
-        outputs[name] = metatomic.ModelOutput(
-            unit=_find_unit(kind, metatomic),
-            # sums over atoms can be divided among them, and engines add up what is given per atom
-            sample_kind="system" if kind.per_volume or kind.intensive else "atom",
-            description=f"{source} in {kind.unit}" if kind.unit else source,
-        )
+    found = list(_list_outputs(exported, network.kinds))
     capabilities = metatomic.ModelCapabilities(
-        outputs=outputs,
+        outputs={name: _describe(source, kind, metatomic) for name, source, kind in found},
         atomic_types=list(network.elements),
         interaction_range=cutoff,
         length_unit="angstrom",
@@ -99,6 +90,7 @@ def make_model(model):
     metadata = metatomic.ModelMetadata(
         name="SoapBPNNRegressor", description=DESCRIPTION, references=REFERENCES
     )
+    layouts = [Layout(name, source, kind) for name, source, kind in found]
     module = MetatomicModule(network.elements, exported, layouts, cutoff).cpu().eval()
     return metatomic.AtomisticModel(module, metadata, capabilities)
 
@@ -165,14 +157,19 @@ def _list_outputs(exported, kinds):
     yield "feature", "features", TargetKind.scalar(exported.n_features, per_atom=True)
 
 
-def _find_unit(kind, metatomic):
-    """Return the unit of a kind as metatomic writes it; empty if metatomic does not know it."""
+def _describe(source, kind, metatomic):
+    """Return metatomic's description of an output; the unit is empty if metatomic lacks it."""
     unit = kind.unit.replace(" ", "*")
     try:
         metatomic.unit_conversion_factor(unit, unit)
     except (RuntimeError, ValueError):
-        return ""
-    return unit
+        unit = ""
+    return metatomic.ModelOutput(
+        unit=unit,
+        # engines may sum what is given per atom, which must then be the value of the structure
+        sample_kind="system" if kind.per_volume or kind.intensive else "atom",
+        description=f"{source} in {kind.unit}" if kind.unit else source,
+    )
 
 
 @contextmanager

@@ -25,8 +25,6 @@ class Layout(nn.Module):
         Name of the output in metatomic.
     source : str
         Name of the output of :class:`ExportedModel`.
-    label : str
-        Name of the properties.
     kind : TargetKind
         Shape of a value.
     """
@@ -35,9 +33,11 @@ class Layout(nn.Module):
     axes: List[str]
     shapes: List[List[int]]
 
-    def __init__(self, name: str, source: str, label: str, kind: TargetKind) -> None:
+    def __init__(self, name: str, source: str, kind: TargetKind) -> None:
         super().__init__()
-        self.name, self.source, self.label = name, source, label
+        self.name, self.source = name, source
+        # metatomic's name of the properties
+        self.label = "energy" if name.startswith("energy_") else name.removeprefix("mtt::")
         self.n_properties = [block.n_properties for block in kind.blocks]
         self.key_names, keys, shapes = ["_"], [[0]], [[1]]
         self.axes = AXES.get(kind.cartesian_rank, [])
