@@ -1,4 +1,8 @@
-"""Let the model choose which structures to label next, and compare with a random choice.
+"""
+Active learning
+===============
+
+Let the model choose which structures to label next, and compare with a random choice.
 
 The pool are copper-gold crystals, and the labels come from ASE's effective medium theory (EMT) when
 they are asked for, as those of an expensive method would. Takes about a minute on one core.

@@ -1,15 +1,17 @@
-"""Energies, forces and dipoles from one model, and the infrared spectrum that follows.
+"""
+Dipoles and an infrared spectrum
+================================
+
+Energies, forces and dipoles from one model, and the infrared spectrum that follows.
 
 The data are malonaldehyde with GFN2-xTB energies, forces and dipoles. Molecular dynamics with the
 trained calculator records the dipole at every step, and the spectrum is the Fourier transform of
-its autocorrelation. Takes about a minute on two cores and saves the figure next to this file.
+its autocorrelation. Takes about a minute on two cores and saves the figure in the current folder.
 """
 
 # %%
 # Three targets, one network
 # --------------------------
-from pathlib import Path
-
 import ase.units
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,7 +24,6 @@ from sklearn_soapbpnn.metrics import summarize_errors
 
 TIME_STEP = 0.5  # fs
 N_STEPS = 4000
-here = Path(__file__).parent
 X = load_malonaldehyde().data
 y = Targets.from_atoms(X, energy="energy", forces="forces", dipole="dipole")
 X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=100, random_state=0)
@@ -64,5 +65,5 @@ smooth = np.convolve(intensity, np.ones(7) / 7, mode="same")
 figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
 axes.plot(wavenumber, smooth / smooth.max())
 axes.set(xlim=(0, 4000), xlabel="wavenumber (1/cm)", ylabel="intensity", title="Malonaldehyde")
-figure.savefig(here / "dipoles.png", dpi=120)
-print(f"\nWrote {here / 'dipoles.png'}")
+figure.savefig("dipoles.png", dpi=120)
+print("\nWrote dipoles.png")

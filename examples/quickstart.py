@@ -1,14 +1,16 @@
-"""Train a potential on data that ship with the package, tune it, check its errors, and save it.
+"""
+Quickstart
+==========
+
+Train a potential on data that ship with the package, tune it, check its errors, and save it.
 
 The data are malonaldehyde from molecular dynamics at 300 K and 600 K, with GFN2-xTB energies and
-forces. Takes about a minute on two cores and saves the figure and the model next to this file.
+forces. Takes about a minute on two cores, and saves the figure and the model in the current folder.
 """
 
 # %%
 # Load and split
 # --------------
-from pathlib import Path
-
 import joblib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +22,6 @@ from sklearn_soapbpnn.datasets import load_malonaldehyde
 from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
 from sklearn_soapbpnn.metrics import make_target_scorer, summarize_errors, summarize_uncertainty
 
-here = Path(__file__).parent
 X, y = load_malonaldehyde(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=100, random_state=0)
 
@@ -87,16 +88,16 @@ for name, label in (("energy", "energy, eV/atom"), ("forces", "forces, eV/Å")):
     right.semilogy(history[:, "epoch"], history[:, f"valid_{name}_rmse"], label=label)
 right.set(xlabel="epoch", ylabel="validation RMSE")
 right.legend()
-figure.savefig(here / "quickstart.png", dpi=120)
+figure.savefig("quickstart.png", dpi=120)
 
 # %%
 # Save the model, and use it in ASE
 # ---------------------------------
-joblib.dump(pipe, here / "quickstart.joblib")
-loaded = joblib.load(here / "quickstart.joblib")
+joblib.dump(pipe, "quickstart.joblib")
+loaded = joblib.load("quickstart.joblib")
 same = np.array_equal(loaded.predict(X_test), prediction["energy"])
 atoms = X_test[0].copy()
 atoms.calc = SoapBPNNCalculator(loaded)
 print(f"\nThe loaded model gives identical predictions: {same}")
 print(f"Largest force from its ASE calculator: {np.abs(atoms.get_forces()).max():.3f} eV/Angstrom")
-print(f"Wrote {here.name}/quickstart.png and {here.name}/quickstart.joblib")
+print("Wrote quickstart.png and quickstart.joblib")

@@ -1,4 +1,4 @@
-"""Conversions of a regressor: model files, metatrain's checkpoints and options, ASE."""
+"""Conversions of a regressor: model files, metatrain's checkpoints and options, engines."""
 
 from __future__ import annotations
 
@@ -196,6 +196,42 @@ class Conversions:
         True
         """
         return read_model(path, cls)
+
+    def export(self, path: FilePath) -> None:
+        """Write the fitted model to a file for the engines of metatomic, such as i-PI and LAMMPS.
+
+        The file needs neither this package nor an extension of torch.
+
+        Parameters
+        ----------
+        path : str or path
+            The file, usually with the ending ``.pt``. An existing file is replaced.
+
+        Raises
+        ------
+        ImportError
+            If metatomic is not installed.
+        NotFittedError
+            If the model is not fitted.
+        ValueError
+            If the model has a long-range part, or was fitted in a Pipeline (use ``export_model``
+            then).
+
+        See Also
+        --------
+        sklearn_soapbpnn.interfaces.metatomic.export_model : The same for a Pipeline.
+
+        Examples
+        --------
+        >>> from sklearn_soapbpnn import SoapBPNNRegressor
+        >>> from sklearn_soapbpnn.datasets import load_malonaldehyde
+        >>> X, y = load_malonaldehyde(return_X_y=True)
+        >>> model = SoapBPNNRegressor(max_angular=1, num_epochs=1).fit(X[:20], y[:20])
+        >>> model.export("model.pt")  # doctest: +SKIP
+        """
+        from .interfaces.metatomic import export_model
+
+        export_model(self, path)
 
     def calculator(self, **kwargs: Any) -> SoapBPNNCalculator:
         """Return an ASE calculator of the fitted model.

@@ -24,7 +24,7 @@ from ._outputs import FEATURES, LAST_LAYER, is_features
 
 # number of atoms that are evaluated at a time on the CPU
 ATOMS_PER_CHUNK = 2048
-# the same for parts of a large structure: pairs between two parts are evaluated twice
+# the same for parts of one structure, not fewer: pairs between two parts are evaluated twice
 ATOMS_PER_PART = 8192
 # the same where derivatives of all last-layer features are in memory
 ATOMS_PER_CHUNK_OF_ROWS = 1024
@@ -40,8 +40,8 @@ def evaluate(network, structures, names):
     network : SoapBPNN
         The network.
     structures : Structures
-        Structures, with or without features. Of large ones a few thousand atoms are evaluated at a
-        time, unless there are interactions beyond the cutoff.
+        Structures, with or without features. Large ones are evaluated in parts, see
+        :func:`are_divided`, without their features.
     names : collection of str
         Names of outputs, see :func:`list_outputs`.
 
@@ -60,8 +60,7 @@ def evaluate(network, structures, names):
         values = _order_atoms(values, batch)
         return values | _predict(network, batch, derivatives, part) if predicts else values
 
-    divides = network.long_range is None
-    values = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK, run, divides)
+    values = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK, run, divides=True)
     values = {name: value.mean(0) for name, value in values.items()}
     results = to_user_units(structures, network.kinds, values) if predicts else {}
     return results | {name: split_atoms(values[name], structures) for name in features}
@@ -94,7 +93,7 @@ def evaluate_part(network, structures, n_centers):
 
 
 def evaluate_stds(network, error_bars, structures, names):
-    """Evaluate a network and its error bars in a single pass.
+    """Evaluate a network and its error bars in a single pass, also of large structures as a whole.
 
     Parameters
     ----------
@@ -134,7 +133,7 @@ def evaluate_stds(network, error_bars, structures, names):
 
 
 def evaluate_members(network, error_bars, structures, names, n_members):
-    """Evaluate the members of an ensemble.
+    """Evaluate the members of an ensemble, also for large structures as a whole.
 
     Parameters
     ----------
@@ -168,6 +167,15 @@ def evaluate_members(network, error_bars, structures, names, n_members):
     ]
 
 
+def are_divided(network, structures):
+    """Return whether some of the structures are evaluated in parts, which takes less memory.
+
+    These have more atoms than a part, and there are no interactions beyond the cutoff.
+    """
+    largest = structures.n_atoms.max()
+    return network.long_range is None and largest > _count_atoms(network, ATOMS_PER_PART)
+
+
 def network_name(name):
     """Return the name by which the network returns what an output is made from."""
     return "strain_gradient" if name in ("stress", "virial") else name
@@ -188,11 +196,10 @@ def _run_chunks(network, structures, derivatives, size, run, divides=False):
     chunks = []
     for chunk in iterate_chunks(structures.n_atoms, size):
         some = structures[chunk]
-        n_atoms = some.n_atoms.sum()
-        if divides and n_atoms > _count_atoms(network, ATOMS_PER_PART):
-            chunks.append(_run_parts(network, some, n_atoms, derivatives, run))
+        if divides and are_divided(network, some):
+            chunks.append(_run_parts(network, some, some.n_atoms[0], derivatives, run))
             continue
-        with use_threads(n_atoms):
+        with use_threads(some.n_atoms.sum()):
             environments = compute_environments(some, network.recipe(), derivatives=derivatives)
             chunks.append(run(environments.select_all()))
     names = chunks[0]

@@ -13,6 +13,7 @@ from ..nn import SoapBPNN
 from ._devices import find_device
 from ._error_bars import ErrorBars, find_target
 from ._evaluate import (
+    are_divided,
     evaluate,
     evaluate_members,
     evaluate_part,
@@ -172,7 +173,8 @@ class FittedModel:
     def prepare(self, X, names, memory_limit=None):
         """Attach all that the network needs, and the descriptors if they fit into memory.
 
-        On a GPU they are computed there, with the environments of the atoms.
+        On a GPU they are computed there, with the environments of the atoms, and those of large
+        structures for one part after the other.
 
         Parameters
         ----------
@@ -185,7 +187,7 @@ class FittedModel:
         """
         self._check_sums(X)
         X, featurizer = self.steps.prepare(X), self.steps.own.featurizer
-        if featurizer is None or self.network.device.type != "cpu":
+        if featurizer is None or self.network.device.type != "cpu" or are_divided(self.network, X):
             return X
         limit = memory_limit or find_memory(self.network.device)
         itemsize = self.network.dtype.itemsize

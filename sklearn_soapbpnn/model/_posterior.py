@@ -99,8 +99,8 @@ class LastLayerPosterior(ErrorBars):
             if name in network.kinds and name != "energy":
                 component, place = network.kinds[name].rows.tolist()
                 n_properties, places = max(place) + 1, (component, place)
-            draws = self._draw(network, find_target(name), n_properties, n_members, rows[name])
-            draws = self.find_common_scale(name, names) * draws
+            draws = self.draw(network, find_target(name), n_properties, n_members)
+            draws = self.find_common_scale(name, names) * draws.to(rows[name])
             change = torch.einsum("icn,mnp->micp", rows[name], draws)
             change = change[..., 0] if places is None else change[:, :, places[0], places[1]]
             members[name] = values[name] + change.reshape(n_members, *values[name].shape[1:])
@@ -116,13 +116,13 @@ class LastLayerPosterior(ErrorBars):
         matrix = torch.from_numpy(self.whitening[target]).to(rows.device, rows.dtype)
         return (rows @ matrix.mT).square().sum(-1).sqrt()
 
-    def _draw(self, network, target, n_properties, n_members, like):
-        """Draw changes of the weights, of shape (n_members, n_weights, n_properties)."""
+    def draw(self, network, target, n_properties, n_members) -> Tensor:
+        """Draw changes of the weights: (n_members, n_weights, n_properties), in float64."""
         matrix = self.whitening[target]
         rng = np.random.default_rng([SEED, list(network.kinds).index(target)])
         normal = rng.standard_normal((n_members, len(matrix), n_properties))
         changes = (normal.swapaxes(1, 2) @ matrix).swapaxes(1, 2)
-        return torch.from_numpy(changes).to(like.device, like.dtype)
+        return torch.from_numpy(changes)
 
 
 def _shape(name, values):

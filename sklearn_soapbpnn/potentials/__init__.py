@@ -2,14 +2,25 @@
 
 from ._coulomb import CoulombSum, Geometry
 from ._long_range import LongRangeParameters, check_long_range, import_torchpme
-from ._zbl import ZBLContribution, compute_zbl
+from ._zbl import (
+    COEFFICIENTS,
+    COULOMB,
+    ZBLContribution,
+    compute_zbl,
+    find_decay_rates,
+    match_cutoff,
+)
 
 __all__ = [
+    "COEFFICIENTS",
+    "COULOMB",
     "CoulombSum",
     "Geometry",
     "LongRangeParameters",
     "ZBLContribution",
     "check_long_range",
     "compute_zbl",
+    "find_decay_rates",
     "import_torchpme",
+    "match_cutoff",
 ]

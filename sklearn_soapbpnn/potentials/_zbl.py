@@ -133,19 +133,30 @@ def _find_halves(structures, n_centers):
 
 def _evaluate_pairs(z_i, z_j, r):
     """Return energy (eV) and slope (eV/Angstrom) of pairs closer than their outer cutoff."""
-    r_c = covalent_radii[z_i] + covalent_radii[z_j]
+    _, a, b, c = match_cutoff(z_i, z_j)
     v, dv, _ = _screened_coulomb(z_i, z_j, r)
-    v_c, dv_c, d2v_c = _screened_coulomb(z_i, z_j, r_c)
-    # A, B and C follow from zero energy, slope and curvature at r_c
-    a = (r_c * d2v_c - 3 * dv_c) / r_c**2
-    b = (2 * dv_c - r_c * d2v_c) / r_c**3
-    c = -v_c + r_c * dv_c / 2 - r_c**2 * d2v_c / 12
     return v + a / 3 * r**3 + b / 4 * r**4 + c, dv + a * r**2 + b * r**3
+
+
+def match_cutoff(z_i, z_j):
+    """Return the outer cutoff of pairs of atomic numbers, and A, B and C of the polynomial S."""
+    r_c = covalent_radii[z_i] + covalent_radii[z_j]
+    v, dv, d2v = _screened_coulomb(z_i, z_j, r_c)
+    # from zero energy, slope and curvature at r_c
+    a = (r_c * d2v - 3 * dv) / r_c**2
+    b = (2 * dv - r_c * d2v) / r_c**3
+    return r_c, a, b, -v + r_c * dv / 2 - r_c**2 * d2v / 12
+
+
+def find_decay_rates(z_i, z_j):
+    """Return the rates of the exponentials of pairs of atomic numbers, in 1/Angstrom: (n, 4)."""
+    powers = z_i**SCREENING_POWER + z_j**SCREENING_POWER
+    return powers[:, None] / SCREENING_LENGTH * DECAY_RATES
 
 
 def _screened_coulomb(z_i, z_j, r):
     """Return V(r) and its first two derivatives."""
-    rates = (z_i**SCREENING_POWER + z_j**SCREENING_POWER)[:, None] / SCREENING_LENGTH * DECAY_RATES
+    rates = find_decay_rates(z_i, z_j)
     terms = COEFFICIENTS * np.exp(-rates * r[:, None])
     phi = terms.sum(1)
     dphi = -(rates * terms).sum(1)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.neighborlist import neighbor_list
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.pipeline import make_pipeline
@@ -16,8 +17,8 @@ from sklearn_soapbpnn import (
     TargetScaler,
     ZBLBaseline,
 )
-from sklearn_soapbpnn.data import as_structures
-from sklearn_soapbpnn.model import list_steps, run_steps
+from sklearn_soapbpnn.data import as_structures, divide_atoms
+from sklearn_soapbpnn.model import _evaluate, list_steps, run_steps
 
 SMALL = {"max_radial": 2, "max_angular": 2, "cutoff_radius": 4.0, "dtype": "float64"}
 OPTIONS = [
@@ -178,6 +179,89 @@ def test_elements_of_neighbors_that_no_center_has(simple):
     """The parts need not have the same elements."""
     atoms = Atoms("OHCH", [[0, 0, 0], [0, 0, 1.0], [1.2, 0, 0], [2.0, 0.5, 1.0]])
     assert_equal(sum_parts(simple, atoms, [[0], [1, 3], [2]]), predict(simple, atoms))
+
+
+# --- large structures ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Evaluate a few atoms at a time."""
+
+    def shrink(size):
+        monkeypatch.setattr(_evaluate, "ATOMS_PER_CHUNK", size)
+        monkeypatch.setattr(_evaluate, "ATOMS_PER_PART", size)
+
+    return shrink
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_large_structures_are_evaluated_in_parts(fitted, structures, small_parts, size):
+    X = as_structures(structures)
+    names = [*OUTPUTS, "energy", "stress", "features", "energy_last_layer_features"]
+    expected = fitted.predict_once(X, names)
+    small_parts(size)
+    found = fitted.predict_once(X, names)
+    assert found.keys() == expected.keys()
+    for name in names:
+        for values, wanted in zip(found[name], expected[name]):
+            np.testing.assert_allclose(values, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("encoding", ["orthogonal", "alchemical"])
+def test_parts_of_other_targets(frames, structures, small_parts, encoding):
+    rng = np.random.default_rng(0)
+    y = Targets(
+        kinds={"gap": TargetKind.scalar(intensive=True)},
+        gap=rng.normal(size=len(frames)),
+        dipole=rng.normal(size=(len(frames), 3)),
+        charges=[rng.normal(size=len(atoms)) for atoms in frames],
+    )
+    model = SoapBPNNRegressor(**SMALL, species_encoding=encoding, num_epochs=2, random_state=0)
+    model.fit(frames, y)
+    expected = model.predict(structures, targets=list(y.names))
+    small_parts(3)
+    found = model.predict(structures, targets=list(y.names))
+    for name in y.names:
+        for values, wanted in zip(found[name], expected[name]):
+            np.testing.assert_allclose(values, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_long_range_structures_stay_whole(frames, structures, small_parts):
+    fitted = fit(frames[:6], long_range=True).fitted_
+    X = as_structures([atoms for atoms in structures if atoms.pbc.all() or not atoms.pbc.any()])
+    expected = fitted.predict_once(X, ["energy", "forces"])
+    small_parts(2)
+    found = fitted.predict_once(X, ["energy", "forces"])
+    for name in ("energy", "forces"):
+        for values, wanted in zip(found[name], expected[name]):
+            np.testing.assert_allclose(values, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_descriptors_of_large_structures_are_not_kept(frames, simple, molecule, small_parts):
+    """They would take more memory than the parts."""
+    X = as_structures([molecule])
+    assert simple.prepare(X, ["energy"]).features is not None
+    small_parts(4)
+    assert simple.prepare(X, ["energy"]).features is None
+
+
+def test_groups_are_compact_and_complete():
+    atoms = bulk("Cu", cubic=True) * (4, 5, 6)
+    atoms.rattle(0.1, seed=0)
+    # molecular dynamics does not bring atoms back into the cell
+    atoms.positions += np.random.default_rng(0).integers(-2, 3, (len(atoms), 3)) @ atoms.cell.array
+    groups = divide_atoms(atoms.positions, atoms.cell.array, atoms.pbc, 50)
+    assert sorted(np.concatenate(groups)) == list(range(len(atoms)))
+    assert len(groups) == 10
+    assert {len(group) for group in groups} == {48}
+    i, j = neighbor_list("ij", atoms, 4.0)
+    owner = np.empty(len(atoms), int)
+    for k, group in enumerate(groups):
+        owner[group] = k
+    # groups in an arbitrary order would have 90 percent of their neighbours outside
+    assert (owner[i] != owner[j]).mean() < 0.6
+    assert [len(group) for group in divide_atoms(np.empty((0, 3)), np.eye(3), atoms.pbc, 5)] == [0]
 
 
 # --- steps of Pipelines --------------------------------------------------------------------------
