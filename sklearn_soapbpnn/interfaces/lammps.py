@@ -178,7 +178,9 @@ class SoapBPNNPair:
         sums[0], sums[1:7] = found["energies"].sum(), found["virial"][VOIGT]
         np.add.at(sums[7:].reshape(-1, 3), ids, found["forces"])
         sums = self._reduce(sums, "SUM")
-        lmp.fix_external_set_energy_peratom(fix, found["energies"].tolist())
+        # its own method copies number by number
+        pointer = found["energies"].ctypes.data_as(ctypes.POINTER(ctypes.c_double))
+        lmp.lib.lammps_fix_external_set_energy_peratom(lmp.lmp, fix.encode(), pointer)
         # LAMMPS expects the same totals from all processes
         lmp.fix_external_set_energy_global(fix, sums[0])
         lmp.fix_external_set_virial_global(fix, sums[1:7])
