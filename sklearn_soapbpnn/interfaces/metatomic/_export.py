@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from ase import Atoms
 from sklearn.utils.validation import check_is_fitted
 
 from ..._version import __version__
-from ...data import TargetKind, as_structures, expand_scale, flatten_offset
+from ...data import FilePath, TargetKind, as_structures, expand_scale, flatten_offset
 from ...model import apply_steps, list_steps
 from ...preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
 from ...training import FittedRegressor
@@ -32,7 +33,7 @@ REFERENCES = {
 }
 
 
-def export_model(model, path):
+def export_model(model: Any, path: FilePath) -> None:
     """Write a fitted model to a file that the engines of metatomic read.
 
     The file needs neither this package nor an extension of torch. Its outputs are the energy, with
