@@ -95,19 +95,19 @@ def build_graph(structures, cutoff_radius, elements) -> Graph:
         pairs = [NO_PAIRS] * len(structures)
     else:
         pairs = [find_pairs(*arrays, cutoff_radius) for arrays in zip(*geometry)]
-    first_atom = np.concatenate([[0], np.cumsum(structures.n_atoms)])
-    centers = np.concatenate([i + first for (i, _, _), first in zip(pairs, first_atom)])
-    neighbors = np.concatenate([j + first for (_, j, _), first in zip(pairs, first_atom)])
+    centers, neighbors, vectors = (np.concatenate(arrays) for arrays in zip(*pairs))
+    n_atoms, n_pairs = structures.n_atoms, np.array([len(i) for i, _, _ in pairs])
+    first_atom = np.repeat(np.cumsum(n_atoms) - n_atoms, n_pairs)
     element = torch.from_numpy(np.searchsorted(elements, np.concatenate(structures.numbers)))
     return Graph(
         element=element,
         block=element,
         n_blocks=len(elements),
-        atom_counts=torch.from_numpy(structures.n_atoms),
-        pair_counts=torch.tensor([len(i) for i, _, _ in pairs]),
-        centers=torch.from_numpy(centers),
-        neighbors=torch.from_numpy(neighbors),
-        pair_vectors=torch.from_numpy(np.concatenate([vectors for _, _, vectors in pairs])),
+        atom_counts=torch.from_numpy(n_atoms),
+        pair_counts=torch.from_numpy(n_pairs),
+        centers=torch.from_numpy(centers + first_atom),
+        neighbors=torch.from_numpy(neighbors + first_atom),
+        pair_vectors=torch.from_numpy(vectors),
     )
 
 
@@ -153,6 +153,42 @@ def sum_by_structure(values: Tensor, index: BatchIndex) -> Tensor:
     """Sum values of the atoms of a batch, (n_atoms, ...), over each of its structures."""
     total = values.new_zeros(len(index), *values.shape[1:])
     return total.index_add(0, index.structure_of_atom, values)
+
+
+def plan_all(graph: Graph, n_elements: int) -> BatchIndex:
+    """Put all structures of a graph into one batch; the pairs keep their order.
+
+    This is what :func:`plan_batches` returns for one batch, in a fifth of the operations.
+    """
+    device = graph.element.device
+    structures, place, pairs = (
+        torch.arange(n, device=device)
+        for n in (len(graph.atom_counts), graph.n_atoms, len(graph.centers))
+    )
+    element, atoms = torch.sort(graph.element, stable=True)
+    counts = torch.bincount(element, minlength=n_elements)
+    element_counts = counts.tolist()
+    n_rows = max(element_counts)
+    rows = (n_rows * torch.arange(n_elements, device=device) - _starts(counts))[element] + place
+    structure = structures.repeat_interleave(graph.atom_counts, output_size=graph.n_atoms)
+    place = torch.empty_like(place).index_copy_(0, atoms, place)
+    centers, neighbors = place[graph.centers], place[graph.neighbors]
+    return BatchIndex(
+        structures=structures,
+        atoms=atoms,
+        structure_of_atom=structure[atoms],
+        element=element,
+        element_counts=element_counts,
+        rows=rows,
+        n_rows=n_rows,
+        pairs=pairs,
+        centers=centers,
+        neighbors=neighbors,
+        channel_rows=channel_rows(
+            *(centers, neighbors, graph.block[graph.centers], graph.block[graph.neighbors]),
+            graph.n_blocks,
+        ),
+    )
 
 
 def plan_batches(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import ArrayLike
 
 from ._attached import describe_shape, find_value_shape, freeze_offset, freeze_scale
 from ._checks import N_NUMBERS, as_position, check_numbers, freeze, iterate_atoms
+from ._types import Frames, Values
 
 
 class Structures:
@@ -71,16 +75,16 @@ class Structures:
 
     def __init__(
         self,
-        numbers,
-        positions,
-        cells,
-        pbc,
+        numbers: Sequence[ArrayLike],
+        positions: Sequence[ArrayLike],
+        cells: Sequence[ArrayLike],
+        pbc: Sequence[ArrayLike],
         *,
-        indices=None,
-        offset=None,
-        scale=None,
-        features=None,
-    ):
+        indices: ArrayLike | None = None,
+        offset: Mapping[str, Any] | None = None,
+        scale: Mapping[str, Any] | None = None,
+        features: Any = None,
+    ) -> None:
         self.numbers = tuple(freeze(values, np.int64) for values in numbers)
         self.positions = tuple(freeze(values, np.float64) for values in positions)
         self.cells = tuple(freeze(values, np.float64) for values in cells)
@@ -94,28 +98,28 @@ class Structures:
         self.features = features
 
     @property
-    def n_atoms(self):
+    def n_atoms(self) -> np.ndarray:
         """Number of atoms of each structure: array of shape (n_structures,)."""
         return np.array([len(numbers) for numbers in self.numbers], dtype=np.int64)
 
     @property
-    def elements(self):
+    def elements(self) -> np.ndarray:
         """Atomic numbers that occur, in ascending order: array of shape (n_elements,)."""
         return np.unique(np.concatenate(self.numbers))
 
     @property
-    def volumes(self):
+    def volumes(self) -> np.ndarray:
         """Volume of each cell: array of shape (n_structures,); zero without a cell."""
         return np.abs(np.linalg.det(np.stack(self.cells)))
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """(n_structures,), or (n_structures, n_features) once features are attached."""
         if self.features is None:
             return (len(self),)
         return (len(self), self.features.n_features)
 
-    def with_offset(self, name, offset):
+    def with_offset(self, name: str, offset: Values) -> Structures:
         """Return a copy with an offset for one target, added to any offset that it has already.
 
         Parameters
@@ -153,9 +157,10 @@ class Structures:
             total = tuple(old + new for old, new in zip(before, offset))
         else:
             total = before + offset
-        return self._replace(offset={**self.offset, name: total})
+        total = freeze_offset(total)
+        return self._replace(offset=MappingProxyType({**self.offset, name: total}))
 
-    def with_scale(self, name, scale):
+    def with_scale(self, name: str, scale: ArrayLike) -> Structures:
         """Return a copy with the scale of one target, which replaces its present scale.
 
         Parameters
@@ -174,9 +179,10 @@ class Structures:
         ValueError
             If the scale has another shape, or is not positive and finite.
         """
-        return self._replace(scale={**self.scale, name: scale})
+        scale = freeze_scale(name, scale)
+        return self._replace(scale=MappingProxyType({**self.scale, name: scale}))
 
-    def with_features(self, features):
+    def with_features(self, features: Any) -> Structures:
         """Return a copy with per-atom features.
 
         Parameters
@@ -190,7 +196,7 @@ class Structures:
         """
         return self._replace(features=features)
 
-    def per_atom(self):
+    def per_atom(self) -> np.ndarray:
         """Return the features of all atoms.
 
         Returns
@@ -205,26 +211,28 @@ class Structures:
         """
         return self._require_features().per_atom()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.numbers)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Atoms]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         key = as_position(key, len(self))
         if isinstance(key, int):
             return Atoms(
                 self.numbers[key], self.positions[key], cell=self.cells[key], pbc=self.pbc[key]
             )
-        return Structures(
-            *([values[i] for i in key] for values in self._geometry()),
+        offset = {
+            name: freeze_offset(tuple(v[i] for i in key) if isinstance(v, tuple) else v[key])
+            for name, v in self.offset.items()
+        }
+        names = ("numbers", "positions", "cells", "pbc")
+        geometry = (tuple(values[i] for i in key) for values in self._geometry())
+        return self._replace(
+            **dict(zip(names, geometry)),
             indices=self.indices[key],
-            offset={
-                name: tuple(values[i] for i in key) if isinstance(values, tuple) else values[key]
-                for name, values in self.offset.items()
-            },
-            scale=self.scale,
+            offset=MappingProxyType(offset),
             features=None if self.features is None else self.features[key],
         )
 
@@ -279,10 +287,11 @@ class Structures:
     def _geometry(self):
         return self.numbers, self.positions, self.cells, self.pbc
 
-    def _replace(self, **attached):
-        current = {"offset": self.offset, "scale": self.scale, "features": self.features}
-        current["indices"] = self.indices
-        return Structures(*self._geometry(), **{**current, **attached})
+    def _replace(self, **attributes):
+        """Return a copy with other attributes, which are frozen and checked already."""
+        copied = object.__new__(Structures)
+        vars(copied).update(vars(self), **attributes)
+        return copied
 
     def _require_features(self):
         if self.features is None:
@@ -294,7 +303,7 @@ class Structures:
         return self.features
 
 
-def as_structures(X, name="X"):
+def as_structures(X: Frames, name: str = "X") -> Structures:
     """Return ``X`` as :class:`Structures`; Structures are returned unchanged.
 
     Parameters

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from torch import Tensor
 
@@ -50,16 +52,23 @@ def compute_expansions(structures, parameters, dtype) -> list[np.ndarray]:
     list of arrays of shape (n_atoms, n_elements_of_the_structure, n_channels)
         Elements are in ascending order of the atomic number.
     """
-    basis = PairBasis(parameters).to(dtype)
+    basis = _load_basis(parameters, dtype)
     elements = structures.elements
     graph = build_graph(structures, parameters.cutoff_radius, elements)
     expansions = []
     for part, chunk in _split_graph(graph, PAIRS_PER_GRAPH):
+        chunk, counts = chunk.with_own_blocks(len(elements)), structures.n_atoms[part]
         expansion = expand_density(basis, chunk.to("cpu", dtype))
-        blocks = expansion.split(chunk.atom_counts.tolist())
-        for numbers, block in zip(structures.numbers[part], blocks):
-            expansions.append(block.numpy()[:, np.isin(elements, numbers)])
+        n_own = 1 + np.maximum.reduceat(chunk.block.numpy(), np.cumsum(counts) - counts)
+        for block, n in zip(expansion.split(counts.tolist()), n_own):
+            expansions.append(block.numpy()[:, :n].copy())
     return expansions
+
+
+@lru_cache(maxsize=32)
+def _load_basis(parameters, dtype) -> PairBasis:
+    """Return the pair basis on the CPU; it is shared, as it has no weights."""
+    return PairBasis(parameters).to(dtype)
 
 
 def _split_graph(graph: Graph, max_pairs):

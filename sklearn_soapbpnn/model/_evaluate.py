@@ -30,7 +30,7 @@ ATOMS_PER_PART = 8192
 ATOMS_PER_CHUNK_OF_ROWS = 1024
 
 
-def evaluate(network, structures, names):
+def evaluate(network, structures, names, report=None):
     """Evaluate a network in a single pass over structures with offset and scale attached.
 
     Of a committee this is the mean of its networks.
@@ -44,6 +44,8 @@ def evaluate(network, structures, names):
         :func:`are_divided`, without their features.
     names : collection of str
         Names of outputs, see :func:`list_outputs`.
+    report : callable, default=None
+        Called with the number of atoms after some have been evaluated.
 
     Returns
     -------
@@ -60,7 +62,8 @@ def evaluate(network, structures, names):
         values = _order_atoms(values, batch)
         return values | _predict(network, batch, derivatives, part) if predicts else values
 
-    values = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK, run, divides=True)
+    options = {"report": report, "divides": True}
+    values = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK, run, **options)
     values = {name: value.mean(0) for name, value in values.items()}
     results = to_user_units(structures, network.kinds, values) if predicts else {}
     return results | {name: split_atoms(values[name], structures) for name in features}
@@ -92,12 +95,12 @@ def evaluate_part(network, structures, n_centers):
     return to_user_part(structures, values, n_centers)
 
 
-def evaluate_stds(network, error_bars, structures, names):
+def evaluate_stds(network, error_bars, structures, names, report=None):
     """Evaluate a network and its error bars in a single pass, also of large structures as a whole.
 
     Parameters
     ----------
-    network, structures
+    network, structures, report
         See :func:`evaluate`.
     error_bars : ErrorBars
         The error bars.
@@ -123,7 +126,8 @@ def evaluate_stds(network, error_bars, structures, names):
             ("std", name): std for name, std in stds.items()
         }
 
-    found = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK_OF_ROWS, run)
+    size = ATOMS_PER_CHUNK_OF_ROWS
+    found = _run_chunks(network, structures, derivatives, size, run, report)
     values, stds = (
         {name: array.mean(0) for (what, name), array in found.items() if what == part}
         for part in ("value", "std")
@@ -132,12 +136,12 @@ def evaluate_stds(network, error_bars, structures, names):
     return values, to_user_stds(structures, network.kinds, stds)
 
 
-def evaluate_members(network, error_bars, structures, names, n_members):
+def evaluate_members(network, error_bars, structures, names, n_members, report=None):
     """Evaluate the members of an ensemble, also for large structures as a whole.
 
     Parameters
     ----------
-    network, error_bars, structures, names
+    network, error_bars, structures, names, report
         See :func:`evaluate_stds`.
     n_members : int
         Number of members.
@@ -159,7 +163,8 @@ def evaluate_members(network, error_bars, structures, names, n_members):
         members = error_bars.members(network, batch, outputs, measured, n_members)
         return _order_atoms(members, batch)
 
-    found = _run_chunks(network, structures, derivatives, ATOMS_PER_CHUNK_OF_ROWS, run)
+    size = ATOMS_PER_CHUNK_OF_ROWS
+    found = _run_chunks(network, structures, derivatives, size, run, report)
     kinds = {name: kind for name, kind in network.kinds.items() if name in targets}
     return [
         to_user_units(structures, kinds, {name: array[k] for name, array in found.items()})
@@ -187,7 +192,7 @@ def _network_names(names):
 
 @usual_settings()
 @torch.no_grad()
-def _run_chunks(network, structures, derivatives, size, run, divides=False):
+def _run_chunks(network, structures, derivatives, size, run, report=None, divides=False):
     """Call a function for batches of all structures, and join what it returns along axis 1.
 
     With ``divides`` it is also called for parts of structures that are large.
@@ -197,18 +202,20 @@ def _run_chunks(network, structures, derivatives, size, run, divides=False):
     for chunk in iterate_chunks(structures.n_atoms, size):
         some = structures[chunk]
         if divides and are_divided(network, some):
-            chunks.append(_run_parts(network, some, some.n_atoms[0], derivatives, run))
+            chunks.append(_run_parts(network, some, some.n_atoms[0], derivatives, run, report))
             continue
         with use_threads(some.n_atoms.sum()):
             environments = compute_environments(some, network.recipe(), derivatives=derivatives)
             chunks.append(run(environments.select_all()))
+        if report is not None:
+            report(some.n_atoms.sum())
     names = chunks[0]
     return {name: _to_array(torch.cat([chunk[name] for chunk in chunks], dim=1)) for name in names}
 
 
 @usual_settings()
 @torch.no_grad()
-def _run_parts(network, structures, n_centers, derivatives, run):
+def _run_parts(network, structures, n_centers, derivatives, run, report=None):
     """Call a function for parts of one structure, and put together what it returns.
 
     What belongs to atoms has a row for each of the first ``n_centers``, except for forces.
@@ -229,6 +236,8 @@ def _run_parts(network, structures, n_centers, derivatives, run):
             if name not in found:
                 found[name] = value.new_empty(len(value), n_centers, *value.shape[2:])
             found[name][:, atoms.to(value.device)] = value[:, : len(atoms)]
+        if report is not None:
+            report(len(atoms))
     return found
 
 

@@ -91,7 +91,7 @@ class FittedModel:
         network = torch.load(buffer, map_location=device, weights_only=False)
         vars(self).update(state, network=network)
 
-    def predict(self, X, names, memory_limit=None):
+    def predict(self, X, names, memory_limit=None, report=None):
         """Predict the named outputs, in the user's units.
 
         Parameters
@@ -103,6 +103,8 @@ class FittedModel:
         memory_limit : float, default=None
             Size in bytes up to which the descriptors of all structures are computed together and
             kept for the next call; None means half of the memory of the machine.
+        report : callable, default=None
+            Called with the number of atoms after some have been evaluated.
 
         Returns
         -------
@@ -115,14 +117,14 @@ class FittedModel:
             If X contains elements absent from fit, if other data are attached to X than in fit, or
             if long-range sums over X are impossible or need too much memory.
         """
-        return evaluate(self.network, self.prepare(X, names, memory_limit), names)
+        return evaluate(self.network, self.prepare(X, names, memory_limit), names, report)
 
-    def predict_stds(self, X, names, memory_limit=None):
+    def predict_stds(self, X, names, memory_limit=None, report=None):
         """Predict the named outputs and their standard deviations, in the user's units.
 
         Parameters
         ----------
-        X, names, memory_limit
+        X, names, memory_limit, report
             See :meth:`predict`. All outputs must have error bars.
 
         Returns
@@ -137,14 +139,14 @@ class FittedModel:
         """
         self.check_error_bars(names)
         X = self.prepare(X, names, memory_limit)
-        return evaluate_stds(self.network, self.error_bars, X, names)
+        return evaluate_stds(self.network, self.error_bars, X, names, report)
 
-    def predict_members(self, X, names, n_members, memory_limit=None):
+    def predict_members(self, X, names, n_members, memory_limit=None, report=None):
         """Predict the named outputs with weights drawn from their distribution.
 
         Parameters
         ----------
-        X, names, memory_limit
+        X, names, memory_limit, report
             See :meth:`predict`. All outputs must have error bars.
         n_members : int
             Number of members.
@@ -168,7 +170,7 @@ class FittedModel:
                 "which are its only members."
             )
         X = self.prepare(X, names, memory_limit)
-        return evaluate_members(self.network, self.error_bars, X, names, n_members)
+        return evaluate_members(self.network, self.error_bars, X, names, n_members, report)
 
     def prepare(self, X, names, memory_limit=None):
         """Attach all that the network needs, and the descriptors if they fit into memory.
@@ -189,9 +191,9 @@ class FittedModel:
         X, featurizer = self.steps.prepare(X), self.steps.own.featurizer
         if featurizer is None or self.network.device.type != "cpu" or are_divided(self.network, X):
             return X
-        limit = memory_limit or find_memory(self.network.device)
-        itemsize = self.network.dtype.itemsize
-        large = is_large([X], self.steps.parameters, names, itemsize, limit)
+        device, itemsize = self.network.device, self.network.dtype.itemsize
+        limit = memory_limit or find_memory(device)
+        large = is_large([X], self.steps.parameters, names, itemsize, limit, device)
         return X if large else featurizer.transform(X)
 
     def predict_once(self, X, names, return_std=False):

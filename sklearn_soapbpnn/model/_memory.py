@@ -26,8 +26,8 @@ def measure_weights(architecture, parameters, n_elements):
     return estimate_weights(parameters, n_elements, width, architecture.dtype.itemsize)
 
 
-def is_large(parts, parameters, names, itemsize, limit):
-    """Return whether descriptors (for forces or stress also the pair basis) exceed a memory limit.
+def is_large(parts, parameters, names, itemsize, limit, device):
+    """Return whether descriptors and pairs exceed a memory limit.
 
     Parameters
     ----------
@@ -41,8 +41,10 @@ def is_large(parts, parameters, names, itemsize, limit):
         Bytes per number.
     limit : float
         Available bytes.
+    device : torch.device
+        Where they are.
     """
-    return exceeds_memory(parts, parameters, has_derivatives(names), itemsize, limit)
+    return exceeds_memory(parts, parameters, has_derivatives(names), itemsize, limit, device)
 
 
 def check_sums(X, long_range, n_charges, itemsize, device, name="X"):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data import BatchIndex, Graph, Structures, build_graph, plan_batches
+from ..data import BatchIndex, Graph, Structures, build_graph, plan_all
 from ..descriptors import (
     FactoredPairs,
     FusedPairs,
@@ -140,25 +140,28 @@ class Environments:
 
     def select(self, index: BatchIndex) -> EnvironmentBatch:
         """Gather the environments of one batch."""
-        atoms, pairs, blocks = index.atoms, index.pairs, self.graph.block_elements
-        needs_pairs = self.pair_gradients is not None or self.places is not None
+        pairs, gradients = index.pairs, self.pair_gradients
+        needs_pairs = gradients is not None or self.places is not None
         vectors = self.graph.pair_vectors.index_select(0, pairs) if needs_pairs else None
+        return self._join(index, vectors, None if gradients is None else gradients.select(pairs))
+
+    def select_all(self) -> EnvironmentBatch:
+        """Gather all environments in one batch, whose pairs are those of the graph."""
+        index = plan_all(self.graph, self.n_elements)
+        return self._join(index, self.graph.pair_vectors, self.pair_gradients)
+
+    def _join(self, index, pair_vectors, pair_gradients):
+        """Return the batch with these pairs."""
+        atoms, blocks = index.atoms, self.graph.block_elements
         return EnvironmentBatch(
             index,
             {name: values.index_select(0, atoms) for name, values in self.constants.items()},
             {l: values.index_select(0, atoms) for l, values in self.tensors.items()},
             None if blocks is None else blocks.index_select(0, atoms),
-            vectors,
-            None if self.pair_gradients is None else self.pair_gradients.select(pairs),
-            None if self.places is None else self.places.select(index, vectors),
+            pair_vectors,
+            pair_gradients,
+            None if self.places is None else self.places.select(index, pair_vectors),
         )
-
-    def select_all(self) -> EnvironmentBatch:
-        """Gather all environments in one batch."""
-        n_structures = len(self.graph.atom_counts)
-        order = torch.arange(n_structures, device=self.device)
-        (index,) = plan_batches(self.graph, order, [n_structures], self.n_elements)
-        return self.select(index)
 
     def move_to(self, basis: PairBasis) -> None:
         """Move everything to the device of ``basis``, in place, and use this basis from then on."""

@@ -7,6 +7,7 @@ from ._zbl import (
     COULOMB,
     ZBLContribution,
     compute_zbl,
+    evaluate_repulsion,
     find_decay_rates,
     match_cutoff,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "ZBLContribution",
     "check_long_range",
     "compute_zbl",
+    "evaluate_repulsion",
     "find_decay_rates",
     "import_torchpme",
     "match_cutoff",

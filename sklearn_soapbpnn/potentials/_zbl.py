@@ -105,7 +105,7 @@ def compute_zbl(structures, n_centers=None) -> ZBLContribution:
     i, j, structure = i[inside], j[inside], structure[inside]
     vectors, distances = vectors[inside], distances[inside]
 
-    energy, slope = _evaluate_pairs(numbers[i], numbers[j], distances)
+    energy, slope = evaluate_repulsion(numbers[i], numbers[j], distances)
 
     energies = np.zeros(len(numbers))
     np.add.at(energies, i, halves[i] * energy)
@@ -131,7 +131,7 @@ def _find_halves(structures, n_centers):
     return np.concatenate([0.5 * (np.arange(n) < n_centers) for n in structures.n_atoms])
 
 
-def _evaluate_pairs(z_i, z_j, r):
+def evaluate_repulsion(z_i, z_j, r):
     """Return energy (eV) and slope (eV/Angstrom) of pairs closer than their outer cutoff."""
     _, a, b, c = match_cutoff(z_i, z_j)
     v, dv, _ = _screened_coulomb(z_i, z_j, r)

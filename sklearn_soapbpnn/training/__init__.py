@@ -1,6 +1,6 @@
 """Training: checks, data on the device, losses, checkpoints, the skorch net, the order of a fit."""
 
-from ._check_data import FitData, check_data, check_labels
+from ._check_data import FitData, check_fit, check_labels
 from ._check_parameters import check_degrees, check_parameters
 from ._checkpoints import Checkpoints, load_checkpoint
 from ._dataset import TrainingData
@@ -13,6 +13,7 @@ from ._losses import TargetLoss, TotalLoss, parse_loss
 from ._muon import Muon
 from ._net import SoapBPNNNet
 from ._parameters import FitParameters, read_parameters
+from ._progress import show_atoms
 from ._resume import title_fit
 from ._streamed import (
     StreamedData,
@@ -35,7 +36,7 @@ __all__ = [
     "Workers",
     "calibrate_model",
     "check_callbacks",
-    "check_data",
+    "check_fit",
     "check_degrees",
     "check_labels",
     "check_net_params",
@@ -49,5 +50,6 @@ __all__ = [
     "open_processes",
     "parse_loss",
     "read_parameters",
+    "show_atoms",
     "title_fit",
 ]

@@ -181,9 +181,10 @@ def _prepare(parameters, steps, X, data, seed):
     if data.validation is not None:
         parts.append(steps.prepare(data.validation[0]))
     limit = parameters.memory_for_data(len(steps.elements), steps.parameters)
-    large = is_large(parts, steps.parameters, data.y.names, parameters.itemsize, limit)
+    device = parameters.torch_device
+    large = is_large(parts, steps.parameters, data.y.names, parameters.itemsize, limit, device)
     featurizer = steps.own.featurizer
-    if featurizer is not None and not large and parameters.torch_device.type == "cpu":
+    if featurizer is not None and not large and device.type == "cpu":
         parts = [featurizer.transform(part) for part in parts]
     if data.validation is not None:
         train, validation = (parts[0], data.y, data.sample_weight), (parts[1], data.validation[1])
@@ -310,7 +311,8 @@ def _check_learnt(net, train, validation):
             f"alone. RMSE in {what}, divided by the RMSE of the baseline: {errors}. Usual causes: "
             "too few epochs; a learning_rate that is too high or too low; inconsistent units "
             "(Hartree with eV, kbar with eV/Angstrom^3); a wrong sign (forces are minus the "
-            "derivative of the energy, stress is positive under tension).",
+            "derivative of the energy, stress is positive under tension). "
+            "sklearn_soapbpnn.check_data(X, y) looks for these and other faults of the data.",
             ConvergenceWarning,
             stacklevel=7,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import sys
 
 import torch
 from skorch import NeuralNet
@@ -15,7 +14,7 @@ from ._dataset import EvaluationIterator, TrainingIterator
 from ._distributed import SingleProcess
 from ._interrupts import note_interrupts
 from ._muon import Muon
-from ._progress import Bar, Progress
+from ._progress import Bar, Progress, is_terminal
 
 
 class WarmupCosine:
@@ -159,7 +158,7 @@ class SoapBPNNNet(NeuralNet):
         callbacks = [("epoch_timer", EpochTimer()), ("best", BestEpoch(self.best_model_metric))]
         if self.verbose and self.processes.rank == 0:
             progress = Progress(self.log_interval, self.log_mae)
-            if sys.stderr is not None and sys.stderr.isatty():
+            if is_terminal():
                 callbacks.append(("bar", Bar()))
                 progress.sink = Bar.write
             callbacks.append(("progress", progress))

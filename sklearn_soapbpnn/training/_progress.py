@@ -1,15 +1,19 @@
-"""Output of a fit while it runs: a table of errors, and on a terminal a progress bar."""
+"""Output of fits while they run: a table of errors; on a terminal, and of predictions, a bar."""
 
 from __future__ import annotations
 
 import re
 import statistics
+import sys
+from contextlib import contextmanager
 from itertools import zip_longest
 from typing import NamedTuple
 
 from skorch.callbacks import Callback
 from tqdm import tqdm
 
+# seconds after which a prediction shows a progress bar
+PATIENCE = 1.0
 # width of a terminal in characters
 WIDTH = 80
 # width in characters beyond which a column title is wrapped
@@ -163,6 +167,21 @@ class Bar(Callback):
         """Print a line above the progress bar."""
         with _Tqdm.external_write_mode():
             write(line)
+
+
+@contextmanager
+def show_atoms(n_atoms, verbose):
+    """Yield a function that counts evaluated atoms for a progress bar; None if nobody sees one."""
+    if not (verbose and is_terminal()):
+        yield None
+        return
+    with _Tqdm(total=int(n_atoms), unit="atom", leave=False, delay=PATIENCE) as bar:
+        yield bar.update
+
+
+def is_terminal():
+    """Return whether somebody sees a progress bar."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class _Tqdm(tqdm):

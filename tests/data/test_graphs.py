@@ -9,7 +9,13 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sklearn_soapbpnn.data import as_structures, build_graph, iterate_chunks, plan_batches
+from sklearn_soapbpnn.data import (
+    as_structures,
+    build_graph,
+    iterate_chunks,
+    plan_all,
+    plan_batches,
+)
 
 DECIMALS = 6  # of pair vectors that are compared
 
@@ -300,6 +306,33 @@ def test_batches_of_random_structures(numbers, cuts, random):
 def test_some_structures_only():
     graph = make_graph([molecule(name) for name in ("H2O", "CH4", "H2", "NH3")], 2.0)
     check_batches(graph, torch.tensor([3, 1, 0]), [2, 1], 4)
+
+
+@pytest.mark.parametrize("n_elements", [0, 3])
+def test_all_structures_in_one_batch(n_elements):
+    """What is the same for all batches is found in fewer steps for a single one."""
+    frames = list(SYSTEMS.values())
+    graph = make_graph(frames, 3.1)
+    n_elements += len(as_structures(frames).elements)
+    for own in (graph, graph.with_own_blocks(n_elements)):
+        (expected,) = plan_batches(own, torch.arange(len(frames)), [len(frames)], n_elements)
+        batch = plan_all(own, n_elements)
+        assert batch.element_counts == expected.element_counts
+        assert batch.n_rows == expected.n_rows
+        for name, values in vars(expected).items():
+            if isinstance(values, torch.Tensor):
+                assert torch.equal(getattr(batch, name), values), name
+
+
+def test_blocks_are_the_elements_of_each_structure():
+    frames = [molecule("H2O"), molecule("H2"), molecule("CO2"), Atoms("C")]
+    structures = as_structures(frames)
+    graph = build_graph(structures, 2.0, np.array([1, 2, 6, 8])).with_own_blocks(4)
+    assert graph.n_blocks == 2
+    assert graph.block.tolist() == [1, 0, 0, 0, 0, 0, 1, 1, 0]
+    own = graph.block_elements.gather(1, graph.block[:, None])[:, 0]
+    assert torch.equal(own, graph.element)
+    assert graph.block_elements[:2].tolist() == [[0, 3]] * 2
 
 
 def test_batches_of_nothing():

@@ -30,10 +30,11 @@ def build(lmp, atoms, pair, fix="soap"):
         ]
     )
     types = [1 + pair.elements.index(symbol) for symbol in atoms.symbols]
-    lmp.create_atoms(len(atoms), None, types, atoms.positions.ravel().tolist())
+    ids = list(range(1, len(atoms) + 1))
+    lmp.create_atoms(len(atoms), ids, types, atoms.positions.ravel().tolist())
     pair.attach(lmp, fix)
-    lmp.commands_list(["compute energies all pe/atom", "compute sum all reduce sum c_energies"])
-    lmp.commands_list(["thermo_style custom step pe etotal press vol " + " ".join(PRESSURE)])
+    lmp.command("compute energies all pe/atom")
+    lmp.command("thermo_style custom step pe etotal press vol " + " ".join(PRESSURE))
 
 
 def read(lmp):

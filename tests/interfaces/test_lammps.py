@@ -89,11 +89,10 @@ def models(cases, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def metal(crystals):
+def metal(shipped_alloys):
     """Copper and gold that behave like crystals."""
-    frames, y = crystals
-    options = {"max_radial": 3, "max_angular": 2, "cutoff_radius": 4.0, "dtype": "float64"}
-    return SoapBPNNRegressor(**options, num_epochs=60, random_state=0).fit(frames, y)
+    (X, y), options = shipped_alloys, {**SMALL, "max_radial": 3}
+    return SoapBPNNRegressor(**options, num_epochs=15, random_state=0).fit(X[:60], y[:60])
 
 
 def expect(atoms, model):
@@ -165,7 +164,7 @@ def test_energy_is_conserved(simulation, metal):
         simulation.command("run 10 post no")
         energies.append(simulation.get_thermo("etotal") / len(atoms))
     potential = simulation.get_thermo("pe") / len(atoms)
-    assert potential - metal.predict([atoms], targets="energy")[0] / len(atoms) > 0.02  # it did move
+    assert potential - metal.predict([atoms])[0] / len(atoms) > 0.02  # it did move
     assert np.ptp(energies) < 5e-5
 
 
@@ -174,11 +173,11 @@ def test_minimum_is_that_of_ase(simulation, metal):
     atoms.numbers[:5] = 79
     atoms.rattle(0.1, seed=0)
     build(simulation, atoms, SoapBPNNPair(metal, ["Cu", "Au"]))
-    simulation.commands_list(["min_style fire", "minimize 0 1e-5 1000 1000"])
+    simulation.commands_list(["minimize 0 1e-5 1000 1000"])
     found = read(simulation)
     atoms.calc = SoapBPNNCalculator(metal)
     BFGS(atoms, logfile=None).run(fmax=1e-5)
-    assert found["energy"] == pytest.approx(atoms.get_potential_energy(), abs=1e-8)
+    assert found["energy"] == pytest.approx(atoms.get_potential_energy(), abs=1e-7)
     assert np.abs(found["forces"]).max() < 1e-5
 
 
@@ -194,15 +193,17 @@ def test_cell_at_the_minimum_is_that_of_ase(simulation, metal):
 
 
 def test_barostat_holds_the_pressure(simulation, metal):
-    atoms = bulk("Cu", cubic=True, a=3.7) * (2, 2, 2)
+    atoms = bulk("Cu", cubic=True, a=3.75) * (2, 2, 2)
     build(simulation, atoms, SoapBPNNPair(metal, ["Cu"]))
     start = "velocity all create 600 1"
-    simulation.commands_list([start, "fix npt all npt temp 300 300 0.1 iso 5000 5000 0.3", "run 0"])
+    simulation.commands_list(
+        [start, "fix npt all npt temp 300 300 0.05 iso 5000 5000 0.1", "run 0"]
+    )
     assert abs(simulation.get_thermo("press")) > 50000
-    simulation.command("run 1500")
+    simulation.command("run 250")
     pressures = []
-    for _ in range(100):
-        simulation.command("run 10 post no")
+    for _ in range(50):
+        simulation.command("run 5 post no")
         pressures.append(simulation.get_thermo("press"))
     assert np.mean(pressures) == pytest.approx(5000, abs=5000)
 
@@ -269,7 +270,7 @@ def test_processes_equal_ase(parallel, cases, models, option):
 def test_atoms_move_between_processes(simulation, parallel, cases, models):
     atoms, file, elements = moving_atoms(cases)
     *expected, _ = move(simulation, atoms, SoapBPNNPair(models[1] / file, elements))
-    assert min(parallel[1]) > 5
+    assert min(parallel[1]) > 2
     assert [len(after["forces"]) for after in expected] == [64, 54]
     for found, wanted in zip(parallel[0]["moving"], expected):
         for name, values in wanted.items():

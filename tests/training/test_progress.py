@@ -12,6 +12,8 @@ from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
 
 from sklearn_soapbpnn import SoapBPNNRegressor, SoapFeaturizer, TargetKind, Targets
+from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn.model import _evaluate
 from sklearn_soapbpnn.training import _progress
 
 MODEL = {"max_radial": 1, "max_angular": 1, "num_neurons_per_layer": 4, "random_state": 0}
@@ -197,7 +199,7 @@ def test_unit_of_stress_that_is_learnt_from_virials(crystals, capsys, read_table
 
 
 def read_first_lines(capsys):
-    return capsys.readouterr().out.partition("\n epoch")[0]
+    return capsys.readouterr().out.partition("\nData: ")[0]
 
 
 def test_parameters_that_tell_fits_apart(data, capsys):
@@ -253,3 +255,47 @@ def test_lines_are_shown_at_once(data, monkeypatch, terminal):
         patch.setattr(sys, "stdout", io.TextIOWrapper(raw))
         model.fit(*data)
     assert shown == ["1", "2", "3"]
+
+
+# --- predictions ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"return_std": True}, {"n_samples": 2}], ids=str)
+def test_bar_of_a_prediction(data, monkeypatch, options):
+    """Only those who ask for it, on a terminal, and have to wait see one."""
+    X, y = data
+    model = SoapBPNNRegressor(**MODEL, num_epochs=1).fit(X, y)
+    terminal = Terminal(monkeypatch)
+    monkeypatch.setattr(_progress, "PATIENCE", 0)
+    model.predict(X, **options)
+    assert terminal.getvalue() == ""
+    model.set_params(verbose=1).predict(X, **options)
+    n_atoms = sum(len(atoms) for atoms in X)
+    assert read_counts(terminal)[0] == (0, n_atoms)
+    assert terminal.getvalue().endswith("\r")  # nothing remains of it
+    terminal.truncate(0)
+    monkeypatch.setattr(_progress, "PATIENCE", 60)
+    model.predict(X, **options)
+    assert not read_counts(terminal)
+
+
+def test_all_atoms_are_counted(data, monkeypatch):
+    X, y = data
+    fitted = SoapBPNNRegressor(**MODEL, num_epochs=1).fit(X, y).fitted_
+    X = as_structures(X)
+    monkeypatch.setattr(_evaluate, "ATOMS_PER_CHUNK", 10)
+    monkeypatch.setattr(_evaluate, "ATOMS_PER_CHUNK_OF_ROWS", 10)
+    counts = []
+    fitted.predict(X, ["energy"], report=counts.append)
+    assert sum(counts) == X.n_atoms.sum()
+    assert len(counts) > 5
+    fitted.predict_stds(X, ["energy"], report=counts.append)
+    fitted.predict_members(X, ["energy"], 2, report=counts.append)
+    assert sum(counts) == 3 * X.n_atoms.sum()
+    # parts of structures are counted as well
+    monkeypatch.setattr(_evaluate, "ATOMS_PER_CHUNK", 3)
+    monkeypatch.setattr(_evaluate, "ATOMS_PER_PART", 3)
+    counts.clear()
+    fitted.predict(X, ["energy"], report=counts.append)
+    assert sum(counts) == X.n_atoms.sum()
+    assert max(counts) <= 3

@@ -12,6 +12,7 @@ from functools import cache
 import joblib
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 from joblib.externals.loky import get_reusable_executor
@@ -39,6 +40,7 @@ from sklearn_soapbpnn.training import (
     count_workers,
 )
 
+CPU = torch.device("cpu")
 SOAP = {"cutoff_radius": 4.0, "max_radial": 2, "max_angular": 2}
 NETWORK = {"num_neurons_per_layer": 8, "num_epochs": 2, "batch_size": 3, "random_state": 0}
 STREAMED = {"memory_limit": 1, "num_workers": 0}
@@ -170,8 +172,10 @@ def test_validation_structures_count(data, monkeypatch):
     """They may be more than there is memory for, even if those that are trained on are few."""
     X, y = data
     y = y.select(["energy", "forces"])
-    needed = estimate_memory([as_structures(X[:2])], make_parameters(), True, 4)
-    limited = make_model(memory_limit=3 * needed, num_workers=0)
+    needed = estimate_memory([as_structures(X[:2])], make_parameters(), True, 4, CPU)
+    width, n_elements = make_model().num_neurons_per_layer, len(as_structures(X).elements)
+    weights = estimate_weights(make_parameters(), n_elements, width, 4)
+    limited = make_model(memory_limit=weights + 3 * needed, num_workers=0)
     expected = make_model().fit(X[:2], y[:2], X_val=X, y_val=y)
     made = count_streams(monkeypatch)
     limited.fit(X[:2], y[:2], X_val=X, y_val=y)
@@ -301,7 +305,7 @@ def test_limit_decides(data, monkeypatch):
     X, y = data
     made = count_streams(monkeypatch)
     parameters = SoapParameters(4.0, 0.5, 2, 2)
-    needed = estimate_memory([as_structures(X)], parameters, True, 4)
+    needed = estimate_memory([as_structures(X)], parameters, True, 4, CPU)
     width, n_elements = make_model().num_neurons_per_layer, len(as_structures(X).elements)
     needed += estimate_weights(parameters, n_elements, width, 4)
     make_model(memory_limit=1.01 * needed).fit(X, y)
