@@ -2,13 +2,14 @@
 
 import warnings
 from functools import partial
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from ._regressor import SoapBPNNRegressor
-from .data import Targets, find_volumes
+from .data import Frames, Labels, Targets, find_volumes
 from .doctor import DataReport, QuickFit, check_keys, examine, read_sample
 
 # the quick fit takes seconds: no more structures and atoms than these to fit, and atoms to predict
@@ -16,12 +17,21 @@ MOST_STRUCTURES, MOST_ATOMS, MOST_PREDICTED = 200, 8000, 40000
 FEWEST_STRUCTURES = 10
 # steps of 8 structures that suffice to predict forces with a correlation of 0.9
 N_STEPS, BATCH = 250, 8
-SMALL = {"max_radial": 3, "max_angular": 2, "batch_size": BATCH, "validation_fraction": 0.0}
-# wrong labels should not dominate it, and a GPU would not pay
-SMALL |= {"loss": "huber", "device": "cpu"}
+SMALL: dict[str, Any] = {
+    **{"max_radial": 3, "max_angular": 2, "batch_size": BATCH, "validation_fraction": 0.0},
+    # wrong labels should not dominate it, and a GPU would not pay
+    **{"loss": "huber", "device": "cpu"},
+}
 
 
-def check_data(X, y=None, X_val=None, y_val=None, *, random_state=0):
+def check_data(
+    X: Frames,
+    y: Labels | None = None,
+    X_val: Frames | None = None,
+    y_val: Labels | None = None,
+    *,
+    random_state: int | np.random.RandomState | None = 0,
+) -> DataReport:
     """Look for faults in structures and labels, before or after a fit.
 
     Whether labels belong together is seen by a small model that is fitted to the forces of at most

@@ -245,7 +245,7 @@ def check_energy_outliers(sample: Sample, fit=None, factor=None):
         places = np.flatnonzero(known)
     if len(places) < 5:
         return
-    total = sample.y["energy"][places]
+    total = np.array(sample.column("energy"))[places]
     if np.ptp(total) <= 1e-9 * np.abs(total).max():
         return
     rest = alone = sample.residuals(places, total)

@@ -60,9 +60,8 @@ def measure(structures: Structures) -> Geometry:
     """Measure the distances in each structure."""
     columns = structures.numbers, structures.positions, structures.cells, structures.pbc
     rows = [_measure_structure(*arrays) for arrays in zip(*columns)]
-    counts = [np.bincount(numbers, minlength=119) for numbers in structures.numbers]
-    counts = np.array(counts)[:, structures.elements]
-    return Geometry(counts, *(np.array(column) for column in zip(*rows)))
+    counts = np.stack([np.bincount(numbers, minlength=119) for numbers in structures.numbers])
+    return Geometry(counts[:, structures.elements], *(np.array(column) for column in zip(*rows)))
 
 
 def _measure_structure(numbers, positions, cell, pbc):
