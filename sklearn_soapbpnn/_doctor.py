@@ -1,5 +1,7 @@
 """check_data: what is wrong with structures and labels."""
 
+from __future__ import annotations
+
 import warnings
 from functools import partial
 from typing import Any
