@@ -57,7 +57,7 @@ def test_no_alarm_on_shipped_data(load):
     assert repr(report).startswith("No problems found in ")
 
 
-@pytest.mark.parametrize("random_state", [1, 2, 3])
+@pytest.mark.parametrize("random_state", [1])
 def test_no_alarm_on_few_structures(molecules, crystals, random_state):
     for X, y in (molecules, crystals):
         assert not names_of(check_data(X, y, random_state=random_state))
