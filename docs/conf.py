@@ -3,6 +3,7 @@
 ``-D plot_gallery=0`` builds it without running the examples.
 """
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -58,12 +59,19 @@ sphinx_gallery_conf = {
     "min_reported_time": 5,
     "parallel": True,
     "show_memory": False,
+    "show_signature": False,
     "remove_config_comments": True,
 }
 
 
+def close_doctests(app, page, source):
+    """Remove the empty line at the end of code blocks, which doctest needs and readers do not."""
+    source[0] = re.sub(r"(```python\n>>>.*?)\n\n```", r"\1\n```", source[0], flags=re.DOTALL)
+
+
 def setup(app):
     """Copy the examples into the build folder, where sphinx-gallery runs them."""
+    app.connect("source-read", close_doctests)
     copy = DOCS / "build" / "examples"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(ROOT / "examples", copy, ignore=shutil.ignore_patterns("*.png", "*.joblib"))

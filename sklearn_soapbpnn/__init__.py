@@ -1,5 +1,6 @@
 """Behler-Parrinello neural networks on SOAP descriptors, as scikit-learn estimators."""
 
+from ._doctor import check_data
 from ._regressor import SoapBPNNRegressor
 from ._version import __version__
 from .data import Structures, TargetKind, Targets, open_frames
@@ -16,6 +17,7 @@ __all__ = [
     "Targets",
     "ZBLBaseline",
     "__version__",
+    "check_data",
     "load_model",
     "open_frames",
     "save_model",

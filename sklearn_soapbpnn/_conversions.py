@@ -1,14 +1,23 @@
 """Conversions of a regressor: model files, metatrain's checkpoints and options, engines."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from .data import FilePath
 from .interfaces.files import read_model, save_model
 from .training import read_parameters
+
+if TYPE_CHECKING:
+    from .interfaces.ase import SoapBPNNCalculator
 
 
 class Conversions:
     """Methods of :class:`SoapBPNNRegressor` that convert from and to files and other programs."""
 
     @classmethod
-    def from_metatrain(cls, path):
+    def from_metatrain(cls, path: FilePath) -> Self:
         """Return a fitted model with the weights of a metatrain checkpoint.
 
         Its predictions are those of metatrain. To continue training, use :meth:`partial_fit`.
@@ -48,11 +57,11 @@ class Conversions:
         from .interfaces.metatrain import read_checkpoint
 
         parameters, make_fitted = read_checkpoint(path)
-        model = cls(**parameters)
+        model: Any = cls(**parameters)
         return model.set_fitted(make_fitted(read_parameters(model)))
 
     @classmethod
-    def from_options(cls, path):
+    def from_options(cls, path: FilePath | Mapping[str, Any]) -> Self:
         """Return an unfitted model with the hyperparameters of a metatrain ``options.yaml``.
 
         Parameters
@@ -88,7 +97,7 @@ class Conversions:
 
         return cls(**read_options(path))
 
-    def to_options(self, path=None):
+    def to_options(self, path: FilePath | None = None) -> dict[str, Any]:
         """Return the hyperparameters as metatrain's options.
 
         Parameters
@@ -117,7 +126,7 @@ class Conversions:
 
         return write_options(self, path)
 
-    def save(self, path):
+    def save(self, path: FilePath) -> None:
         """Write the fitted model to a file; reading such a file runs no code.
 
         Parameters
@@ -149,7 +158,7 @@ class Conversions:
         save_model(self, path)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: FilePath) -> Any:
         """Read a model that was written by :meth:`save`.
 
         Parameters
@@ -188,7 +197,7 @@ class Conversions:
         """
         return read_model(path, cls)
 
-    def export(self, path):
+    def export(self, path: FilePath) -> None:
         """Write the fitted model to a file for the engines of metatomic, such as i-PI and LAMMPS.
 
         The file needs neither this package nor an extension of torch.
@@ -224,7 +233,7 @@ class Conversions:
 
         export_model(self, path)
 
-    def calculator(self, **kwargs):
+    def calculator(self, **kwargs: Any) -> SoapBPNNCalculator:
         """Return an ASE calculator of the fitted model.
 
         Parameters

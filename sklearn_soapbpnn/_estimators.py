@@ -1,12 +1,18 @@
 """What the estimators of this library have in common for those who use them by hand."""
 
+from __future__ import annotations
+
+from typing import Any, Self
+
+from sklearn.base import BaseEstimator
+
 from .data import suggest
 
 DOCUMENTATION = "https://sklearn-soapbpnn.readthedocs.io/en/latest/"
 
 
-class Documented:
-    """Mixin for estimators: links from their HTML to the documentation, and hints at misspellings.
+class Documented(BaseEstimator):
+    """Base class of estimators: links from their HTML to the documentation, hints at misspellings.
 
     scikit-learn makes the links from these three attributes.
     """
@@ -17,7 +23,7 @@ class Documented:
     def _doc_link_url_param_generator(self):
         return {"name": type(self).__name__}
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters of this estimator.
 
         Parameters

@@ -1,13 +1,17 @@
 """SoapBPNNRegressor: a scikit-learn regressor for potentials and tensors."""
 
+from __future__ import annotations
+
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -16,8 +20,18 @@ from sklearn.utils.validation import check_is_fitted
 from ._conversions import Conversions
 from ._estimators import Documented
 from ._version import VersionedPickle
-from .data import Targets, as_position, as_structures, as_targets, usual_settings
+from .data import (
+    FilePath,
+    Frames,
+    Labels,
+    Targets,
+    as_position,
+    as_structures,
+    as_targets,
+    usual_settings,
+)
 from .descriptors import SOAP_PARAMETERS
+from .doctor import summarize_data
 from .interfaces.files import storable
 from .model import (
     FEATURES,
@@ -33,7 +47,7 @@ from .preprocessing import SoapFeaturizer
 from .training import (
     FittedRegressor,
     calibrate_model,
-    check_data,
+    check_fit,
     check_labels,
     fit_model,
     open_processes,
@@ -351,57 +365,57 @@ class SoapBPNNRegressor(
     def __init__(
         self,
         *,
-        cutoff_radius=5.0,
-        cutoff_width=0.5,
-        max_radial=7,
-        max_angular=6,
-        radial_scale=math.inf,
-        num_hidden_layers=2,
-        num_neurons_per_layer=32,
-        layernorm=True,
-        add_lambda_basis=True,
-        heads=None,
-        zbl=False,
-        species_encoding="orthogonal",
-        n_pseudo_species=4,
-        n_networks=1,
-        long_range=False,
-        use_ewald=False,
-        smearing=1.4,
-        kspace_resolution=1.33,
-        interpolation_nodes=5,
-        distributed=False,
-        distributed_port=39591,
-        batch_size=8,
-        num_epochs=100,
-        warmup_fraction=0.01,
-        optimizer="muon",
-        learning_rate=1e-3,
-        log_interval=5,
-        checkpoint_interval=25,
-        checkpoint_dir=None,
-        scale_targets=True,
-        fixed_scaling_weights=None,
-        remove_composition_contribution=True,
-        fixed_composition_weights=None,
-        per_structure_targets=(),
-        num_workers=None,
-        log_mae=False,
-        log_separate_blocks=False,
-        best_model_metric="rmse_prod",
-        loss="mse",
-        memory_limit=None,
-        device="auto",
-        dtype="float32",
-        random_state=None,
-        validation_fraction=0.1,
-        early_stopping=False,
-        n_iter_no_change=20,
-        warm_start=False,
-        verbose=0,
-        callbacks=None,
-        net_params=None,
-    ):
+        cutoff_radius: float = 5.0,
+        cutoff_width: float = 0.5,
+        max_radial: int = 7,
+        max_angular: int = 6,
+        radial_scale: float = math.inf,
+        num_hidden_layers: int = 2,
+        num_neurons_per_layer: int = 32,
+        layernorm: bool = True,
+        add_lambda_basis: bool = True,
+        heads: dict[str, str] | None = None,
+        zbl: bool = False,
+        species_encoding: str = "orthogonal",
+        n_pseudo_species: int = 4,
+        n_networks: int = 1,
+        long_range: bool = False,
+        use_ewald: bool = False,
+        smearing: float = 1.4,
+        kspace_resolution: float = 1.33,
+        interpolation_nodes: int = 5,
+        distributed: bool = False,
+        distributed_port: int = 39591,
+        batch_size: int = 8,
+        num_epochs: int = 100,
+        warmup_fraction: float = 0.01,
+        optimizer: str = "muon",
+        learning_rate: float = 1e-3,
+        log_interval: int = 5,
+        checkpoint_interval: int = 25,
+        checkpoint_dir: FilePath | None = None,
+        scale_targets: bool = True,
+        fixed_scaling_weights: Mapping[str, Any] | None = None,
+        remove_composition_contribution: bool = True,
+        fixed_composition_weights: Mapping[Any, Any] | None = None,
+        per_structure_targets: Sequence[str] = (),
+        num_workers: int | None = None,
+        log_mae: bool = False,
+        log_separate_blocks: bool = False,
+        best_model_metric: str = "rmse_prod",
+        loss: str | dict[str, Any] = "mse",
+        memory_limit: float | None = None,
+        device: str | torch.device = "auto",
+        dtype: str = "float32",
+        random_state: int | np.random.RandomState | None = None,
+        validation_fraction: float = 0.1,
+        early_stopping: bool = False,
+        n_iter_no_change: int = 20,
+        warm_start: bool = False,
+        verbose: int = 0,
+        callbacks: list[Any] | None = None,
+        net_params: dict[str, Any] | None = None,
+    ) -> None:
         self.cutoff_radius = cutoff_radius
         self.cutoff_width = cutoff_width
         self.max_radial = max_radial
@@ -454,7 +468,16 @@ class SoapBPNNRegressor(
         self.net_params = net_params
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, X_val=None, y_val=None, sample_weight=None, groups=None, resume=False):
+    def fit(
+        self,
+        X: Frames,
+        y: Labels,
+        X_val: Frames | None = None,
+        y_val: Labels | None = None,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        resume: bool = False,
+    ) -> Self:
         """Fit the model.
 
         Parameters
@@ -518,7 +541,15 @@ class SoapBPNNRegressor(
         return self._fit(before, resume, X=X, y=y, **data)
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, X_val=None, y_val=None, sample_weight=None, groups=None):
+    def partial_fit(
+        self,
+        X: Frames,
+        y: Labels,
+        X_val: Frames | None = None,
+        y_val: Labels | None = None,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
         """Continue training for another ``num_epochs``, on the same or on other data.
 
         Weights, elements, baseline and scale are kept; the optimizer, its schedule, the history and
@@ -559,7 +590,13 @@ class SoapBPNNRegressor(
         data = {"X_val": X_val, "y_val": y_val, "sample_weight": sample_weight, "groups": groups}
         return self._fit(before, X=X, y=y, **data)
 
-    def predict(self, X, targets=None, return_std=False, n_samples=None):
+    def predict(
+        self,
+        X: Frames,
+        targets: str | Sequence[str] | None = None,
+        return_std: bool = False,
+        n_samples: int | None = None,
+    ) -> Any:
         """Predict targets and quantities derived from them.
 
         Parameters
@@ -659,7 +696,9 @@ class SoapBPNNRegressor(
                 return tuple(finish(results) for results in found)
             return finish(self.fitted_.predict(X, names, **options))
 
-    def calibrate(self, X, y, X_train=None, y_train=None):
+    def calibrate(
+        self, X: Frames, y: Labels, X_train: Frames | None = None, y_train: Labels | None = None
+    ) -> Self:
         r"""Make the error bars as large as the errors for structures that were not trained on.
 
         ``fit`` does this with its validation structures. Others are better if they are more, or
@@ -724,7 +763,7 @@ class SoapBPNNRegressor(
         self.fitted_ = calibrate_model(parameters, self.fitted_, data, train)
         return self
 
-    def features(self, X, atoms=None):
+    def features(self, X: Frames, atoms: Sequence[ArrayLike] | None = None) -> list[np.ndarray]:
         """Return the output of the hidden layers for every atom.
 
         Parameters
@@ -761,7 +800,9 @@ class SoapBPNNRegressor(
         """
         return self._select_features(X, FEATURES, atoms)
 
-    def last_layer_features(self, X, target="energy", atoms=None):
+    def last_layer_features(
+        self, X: Frames, target: str = "energy", atoms: Sequence[ArrayLike] | None = None
+    ) -> list[np.ndarray]:
         """Return the last-layer features of a target, i.e. the input of its last layer, per atom.
 
         The last layer is linear in these features.
@@ -795,7 +836,7 @@ class SoapBPNNRegressor(
         """
         return self._select_features(X, target + LAST_LAYER, atoms)
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X: Frames, y: Labels, sample_weight: ArrayLike | None = None) -> float:
         r"""Return :math:`R^2` of the energy, or of what :meth:`predict` returns without an energy.
 
         For a target with several components it is the mean over the components. For other targets
@@ -868,9 +909,10 @@ class SoapBPNNRegressor(
         parameters = read_parameters(self)
         processes = open_processes(self.distributed, self.distributed_port, self.device)
         with processes as group, usual_settings(), torch.enable_grad():
-            checked = check_data(parameters, before, **data)
+            checked = check_fit(parameters, before, **data)
             if self.verbose and group.rank == 0:
                 print(title_fit(parameters, checked), flush=True)
+                print(summarize_data(checked.X, checked.y, checked.validation), flush=True)
             fitted, net = fit_model(parameters, checked, resume, group)
         self.fitted_, self.net_ = fitted, net
         return self

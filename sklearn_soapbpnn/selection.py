@@ -1,12 +1,15 @@
 """Which structures of a pool to label next."""
 
+from __future__ import annotations
+
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from scipy.linalg import qr
 from sklearn.utils.validation import check_is_fitted
 
-from .data import as_structures, check_elements, iterate_chunks
+from .data import Frames, as_structures, check_elements, iterate_chunks
 from .model import apply_steps
 from .preprocessing import SoapFeaturizer
 from .training import FittedRegressor
@@ -26,7 +29,9 @@ def __dir__():
     return __all__
 
 
-def select_uncertain(model, X, n, *, target="forces", pooling="mean"):
+def select_uncertain(
+    model: Any, X: Frames, n: int, *, target: str = "forces", pooling: str = "mean"
+) -> np.ndarray:
     """Return the structures whose predictions are the most uncertain.
 
     Structures that resemble each other are equally uncertain, so all of them may be chosen:
@@ -73,7 +78,7 @@ def select_uncertain(model, X, n, *, target="forces", pooling="mean"):
     return np.argsort(-uncertainty, kind="stable")[:n]
 
 
-def select_farthest(model, X, n, *, labelled=None):
+def select_farthest(model: Any, X: Frames, n: int, *, labelled: Frames | None = None) -> np.ndarray:
     r"""Return structures that are far from each other, and from those that are labelled.
 
     Each is the one with the greatest distance to the nearest structure that is labelled or already
@@ -132,7 +137,9 @@ def select_farthest(model, X, n, *, labelled=None):
     return _find_farthest(rows, seen, n)
 
 
-def select_batch(model, X, n, *, target="forces", pooling="mean"):
+def select_batch(
+    model: Any, X: Frames, n: int, *, target: str = "forces", pooling: str = "mean"
+) -> np.ndarray:
     r"""Return structures that are uncertain, and not for the same reason.
 
     The choice maximises, one structure after the other, the determinant of

@@ -9,8 +9,8 @@ ROOT = Path(sklearn_soapbpnn.__file__).parent
 # each may import what stands before it
 ORDER = (
     *("_version", "data", "_estimators", "datasets", "descriptors", "potentials", "nn"),
-    *("preprocessing", "model", "metrics", "training", "selection", "interfaces"),
-    *("_conversions", "_regressor", "__init__"),
+    *("preprocessing", "model", "metrics", "doctor", "training", "selection", "interfaces"),
+    *("_conversions", "_regressor", "_doctor", "__init__"),
 )
 ESTIMATORS = {"model", "estimator", "regressor"}
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))

@@ -111,5 +111,8 @@ def test_keys_of_a_file():
     message = str(caught.value)
     assert "no label 'REF_energies' for target 'energy'. Did you mean 'ref_energy'?" in message
     assert "its info ['ref_energy', 'free_energy', 'config_type']" in message
+    with pytest.warns(UserWarning, match="label 'energy', so .* Did you mean 'free_energy'"):
+        y = Targets.from_atoms([atoms], missing="nan", energy="energy", forces="ref_forces")
+    assert np.isnan(y["energy"]).all()
     with pytest.raises(KeyError, match=r"arrays \['ref_forces', "):
         Targets.from_atoms([atoms], forces="forces")

@@ -24,6 +24,7 @@ from ._known_kinds import (
     check_kind,
     has_derivatives,
 )
+from ._neighbors import find_pairs
 from ._parts import Part, cut_part, divide_atoms
 from ._sequences import LazyFrames, open_frames
 from ._settings import usual_settings
@@ -31,6 +32,7 @@ from ._spelling import sort_by_similarity, suggest
 from ._structures import Structures, as_structures
 from ._targets import Targets, as_targets
 from ._threads import use_threads
+from ._types import FilePath, Frames, Labels, Values
 from ._units import (
     find_volumes,
     split_atoms,
@@ -55,11 +57,15 @@ __all__ = [
     "N_NUMBERS",
     "real_clebsch_gordan",
     "BatchIndex",
+    "FilePath",
+    "Frames",
     "Graph",
+    "Labels",
     "Part",
     "Structures",
     "TargetKind",
     "Targets",
+    "Values",
     "as_structures",
     "as_targets",
     "build_graph",
@@ -79,6 +85,7 @@ __all__ = [
     "subtract_forces",
     "subtract_strain_gradient",
     "symbols",
+    "find_pairs",
     "find_volumes",
     "has_derivatives",
     "remove_parts",

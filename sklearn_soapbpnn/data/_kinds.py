@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from operator import index
@@ -101,7 +102,14 @@ class TargetKind:
             )
 
     @classmethod
-    def scalar(cls, n_properties=None, *, per_atom=False, intensive=False, unit=""):
+    def scalar(
+        cls,
+        n_properties: int | None = None,
+        *,
+        per_atom: bool = False,
+        intensive: bool = False,
+        unit: str = "",
+    ) -> TargetKind:
         """Return the kind of a scalar, i.e. a rotationally invariant value, or of several.
 
         Parameters
@@ -139,7 +147,14 @@ class TargetKind:
         return cls(shape, bool(per_atom), (Block(0, 1, n),), intensive=bool(intensive), unit=unit)
 
     @classmethod
-    def vector(cls, n_properties=None, *, per_atom=False, intensive=False, unit=""):
+    def vector(
+        cls,
+        n_properties: int | None = None,
+        *,
+        per_atom: bool = False,
+        intensive: bool = False,
+        unit: str = "",
+    ) -> TargetKind:
         """Return the kind of a Cartesian vector, or of several.
 
         Parameters
@@ -178,14 +193,14 @@ class TargetKind:
     @classmethod
     def tensor(
         cls,
-        n_properties=None,
+        n_properties: int | None = None,
         *,
-        symmetric=False,
-        per_atom=False,
-        per_volume=False,
-        intensive=False,
-        unit="",
-    ):
+        symmetric: bool = False,
+        per_atom: bool = False,
+        per_volume: bool = False,
+        intensive: bool = False,
+        unit: str = "",
+    ) -> TargetKind:
         """Return the kind of a Cartesian 3x3 tensor, or of several.
 
         Parameters
@@ -229,7 +244,15 @@ class TargetKind:
         return cls(shape, bool(per_atom), tuple(blocks), 2, bool(per_volume), bool(intensive), unit)
 
     @classmethod
-    def spherical(cls, blocks, n_properties=None, *, per_atom=False, intensive=False, unit=""):
+    def spherical(
+        cls,
+        blocks: tuple[int, int] | Sequence[tuple[int, int]],
+        n_properties: int | None = None,
+        *,
+        per_atom: bool = False,
+        intensive: bool = False,
+        unit: str = "",
+    ) -> TargetKind:
         r"""Return the kind of one or several spherical tensors.
 
         Parameters
@@ -293,21 +316,21 @@ class TargetKind:
         return cls(shape, bool(per_atom), parsed, intensive=bool(intensive), unit=unit)
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of components of one value."""
         return int(np.prod(self.shape, dtype=int))
 
     @property
-    def is_scalar(self):
+    def is_scalar(self) -> bool:
         """Whether all components are scalars, which the network predicts directly."""
         return all(block.o3_lambda == 0 and block.o3_sigma == 1 for block in self.blocks)
 
     @property
-    def is_symmetric(self):
+    def is_symmetric(self) -> bool:
         """Whether it is a symmetric Cartesian tensor."""
         return self.cartesian_rank == 2 and all(block.o3_lambda != 1 for block in self.blocks)
 
-    def with_unit(self, unit):
+    def with_unit(self, unit: str) -> TargetKind:
         """Return the same kind with another unit.
 
         Parameters
@@ -338,7 +361,7 @@ class TargetKind:
         return _read_only(np.hstack(parts))
 
     @property
-    def transform(self):
+    def transform(self) -> np.ndarray:
         """Matrix (size, n_spherical) that turns spherical components into the flattened value.
 
         The spherical components are those of the blocks, one block after the other, each ordered by
@@ -401,12 +424,12 @@ class TargetKind:
         return _read_only(np.concatenate(parts, axis=1))
 
     @property
-    def n_scales(self):
+    def n_scales(self) -> int:
         """Number of different scales."""
         return int(self.scale_index.max()) + 1
 
     @property
-    def scale_names(self):
+    def scale_names(self) -> list[str]:
         """Labels of the scales in tables, such as ``"l2+"``, ``"0"``, ``"l1-,3"``."""
         names = []
         for block in self.blocks if self.cartesian_rank is None else self.blocks[:1]:

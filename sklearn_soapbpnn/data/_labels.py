@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -70,6 +71,16 @@ def read_label(index, atoms, name, key, kind, missing):
         f"its arrays {arrays}. Pass missing='nan' if some structures are not labelled."
         f"{'' if info else lost}"
     )
+
+
+def warn_of_key(atoms, name, key):
+    """Warn that no structure has a key, if the last of them has a similar one."""
+    results = {} if atoms.calc is None else getattr(atoms.calc, "results", {})
+    there = (results, atoms.info, *_list_row_values(atoms.info), atoms.arrays)
+    hint = suggest(key, [entry for source in there for entry in source])
+    if hint:
+        message = f"No structure has a label {key!r}, so target {name!r} is not labelled at all."
+        warnings.warn(message + hint, UserWarning, stacklevel=3)
 
 
 def _list_row_values(info):

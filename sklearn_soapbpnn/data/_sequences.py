@@ -8,17 +8,21 @@ import re
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import ase.db
 import ase.io
 import numpy as np
+from ase import Atoms
 from ase.db.row import AtomsRow
 from ase.io import jsonio
 from ase.io.formats import get_compression, open_with_compression
 
 from ._checks import as_position
+from ._types import FilePath
 
 TEXTS = (".xyz", ".extxyz")
 SUFFIXES = (*TEXTS, ".traj", ".db", ".json", ".aselmdb")
@@ -46,17 +50,17 @@ class LazyFrames:
         self._places = np.asarray(places)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int]:
         """Shape along the structures: (n_structures,)."""
         return (len(self),)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._places)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Atoms]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         key = as_position(key, len(self))
         if isinstance(key, int):
             try:
@@ -72,7 +76,7 @@ class LazyFrames:
         return f"LazyFrames({len(self)} structures in {str(self._reader.path)!r})"
 
 
-def open_frames(path):
+def open_frames(path: FilePath) -> LazyFrames:
     """Open a file as a sequence that reads each structure when it is accessed.
 
     Parameters

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import ArrayLike
 
 from ._attached import describe_shape, find_value_shape, freeze_offset, freeze_scale
 from ._checks import N_NUMBERS, as_position, check_numbers, freeze, iterate_atoms
+from ._types import Frames, Values
 
 
 class Structures:
@@ -71,16 +75,16 @@ class Structures:
 
     def __init__(
         self,
-        numbers,
-        positions,
-        cells,
-        pbc,
+        numbers: Sequence[ArrayLike],
+        positions: Sequence[ArrayLike],
+        cells: Sequence[ArrayLike],
+        pbc: Sequence[ArrayLike],
         *,
-        indices=None,
-        offset=None,
-        scale=None,
-        features=None,
-    ):
+        indices: ArrayLike | None = None,
+        offset: Mapping[str, Any] | None = None,
+        scale: Mapping[str, Any] | None = None,
+        features: Any = None,
+    ) -> None:
         self.numbers = tuple(freeze(values, np.int64) for values in numbers)
         self.positions = tuple(freeze(values, np.float64) for values in positions)
         self.cells = tuple(freeze(values, np.float64) for values in cells)
@@ -94,28 +98,28 @@ class Structures:
         self.features = features
 
     @property
-    def n_atoms(self):
+    def n_atoms(self) -> np.ndarray:
         """Number of atoms of each structure: array of shape (n_structures,)."""
         return np.array([len(numbers) for numbers in self.numbers], dtype=np.int64)
 
     @property
-    def elements(self):
+    def elements(self) -> np.ndarray:
         """Atomic numbers that occur, in ascending order: array of shape (n_elements,)."""
         return np.unique(np.concatenate(self.numbers))
 
     @property
-    def volumes(self):
+    def volumes(self) -> np.ndarray:
         """Volume of each cell: array of shape (n_structures,); zero without a cell."""
         return np.abs(np.linalg.det(np.stack(self.cells)))
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """(n_structures,), or (n_structures, n_features) once features are attached."""
         if self.features is None:
             return (len(self),)
         return (len(self), self.features.n_features)
 
-    def with_offset(self, name, offset):
+    def with_offset(self, name: str, offset: Values) -> Structures:
         """Return a copy with an offset for one target, added to any offset that it has already.
 
         Parameters
@@ -156,7 +160,7 @@ class Structures:
         total = freeze_offset(total)
         return self._replace(offset=MappingProxyType({**self.offset, name: total}))
 
-    def with_scale(self, name, scale):
+    def with_scale(self, name: str, scale: ArrayLike) -> Structures:
         """Return a copy with the scale of one target, which replaces its present scale.
 
         Parameters
@@ -178,7 +182,7 @@ class Structures:
         scale = freeze_scale(name, scale)
         return self._replace(scale=MappingProxyType({**self.scale, name: scale}))
 
-    def with_features(self, features):
+    def with_features(self, features: Any) -> Structures:
         """Return a copy with per-atom features.
 
         Parameters
@@ -192,7 +196,7 @@ class Structures:
         """
         return self._replace(features=features)
 
-    def per_atom(self):
+    def per_atom(self) -> np.ndarray:
         """Return the features of all atoms.
 
         Returns
@@ -207,13 +211,13 @@ class Structures:
         """
         return self._require_features().per_atom()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.numbers)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Atoms]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         key = as_position(key, len(self))
         if isinstance(key, int):
             return Atoms(
@@ -299,7 +303,7 @@ class Structures:
         return self.features
 
 
-def as_structures(X, name="X"):
+def as_structures(X: Frames, name: str = "X") -> Structures:
     """Return ``X`` as :class:`Structures`; Structures are returned unchanged.
 
     Parameters

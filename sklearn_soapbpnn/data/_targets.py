@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, KeysView, Mapping, Sequence
 from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ase import Atoms
 
 from ._array_functions import apply_function, check_alike
 from ._checks import as_position, as_real, freeze, iterate_atoms
 from ._kinds import TargetKind
 from ._known_kinds import KNOWN_KINDS, LEARNT_DERIVATIVES, check_kind
-from ._labels import attach_labels, format_shape, read_label
+from ._labels import attach_labels, format_shape, read_label, warn_of_key
 from ._spelling import suggest
 from ._symmetry import check_symmetric
+from ._types import Frames, Values
+
+if TYPE_CHECKING:
+    from ._structures import Structures
 
 
 class Targets:
@@ -88,7 +95,7 @@ class Targets:
     {'gap': 'eV'}
     """
 
-    def __init__(self, *, kinds=None, **columns):
+    def __init__(self, *, kinds: Mapping[str, TargetKind] | None = None, **columns: Values) -> None:
         if not columns:
             raise ValueError("Targets needs at least one column, e.g. Targets(energy=energies).")
         self.kinds = {name: _find_kind(name, kinds or {}) for name in columns}
@@ -102,7 +109,14 @@ class Targets:
             raise ValueError(f"The columns of Targets differ in length: {lengths}.")
 
     @classmethod
-    def from_atoms(cls, frames, *, kinds=None, missing="raise", **keys):
+    def from_atoms(
+        cls,
+        frames: Sequence[Atoms],
+        *,
+        kinds: Mapping[str, TargetKind] | None = None,
+        missing: str = "raise",
+        **keys: str,
+    ) -> Targets:
         """Read labels from calculator results, ``info`` and ``arrays``, searched in this order.
 
         Labels that a file format has flattened, or has stored in Voigt order (xx, yy, zz, yz, xz,
@@ -138,6 +152,11 @@ class Targets:
             If a label has the wrong shape or is not a number, a calculator holds results of another
             geometry, ``missing`` is invalid, or for the reasons listed for :class:`Targets`.
 
+        Warns
+        -----
+        UserWarning
+            If no structure has a key, but a similar one, with ``missing="nan"``.
+
         Examples
         --------
         >>> from ase import Atoms
@@ -148,16 +167,19 @@ class Targets:
         if missing not in ("raise", "nan"):
             raise ValueError(f"missing must be 'raise' or 'nan', got {missing!r}.")
         found = {name: _find_kind(name, kinds or {}) for name in keys}
-        columns = {name: [] for name in keys}
+        columns: dict[str, Any] = {name: [] for name in keys}
         # structures may be read from a file, so iterate over them only once
         for index, atoms in enumerate(iterate_atoms(frames)):
             for name, key in keys.items():
                 label = read_label(index, atoms, name, key, found[name], missing)
                 columns[name].append(label)
+        for name, labels in columns.items():
+            if missing == "nan" and all(np.isnan(label).all() for label in labels):
+                warn_of_key(atoms, name, keys[name])
         return cls(kinds=kinds, **columns)
 
     @classmethod
-    def concatenate(cls, parts):
+    def concatenate(cls, parts: Sequence[Targets]) -> Targets:
         """Join several Targets into one, along the structures.
 
         Parameters
@@ -184,18 +206,18 @@ class Targets:
         array([-1., -2.])
         """
         parts = check_alike(parts, Targets)
-        columns = {}
+        columns: dict[str, Any] = {}
         for name, kind in parts[0].kinds.items():
             values = [part._columns[name] for part in parts]
             columns[name] = [*chain(*values)] if kind.per_atom else np.concatenate(values)
         return cls._trusted(columns, parts[0].kinds)
 
     @property
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         """Names of the columns."""
         return tuple(self._columns)
 
-    def keys(self):
+    def keys(self) -> KeysView[str]:
         """Return the names of the columns, as a dict does, so that ``dict(y)`` is one.
 
         Returns
@@ -211,16 +233,16 @@ class Targets:
         return self._columns.keys()
 
     @property
-    def units(self):
+    def units(self) -> dict[str, str]:
         """Units of the columns, as a dict; empty strings for kinds without a unit."""
         return {name: kind.unit for name, kind in self.kinds.items()}
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int]:
         """Shape along the structures: (n_structures,)."""
         return (len(self),)
 
-    def labelled(self, name):
+    def labelled(self, name: str) -> np.ndarray | list[np.ndarray]:
         """Return which entries of a column have a label.
 
         Parameters
@@ -249,7 +271,7 @@ class Targets:
             return [~np.isnan(values) for values in column]
         return ~np.isnan(column)
 
-    def flatten(self, name):
+    def flatten(self, name: str) -> np.ndarray:
         """Return a column as a 2-D array.
 
         Parameters
@@ -280,7 +302,7 @@ class Targets:
             column = np.concatenate(column)
         return column.reshape(len(column), self.kinds[name].size)
 
-    def to_atoms(self, X):
+    def to_atoms(self, X: Frames) -> list[Atoms]:
         """Return copies of structures with these labels, e.g. predictions, for ``ase.io.write``.
 
         What ASE's calculators compute, such as energy and forces, are results of a
@@ -321,7 +343,7 @@ class Targets:
             _check_rows(self, name, range(len(self)), [len(atoms) for atoms in frames])
         return [attach_labels(atoms, self[i], self.kinds) for i, atoms in enumerate(frames)]
 
-    def select(self, names):
+    def select(self, names: Iterable[str]) -> Targets:
         """Return Targets with some of the columns.
 
         Parameters
@@ -347,13 +369,13 @@ class Targets:
         columns = {name: self[name] for name in names}
         return self._trusted(columns, {name: self.kinds[name] for name in names})
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
 
     def __contains__(self, name):
         return name in self._columns
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
             if key not in self._columns:
                 hint = suggest(key, self.names)
@@ -370,7 +392,7 @@ class Targets:
         return self._trusted(columns, self.kinds)
 
     @property
-    def array_name(self):
+    def array_name(self) -> str | None:
         """Name of the column that ``np.asarray(targets)`` returns; None if there is none."""
         if "energy" in self.kinds:
             return "energy"  # as predict does
@@ -414,7 +436,7 @@ class Targets:
         return targets
 
 
-def as_targets(y, structures, name="y", X_name="X"):
+def as_targets(y: Any, structures: Structures, name: str = "y", X_name: str = "X") -> Targets:
     """Return ``y`` as :class:`Targets` that match ``structures``.
 
     If there are forces, stress or virial but no energies, an unlabelled energy column is added.

@@ -1,7 +1,10 @@
 """Loaders of the data sets in this package, modelled on those of scikit-learn."""
 
+from __future__ import annotations
+
 import gzip
 from importlib import resources
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -12,7 +15,7 @@ from sklearn_soapbpnn.data import Targets
 PACKAGE = "sklearn_soapbpnn.datasets"
 
 
-def load_malonaldehyde(*, return_X_y=False):
+def load_malonaldehyde(*, return_X_y: bool = False) -> Any:
     """Load 500 structures of malonaldehyde from molecular dynamics (molecule, regression).
 
     ===================   ==================================================
@@ -67,7 +70,7 @@ def load_malonaldehyde(*, return_X_y=False):
     return (bunch.data, bunch.target) if return_X_y else bunch
 
 
-def load_cuau(*, return_X_y=False):
+def load_cuau(*, return_X_y: bool = False) -> Any:
     """Load 200 strained and rattled Cu-Au crystals (periodic, regression).
 
     ===================   ==================================================

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from sklearn.utils.validation import check_is_fitted
@@ -77,14 +80,14 @@ class SoapBPNNCalculator(Calculator):
     ]
     ignored_changes = {"initial_charges", "initial_magmoms"}
 
-    def __init__(self, model, uncertainty=False, **kwargs):
+    def __init__(self, model: Any, uncertainty: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.model = model
         self.uncertainty = uncertainty
         self._fitted = None
         self._follow()
 
-    def check_state(self, atoms, tol=1e-15):
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what has changed since the last calculation; everything if the model was refitted.
 
         Parameters
@@ -105,7 +108,12 @@ class SoapBPNNCalculator(Calculator):
             return []
         return super().check_state(atoms, tol)
 
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] | None = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
         """Compute properties; forces and stress are computed only if they are requested.
 
         Parameters
@@ -127,8 +135,8 @@ class SoapBPNNCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         structures = run_steps(self._steps, as_structures([self.atoms]))
         # energies are computed in any case, derivatives only on request
-        properties = {STDS.get(name, name) for name in properties}
-        names = ["energy", *({"forces", "stress"} & properties)]
+        needed = {STDS.get(name, name) for name in properties}
+        names = ["energy", *({"forces", "stress"} & needed)]
         fitted = self.regressor.fitted_
         if self.uncertainty:
             values, stds = fitted.predict_once(structures, [*names, "energies"], return_std=True)
@@ -228,7 +236,14 @@ class UncertaintyObserver:
     True
     """
 
-    def __init__(self, atoms, threshold=None, *, stop=False, max_frames=100):
+    def __init__(
+        self,
+        atoms: Atoms,
+        threshold: float | None = None,
+        *,
+        stop: bool = False,
+        max_frames: int = 100,
+    ) -> None:
         if not getattr(atoms.calc, "uncertainty", False):
             raise TypeError(
                 "atoms must have a SoapBPNNCalculator with uncertainty=True, got "
@@ -238,9 +253,10 @@ class UncertaintyObserver:
         if not threshold > 0:
             raise ValueError(f"threshold must be positive, got {threshold!r}.")
         self.atoms, self.threshold, self.stop = atoms, float(threshold), stop
-        self.max_frames, self.n_exceeded, self.frames = max_frames, 0, []
+        self.max_frames, self.n_exceeded = max_frames, 0
+        self.frames: list[Atoms] = []
 
-    def __call__(self):
+    def __call__(self) -> None:
         """Look at the present structure.
 
         Raises

@@ -1,9 +1,11 @@
 """Errors of energies, forces and all other targets."""
 
+from __future__ import annotations
+
 import numpy as np
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
-from ..data import Targets, as_structures, as_targets, find_volumes
+from ..data import Frames, Labels, Targets, as_structures, as_targets, find_volumes
 
 PER_ATOM = "energy per atom"
 METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error}
@@ -14,7 +16,7 @@ FIXED_BY_SYMMETRY = 1e-3
 SMALL_ERROR = 0.1
 
 
-def summarize_errors(X, y, prediction):
+def summarize_errors(X: Frames, y: Labels, prediction: Labels) -> dict[str, dict[str, float]]:
     """Return the errors of a prediction for every target.
 
     Parameters

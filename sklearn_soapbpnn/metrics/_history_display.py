@@ -1,6 +1,10 @@
 """Plot of losses and errors during the training, in the manner of scikit-learn."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from sklearn.utils.validation import check_is_fitted
 
@@ -47,12 +51,14 @@ class TrainingHistoryDisplay:
     ['train_loss', 'valid_loss', 'valid_energy_rmse', 'valid_forces_rmse']
     """
 
-    def __init__(self, *, history, labels=None):
+    def __init__(
+        self, *, history: Sequence[Mapping[str, Any]], labels: Mapping[str, str] | None = None
+    ) -> None:
         self.history = history
         self.labels = labels
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None):
+    def from_estimator(cls, estimator: Any, *, ax: Any = None) -> Self:
         """Plot the training of a fitted regressor.
 
         Parameters
@@ -89,7 +95,7 @@ class TrainingHistoryDisplay:
         labels = {target: _name_error(target, estimator) for target in targets if target}
         return cls(history=history, labels=labels).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Plot the losses and the errors.
 
         Parameters
@@ -121,7 +127,7 @@ class TrainingHistoryDisplay:
         self.figure_ = self.ax_[0].figure
         best = [epoch["epoch"] for epoch in self.history if epoch.get("valid_metric_best")]
         self.best_epoch_ = best[-1] if best else None
-        self.lines_ = {}
+        self.lines_: dict[str, Any] = {}
         titles = ("loss", "validation error (RMSE)")
         for axes, keys, title in zip(self.ax_, (losses, errors), titles):
             self._draw(axes, keys, title)

@@ -1,8 +1,12 @@
 """Plot of predictions against labels, in the manner of scikit-learn."""
 
+from __future__ import annotations
+
+from typing import Any, Self
+
 import numpy as np
 
-from ..data import as_structures, as_targets, symbols
+from ..data import Frames, Labels, Values, as_structures, as_targets, symbols
 from ._errors import PER_ATOM, compute_errors
 from ._plots import import_matplotlib, in_brackets, name_unit
 from ._scorers import predict_target
@@ -63,7 +67,15 @@ class ParityDisplay:
     'gap: MAE 0.25, RMSE 0.354 eV'
     """
 
-    def __init__(self, *, y_true, y_pred, unit="", name=None, elements=None):
+    def __init__(
+        self,
+        *,
+        y_true: Values,
+        y_pred: Values,
+        unit: str = "",
+        name: str | None = None,
+        elements: Values | None = None,
+    ) -> None:
         self.y_true = y_true
         self.y_pred = y_pred
         self.unit = unit
@@ -71,7 +83,9 @@ class ParityDisplay:
         self.elements = elements
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, target=PER_ATOM, ax=None):
+    def from_estimator(
+        cls, estimator: Any, X: Frames, y: Labels, *, target: str = PER_ATOM, ax: Any = None
+    ) -> Self:
         """Plot the predictions of an estimator.
 
         Parameters
@@ -110,7 +124,16 @@ class ParityDisplay:
         return cls.from_predictions(*columns, unit=unit, name=target, elements=elements, ax=ax)
 
     @classmethod
-    def from_predictions(cls, y_true, y_pred, *, unit="", name=None, elements=None, ax=None):
+    def from_predictions(
+        cls,
+        y_true: Values,
+        y_pred: Values,
+        *,
+        unit: str = "",
+        name: str | None = None,
+        elements: Values | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Plot predictions that are known already.
 
         Parameters
@@ -133,7 +156,7 @@ class ParityDisplay:
         """
         return cls(y_true=y_true, y_pred=y_pred, unit=unit, name=name, elements=elements).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Plot the predictions.
 
         Parameters
@@ -163,7 +186,7 @@ class ParityDisplay:
             self.points_ = _draw_elements(self.ax_, known, predicted, elements, colors)
         ends = _find_ends(known, predicted)
         (self.line_,) = self.ax_.plot(ends, ends, color="black", lw=1)
-        self.ax_.locator_params(nbins=6)  # energies have many digits
+        self.ax_.locator_params(nbins=5)  # energies have many digits
         unit = in_brackets(self.unit)
         self.ax_.set(
             xlim=ends,

@@ -1,17 +1,22 @@
 """Scorers for scikit-learn: one number for one target, greater is better."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from inspect import signature
+from typing import Any
 
 import numpy as np
 
-from ..data import KNOWN_KINDS, Targets, suggest
+from ..data import KNOWN_KINDS, Frames, Labels, TargetKind, Targets, suggest
 from ..model import apply_steps
 from ._errors import METRICS, PER_ATOM, compute_errors, match_columns
 from ._uncertainty import UNCERTAINTY_METRICS
 
 
-def make_target_scorer(target, metric="rmse", *, kinds=None):
+def make_target_scorer(
+    target: str, metric: str = "rmse", *, kinds: Mapping[str, TargetKind] | None = None
+) -> Callable[[Any, Frames, Labels], float]:
     """Return a scorer for one target: its negative error, so that greater is better.
 
     Parameters
@@ -61,7 +66,9 @@ def make_target_scorer(target, metric="rmse", *, kinds=None):
     return _TargetScorer(target, metric)
 
 
-def make_uncertainty_scorer(target, metric="nll", *, kinds=None):
+def make_uncertainty_scorer(
+    target: str, metric: str = "nll", *, kinds: Mapping[str, TargetKind] | None = None
+) -> Callable[[Any, Frames, Labels], float]:
     """Return a scorer for the error bars of one target; greater is better.
 
     Parameters

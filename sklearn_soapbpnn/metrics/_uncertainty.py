@@ -4,14 +4,19 @@ All functions compare errors with a Gaussian: with a label :math:`y`, a predicti
 its standard deviation :math:`\sigma`, the z-score is :math:`z = (y - \mu) / \sigma`.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from scipy.special import erf
 from scipy.stats import spearmanr
 
+from ..data import Frames, Labels, Values
 from ._errors import match_columns
 
 
-def summarize_uncertainty(X, y, prediction, std):
+def summarize_uncertainty(
+    X: Frames, y: Labels, prediction: Labels, std: Labels
+) -> dict[str, dict[str, float]]:
     """Return how well standard deviations describe the errors, for every target.
 
     Parameters
@@ -64,7 +69,7 @@ def summarize_uncertainty(X, y, prediction, std):
     }
 
 
-def negative_log_likelihood(y_true, y_pred, y_std):
+def negative_log_likelihood(y_true: Values, y_pred: Values, y_std: Values) -> float:
     r"""Return the mean negative logarithm of the probability density that was given to the labels.
 
     .. math:: \left\langle \tfrac12 \ln 2 \pi \sigma^2 + \tfrac12 z^2 \right\rangle
@@ -102,7 +107,7 @@ def negative_log_likelihood(y_true, y_pred, y_std):
     return float(np.mean(np.log(std) + (error / std) ** 2 / 2) + np.log(2 * np.pi) / 2)
 
 
-def crps(y_true, y_pred, y_std):
+def crps(y_true: Values, y_pred: Values, y_std: Values) -> float:
     r"""Return the mean continuous ranked probability score of Gaussians.
 
     It compares the cumulative distribution :math:`\Phi((t - \mu) / \sigma)` of each prediction with
@@ -149,7 +154,7 @@ def crps(y_true, y_pred, y_std):
     return float(np.mean(std * scores))
 
 
-def mean_squared_z_score(y_true, y_pred, y_std):
+def mean_squared_z_score(y_true: Values, y_pred: Values, y_std: Values) -> float:
     r"""Return the mean squared error in units of the predicted variance.
 
     .. math:: \left\langle z^2 \right\rangle
@@ -180,7 +185,7 @@ def mean_squared_z_score(y_true, y_pred, y_std):
     return float(np.mean((error / std) ** 2))
 
 
-def miscalibration_area(y_true, y_pred, y_std):
+def miscalibration_area(y_true: Values, y_pred: Values, y_std: Values) -> float:
     r"""Return the area between observed and expected coverage of central intervals.
 
     The interval :math:`\mu \pm \Phi^{-1}(\tfrac{1 + p}{2}) \sigma` should contain a share p of the
@@ -230,7 +235,7 @@ def miscalibration_area(y_true, y_pred, y_std):
     return float(np.sum(end * np.abs(end) - start * np.abs(start)) / 2)
 
 
-def error_std_correlation(y_true, y_pred, y_std):
+def error_std_correlation(y_true: Values, y_pred: Values, y_std: Values) -> float:
     r"""Return Spearman's rank correlation of absolute errors and standard deviations.
 
     Parameters

@@ -1,9 +1,13 @@
 """Plot of errors against their predicted standard deviations, in the manner of scikit-learn."""
 
+from __future__ import annotations
+
+from typing import Any, Self
+
 import numpy as np
 from scipy.stats import norm
 
-from ..data import as_structures, as_targets
+from ..data import Frames, Labels, Values, as_structures, as_targets
 from ._plots import import_matplotlib, in_brackets, name_unit
 from ._scorers import predict_target
 from ._uncertainty import find_labelled, mean_squared_z_score, miscalibration_area
@@ -63,7 +67,15 @@ class UncertaintyDisplay:
     'predicted standard deviation (eV)'
     """
 
-    def __init__(self, *, y_true, y_pred, y_std, unit="", name=None):
+    def __init__(
+        self,
+        *,
+        y_true: Values,
+        y_pred: Values,
+        y_std: Values,
+        unit: str = "",
+        name: str | None = None,
+    ) -> None:
         self.y_true = y_true
         self.y_pred = y_pred
         self.y_std = y_std
@@ -71,7 +83,9 @@ class UncertaintyDisplay:
         self.name = name
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, target="forces", ax=None):
+    def from_estimator(
+        cls, estimator: Any, X: Frames, y: Labels, *, target: str = "forces", ax: Any = None
+    ) -> Self:
         """Plot the errors of an estimator that predicts standard deviations.
 
         Parameters
@@ -106,7 +120,16 @@ class UncertaintyDisplay:
         return cls.from_predictions(*columns, unit=unit, name=target, ax=ax)
 
     @classmethod
-    def from_predictions(cls, y_true, y_pred, y_std, *, unit="", name=None, ax=None):
+    def from_predictions(
+        cls,
+        y_true: Values,
+        y_pred: Values,
+        y_std: Values,
+        *,
+        unit: str = "",
+        name: str | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Plot errors that are known already.
 
         Parameters
@@ -130,7 +153,7 @@ class UncertaintyDisplay:
         display = cls(y_true=y_true, y_pred=y_pred, y_std=y_std, unit=unit, name=name)
         return display.plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Plot the errors.
 
         Parameters

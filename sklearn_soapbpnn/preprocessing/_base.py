@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -20,7 +22,7 @@ class TargetStep(Documented, VersionedPickle, TransformerMixin, BaseEstimator):
         # never convert structures to a table, even if set_output requests it
         super().__init_subclass__(auto_wrap_output_keys=None, **kwargs)
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> np.ndarray:
         """Return the names of the input features, since this step makes no features.
 
         Parameters
@@ -41,7 +43,7 @@ class TargetStep(Documented, VersionedPickle, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         return np.asarray([] if input_features is None else input_features, dtype=object)
 
-    def set_output(self, *, transform=None):
+    def set_output(self, *, transform: Any = None) -> Self:
         """Do nothing: this step passes structures on, and a later step makes the table.
 
         Parameters

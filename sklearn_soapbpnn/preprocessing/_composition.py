@@ -1,15 +1,23 @@
 """Composition baseline: the part of a target that depends on the numbers of atoms only."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 from ase.data import atomic_numbers
+from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils.validation import check_is_fitted
 
 from ..data import (
     DERIVED_TARGETS,
+    Frames,
+    Labels,
+    Structures,
+    TargetKind,
     Targets,
     as_structures,
     check_elements,
@@ -81,14 +89,19 @@ class CompositionBaseline(RegressorMixin, TargetStep):
     [-22.0]
     """
 
+    kinds_: dict[str, TargetKind]
+    coef_: dict[str, Any]
+
     _parameter_constraints: dict = {"fixed_weights": [Mapping, None], "warm_start": ["boolean"]}
 
-    def __init__(self, fixed_weights=None, warm_start=False):
+    def __init__(
+        self, fixed_weights: Mapping[Any, Any] | None = None, warm_start: bool = False
+    ) -> None:
         self.fixed_weights = fixed_weights
         self.warm_start = warm_start
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X: Frames, y: Labels, sample_weight: ArrayLike | None = None) -> Self:
         """Fit the weights of the elements.
 
         Parameters
@@ -134,7 +147,7 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         self.elements_, self.kinds_, self.coef_ = elements, kinds, coef
         return self
 
-    def predict(self, X, targets=None):
+    def predict(self, X: Frames, targets: str | Sequence[str] | None = None) -> Any:
         """Return the baseline of the energy, or of other targets.
 
         Parameters
@@ -187,7 +200,7 @@ class CompositionBaseline(RegressorMixin, TargetStep):
         columns = {name: self._compute(name, structures) for name in names}
         return Targets(kinds=self.kinds_, **columns)
 
-    def transform(self, X):
+    def transform(self, X: Frames) -> Structures:
         """Attach the baseline of every target in ``coef_`` as an offset.
 
         Parameters

@@ -1,9 +1,14 @@
 """SoapFeaturizer: the descriptor as a scikit-learn transformer."""
 
+from __future__ import annotations
+
 import math
 import os
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any, Self
 
+import numpy as np
 import torch
 from joblib import Memory
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
@@ -12,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._estimators import Documented
 from .._version import VersionedPickle
-from ..data import as_structures, check_elements, find_elements
+from ..data import FilePath, Frames, Labels, as_structures, check_elements, find_elements
 from ..descriptors import (
     SoapFeatures,
     compute_expansions,
@@ -107,16 +112,16 @@ class SoapFeaturizer(Documented, VersionedPickle, TransformerMixin, BaseEstimato
 
     def __init__(
         self,
-        cutoff_radius=5.0,
-        cutoff_width=0.5,
-        max_radial=7,
-        max_angular=6,
-        radial_scale=math.inf,
-        pooling="mean",
-        dtype="float32",
-        memory=None,
-        warm_start=False,
-    ):
+        cutoff_radius: float = 5.0,
+        cutoff_width: float = 0.5,
+        max_radial: int = 7,
+        max_angular: int = 6,
+        radial_scale: float = math.inf,
+        pooling: str | None = "mean",
+        dtype: str = "float32",
+        memory: FilePath | None = None,
+        warm_start: bool = False,
+    ) -> None:
         self.cutoff_radius = cutoff_radius
         self.cutoff_width = cutoff_width
         self.max_radial = max_radial
@@ -128,7 +133,7 @@ class SoapFeaturizer(Documented, VersionedPickle, TransformerMixin, BaseEstimato
         self.warm_start = warm_start
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X: Frames, y: Labels | None = None) -> Self:
         """Determine the elements, which set the number of features.
 
         Parameters
@@ -154,7 +159,7 @@ class SoapFeaturizer(Documented, VersionedPickle, TransformerMixin, BaseEstimato
         self.elements_ = find_elements(self, as_structures(X))
         return self
 
-    def transform(self, X):
+    def transform(self, X: Frames) -> Any:
         """Attach the features of every atom.
 
         Parameters
@@ -204,7 +209,7 @@ class SoapFeaturizer(Documented, VersionedPickle, TransformerMixin, BaseEstimato
         )
         return structures.with_features(features)
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> np.ndarray:
         """Return the names of the features.
 
         A name such as ``l2_H0_O3`` consists of the degree l and two channels, each with its element

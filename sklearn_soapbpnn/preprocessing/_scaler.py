@@ -1,15 +1,22 @@
 """Target scaling: typical sizes of the residuals that the network has to learn."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import _fit_context
 from sklearn.utils.validation import check_is_fitted
 
 from ..data import (
     DERIVED_TARGETS,
     N_NUMBERS,
+    Frames,
+    Labels,
+    Structures,
     as_structures,
     as_targets,
     expand_scale,
@@ -80,19 +87,26 @@ class TargetScaler(TargetStep):
     {'energy': 0.5}
     """
 
+    scale_: dict[str, Any]
+
     _parameter_constraints: dict = {
         "fixed_weights": [Mapping, None],
         "per_structure_targets": ["array-like"],
         "warm_start": ["boolean"],
     }
 
-    def __init__(self, fixed_weights=None, per_structure_targets=(), warm_start=False):
+    def __init__(
+        self,
+        fixed_weights: Mapping[str, Any] | None = None,
+        per_structure_targets: Sequence[str] = (),
+        warm_start: bool = False,
+    ) -> None:
         self.fixed_weights = fixed_weights
         self.per_structure_targets = per_structure_targets
         self.warm_start = warm_start
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X: Frames, y: Labels, sample_weight: ArrayLike | None = None) -> Self:
         """Fit the scales.
 
         Parameters
@@ -146,7 +160,7 @@ class TargetScaler(TargetStep):
         self.scale_ = scale
         return self
 
-    def transform(self, X):
+    def transform(self, X: Frames) -> Structures:
         """Attach the scale of every target in ``scale_``.
 
         Parameters

@@ -1,10 +1,14 @@
 """ZBL baseline: the known repulsion of nuclei at short distances."""
 
+from __future__ import annotations
+
+from typing import Self
+
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils.validation import check_is_fitted
 
-from ..data import as_structures, check_elements, find_elements
+from ..data import Frames, Labels, Structures, as_structures, check_elements, find_elements
 from ..potentials import compute_zbl
 from ._base import TargetStep
 
@@ -68,11 +72,11 @@ class ZBLBaseline(TargetStep):
 
     _parameter_constraints: dict = {"warm_start": ["boolean"]}
 
-    def __init__(self, warm_start=False):
+    def __init__(self, warm_start: bool = False) -> None:
         self.warm_start = warm_start
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X: Frames, y: Labels | None = None) -> Self:
         """Store the elements; nothing is fitted.
 
         Parameters
@@ -110,7 +114,7 @@ class ZBLBaseline(TargetStep):
         self.elements_ = find_elements(self, structures)
         return self
 
-    def transform(self, X):
+    def transform(self, X: Frames) -> Structures:
         """Attach the energies, forces and virials of the repulsion as offsets.
 
         Parameters
@@ -144,7 +148,7 @@ class ZBLBaseline(TargetStep):
         """
         return self._attach(X, None)
 
-    def transform_part(self, X, n_centers):
+    def transform_part(self, X: Frames, n_centers: int) -> Structures:
         """Attach the energies of some atoms, and the forces and virials that belong to these.
 
         It is used where a program divides a structure among processes: an atom near the border is

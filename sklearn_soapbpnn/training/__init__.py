@@ -1,6 +1,6 @@
 """Training: checks, data on the device, losses, checkpoints, the skorch net, the order of a fit."""
 
-from ._check_data import FitData, check_data, check_labels
+from ._check_data import FitData, check_fit, check_labels
 from ._check_parameters import check_degrees, check_parameters
 from ._checkpoints import Checkpoints, load_checkpoint
 from ._dataset import TrainingData
@@ -36,7 +36,7 @@ __all__ = [
     "Workers",
     "calibrate_model",
     "check_callbacks",
-    "check_data",
+    "check_fit",
     "check_degrees",
     "check_labels",
     "check_net_params",

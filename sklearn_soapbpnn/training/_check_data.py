@@ -73,7 +73,7 @@ class FitData:
         return {**self.known, **{name: self.y.kinds[name] for name in list_learnt(self.y)}}
 
 
-def check_data(parameters, before, X, y, X_val, y_val, sample_weight, groups):
+def check_fit(parameters, before, X, y, X_val, y_val, sample_weight, groups):
     """Check the data and parameters of a fit; ``before`` is the model from which it continues."""
     X = as_structures(X)
     y = check_learnt(as_targets(y, X), X)

@@ -311,7 +311,8 @@ def _check_learnt(net, train, validation):
             f"alone. RMSE in {what}, divided by the RMSE of the baseline: {errors}. Usual causes: "
             "too few epochs; a learning_rate that is too high or too low; inconsistent units "
             "(Hartree with eV, kbar with eV/Angstrom^3); a wrong sign (forces are minus the "
-            "derivative of the energy, stress is positive under tension).",
+            "derivative of the energy, stress is positive under tension). "
+            "sklearn_soapbpnn.check_data(X, y) looks for these and other faults of the data.",
             ConvergenceWarning,
             stacklevel=7,
         )

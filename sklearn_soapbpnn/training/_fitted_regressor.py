@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from sklearn.utils.validation import check_is_fitted
+from collections.abc import Sequence
+from typing import Any, Self
 
-from ..data import usual_settings
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+from skorch.history import History
+
+from ..data import TargetKind, usual_settings
 from ..model import FittedModel
+from ..nn import SoapBPNN
+from ..preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
 from ._fit import make_net
 from ._losses import TargetLoss
 from ._parameters import FitParameters, read_parameters
@@ -22,7 +29,7 @@ class FittedRegressor:
         The skorch net.
     """
 
-    def set_fitted(self, fitted: FittedModel, history=()):
+    def set_fitted(self, fitted: FittedModel, history: Sequence[dict[str, Any]] = ()) -> Self:
         """Use an existing fitted model, e.g. from a file, instead of calling ``fit``.
 
         Parameters
@@ -78,53 +85,53 @@ class FittedRegressor:
             self.set_fitted(self.fitted_, history)
 
     @property
-    def module_(self):
+    def module_(self) -> SoapBPNN:
         """The network, a torch module."""
         return self._result.network
 
     @property
-    def history_(self):
+    def history_(self) -> History:
         """Losses and validation errors of every epoch."""
         check_is_fitted(self, "net_")
         return self.net_.history
 
     @property
-    def kinds_(self):
+    def kinds_(self) -> dict[str, TargetKind]:
         """Kind of each target that has a separate output."""
         return self._result.kinds
 
     @property
-    def targets_(self):
+    def targets_(self) -> tuple[str, ...]:
         """Names of the columns of y on which the model was trained."""
         return self._result.targets
 
     @property
-    def n_features_in_(self):
+    def n_features_in_(self) -> int:
         """Number of features of the power spectrum of one atom."""
         return self._result.network.first.n_features
 
     @property
-    def elements_(self):
+    def elements_(self) -> np.ndarray:
         """Atomic numbers seen in fit, in ascending order."""
         return self._result.steps.elements
 
     @property
-    def baseline_(self):
+    def baseline_(self) -> CompositionBaseline | None:
         """The fitted composition baseline; None if X had an offset attached or none is used."""
         return self._result.steps.own.baseline
 
     @property
-    def zbl_(self):
+    def zbl_(self) -> ZBLBaseline | None:
         """The ZBL step; None with ``zbl=False``."""
         return self._result.steps.own.zbl
 
     @property
-    def scaler_(self):
+    def scaler_(self) -> TargetScaler | None:
         """The fitted scaler; None if X had a scale attached or none is used."""
         return self._result.steps.own.scaler
 
     @property
-    def featurizer_(self):
+    def featurizer_(self) -> SoapFeaturizer | None:
         """The descriptor; None if X had features attached."""
         return self._result.steps.own.featurizer
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from simulated_gpu import DEVICE, SimulatedGPU
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -120,7 +121,8 @@ def test_energies_forces_and_stress_are_those_of_the_calculator(structures, enco
 @pytest.mark.parametrize("layers", LAYERS)
 def test_all_outputs_are_those_of_predict(structures, layers, encoding):
     y = make_targets(structures)
-    model = SoapBPNNRegressor(**SMALL, species_encoding=encoding, **LAYERS[layers]).fit(structures, y)
+    regressor = SoapBPNNRegressor(**SMALL, species_encoding=encoding, **LAYERS[layers])
+    model = regressor.fit(structures, y)
     names = [*model.kinds_, "features"]
     per_atom = ("features", "charges", "vectors")
     found = Exported(model)(structures, {name: name not in per_atom for name in names})
@@ -211,6 +213,28 @@ def test_second_derivatives_are_right(molecule):
     assert torch.autograd.gradgradcheck(energy, some, atol=1e-6)
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_nothing_is_left_on_the_cpu(structures, encoding):
+    y = make_targets(structures)
+    model = SoapBPNNRegressor(**SMALL, species_encoding=encoding, zbl=True).fit(structures, y)
+    module, network = convert_model(model)
+    X = as_structures(structures)
+    graph = build_graph(X, network.basis.cutoff_radius, network.elements)
+    structure = torch.repeat_interleave(torch.arange(len(X)), graph.atom_counts)
+    pairs = graph.pair_vectors, graph.centers, graph.neighbors
+    atoms = graph.element, structure, torch.tensor(X.volumes), torch.arange(1, 20)
+    names = [*model.kinds_, "features", "energy_uncertainty", "energy_ensemble"]
+    wanted = dict.fromkeys(names, True)
+    with torch.no_grad():
+        expected = module(*pairs, *atoms, wanted)
+        with SimulatedGPU():
+            inputs = [tensor.to(DEVICE) for tensor in (*pairs, *atoms)]
+            found = module.to(DEVICE)(*inputs, wanted)
+            found = {name: values.cpu() for name, values in found.items()}
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, equal_nan=True)
+
+
 def test_float32_keeps_the_digits_of_large_baselines(shipped_molecules):
     X, y = shipped_molecules
     model = SoapBPNNRegressor(**{**SMALL, "dtype": "float32"}).fit(X[:40], y[:40])
@@ -241,7 +265,7 @@ assert not names & {"sklearn_soapbpnn", "spex", "sphericart", "numba", "vesin"},
 
 
 def test_what_cannot_be_exported_is_refused(molecule, monkeypatch):
-    frames, y = [molecule] * 2, [0.0, 1.0]
+    structures, y = [molecule] * 2, [0.0, 1.0]
     small = SoapBPNNRegressor(**SMALL)
     with pytest.raises(TypeError, match="ends in a Ridge"):
         convert_model(make_pipeline(SoapFeaturizer(), Ridge()))

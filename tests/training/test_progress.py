@@ -199,7 +199,7 @@ def test_unit_of_stress_that_is_learnt_from_virials(crystals, capsys, read_table
 
 
 def read_first_lines(capsys):
-    return capsys.readouterr().out.partition("\n epoch")[0]
+    return capsys.readouterr().out.partition("\nData: ")[0]
 
 
 def test_parameters_that_tell_fits_apart(data, capsys):

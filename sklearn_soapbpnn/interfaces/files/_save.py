@@ -1,13 +1,16 @@
 """Writing and reading files of fitted models: safetensors with a JSON header."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import Any
 
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from ..._version import __version__
-from ...data import replace_file
+from ...data import FilePath, replace_file
 from ...training import FittedRegressor
 from ._bytes import FORMAT, LARGEST_HEADER, header_size, pack, unpack
 from ._stored_regressor import dump_regressor, load_regressor
@@ -16,7 +19,7 @@ from ._values import check_entries, check_list, encode
 
 REGRESSOR = "SoapBPNNRegressor"
 # class of the regressors that load_model builds, by its name in the file
-_REGRESSORS = {}
+_REGRESSORS: dict[str, type] = {}
 
 
 def storable(cls):
@@ -25,7 +28,7 @@ def storable(cls):
     return cls
 
 
-def save_model(model, path):
+def save_model(model: Any, path: FilePath) -> None:
     """Write a fitted model to a file; reading such a file runs no code.
 
     The file contains everything that is needed to predict and to continue training. It is written
@@ -89,7 +92,7 @@ def save_model(model, path):
         raise OSError(f"path={str(path)!r} already exists, and is not a file.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path={str(path)!r}: there is no folder {str(path.parent)!r}.")
-    tensors = {}
+    tensors: dict[str, Any] = {}
     state = _dump(model, tensors)
     content = pack({"version": __version__, "model": state}, tensors)
     last = model
@@ -102,7 +105,7 @@ def save_model(model, path):
     replace_file(path, lambda file: file.write(content))
 
 
-def load_model(path):
+def load_model(path: FilePath) -> Any:
     """Read a model that was written by :func:`save_model`.
 
     Parameters

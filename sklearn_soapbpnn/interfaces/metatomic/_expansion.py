@@ -63,7 +63,7 @@ class Expansion(nn.Module):
         """
         order = torch.argsort(row)
         row = row[order]
-        counts = torch.bincount(row, minlength=n_rows)
+        counts = row.new_zeros(n_rows).index_add(0, row, torch.ones_like(row))
         width = int(counts.max()) if n_rows > 0 else 0
         first = counts.cumsum(0) - counts
         place = row * width + torch.arange(len(row), device=row.device) - first[row]
@@ -123,9 +123,8 @@ def _reduce_polynomials(harmonics):
                 place = degree * (degree + 1) // 2 + b + 2 * j
                 tables[parity, :, place] += factor * own
     n = harmonics.max_angular + 1
-    return torch.from_numpy(tables[0, :, : n * (n + 1) // 2]), torch.from_numpy(
-        tables[1, :, : n * (n - 1) // 2]
-    )
+    even, odd = tables[0, :, : n * (n + 1) // 2], tables[1, :, : n * (n - 1) // 2]
+    return torch.from_numpy(even), torch.from_numpy(odd)
 
 
 class Repulsion(nn.Module):
@@ -161,7 +160,8 @@ class Repulsion(nn.Module):
     ) -> Tensor:
         """Return the energies of the atoms, half of that of each pair: (n_atoms,)."""
         kind = element[centers] * self.n_elements + element[neighbors]
-        inside = torch.nonzero(torch.linalg.vector_norm(vectors.detach(), dim=1) < self.cutoff[kind])[:, 0]
+        distances = torch.linalg.vector_norm(vectors.detach(), dim=1)
+        inside = torch.nonzero(distances < self.cutoff[kind])[:, 0]
         kind, centers, neighbors = kind[inside], centers[inside], neighbors[inside]
         r = torch.linalg.vector_norm(vectors[inside], dim=1)
         screening = torch.exp(-self.rates[kind] * r[:, None]) @ self.coefficients

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from ase import Atoms
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from ..._version import __version__
-from ...data import TargetKind, as_structures, expand_scale, flatten_offset
-from ...model import apply_steps
-from ...preprocessing import CompositionBaseline, SoapFeaturizer, TargetScaler, ZBLBaseline
+from ...data import FilePath, TargetKind, as_structures, expand_scale, flatten_offset
+from ...model import apply_steps, list_steps
+from ...preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
 from ...training import FittedRegressor
 from ._model import ExportedModel
 
 # steps of a Pipeline whose effect on all structures is known from single atoms, but for ZBL
-KNOWN_STEPS = (ZBLBaseline, CompositionBaseline, TargetScaler, SoapFeaturizer)
+KNOWN_STEPS = (ZBLBaseline, CompositionBaseline, TargetScaler)
 # metatomic's names of the targets that it knows; the names of others get a prefix
 STANDARD_NAMES = {
     "energy": "energy",
@@ -33,7 +33,7 @@ REFERENCES = {
 }
 
 
-def export_model(model, path):
+def export_model(model: Any, path: FilePath) -> None:
     """Write a fitted model to a file that the engines of metatomic read.
 
     The file needs neither this package nor an extension of torch. Its outputs are the energy, with
@@ -79,18 +79,9 @@ def make_model(model):
     if exported.repulsion is not None:
         cutoff = max(cutoff, exported.repulsion.largest_cutoff)
 
-    layouts, outputs = [], {}
-    for name, source, kind in _list_outputs(exported, network.kinds):
-        label = "energy" if source.startswith("energy_") else name.removeprefix("mtt::")
-        layouts.append(Layout(name, source, label, kind))
-        outputs[name] = metatomic.ModelOutput(
-            unit=_find_unit(kind, metatomic),
-            # sums over atoms can be divided among them, and engines add up what is given per atom
-            sample_kind="system" if kind.per_volume or kind.intensive else "atom",
-            description=f"{source} in {kind.unit}" if kind.unit else source,
-        )
+    found = list(_list_outputs(exported, network.kinds))
     capabilities = metatomic.ModelCapabilities(
-        outputs=outputs,
+        outputs={name: _describe(source, kind, metatomic) for name, source, kind in found},
         atomic_types=list(network.elements),
         interaction_range=cutoff,
         length_unit="angstrom",
@@ -100,6 +91,7 @@ def make_model(model):
     metadata = metatomic.ModelMetadata(
         name="SoapBPNNRegressor", description=DESCRIPTION, references=REFERENCES
     )
+    layouts = [Layout(name, source, kind) for name, source, kind in found]
     module = MetatomicModule(network.elements, exported, layouts, cutoff).cpu().eval()
     return metatomic.AtomisticModel(module, metadata, capabilities)
 
@@ -117,7 +109,7 @@ def _import_metatomic():
 
 def convert_model(model):
     """Return a fitted model in plain torch, and its network; see :func:`export_model`."""
-    *steps, regressor = _list_steps(model)
+    *steps, regressor = list_steps(model)
     if not isinstance(regressor, FittedRegressor):
         raise TypeError(
             "model must be, or end in, a SoapBPNNRegressor; it ends in a "
@@ -156,15 +148,6 @@ def _read_tables(model, fitted):
     return tables
 
 
-def _list_steps(model):
-    """Return the steps of nested Pipelines in order; a search is its best estimator."""
-    model = getattr(model, "best_estimator_", model)
-    if not isinstance(model, Pipeline):
-        return [model]
-    steps = [step for _, step in model.steps if step not in (None, "passthrough")]
-    return [flat for step in steps for flat in _list_steps(step)]
-
-
 def _list_outputs(exported, kinds):
     """Yield the name of each output in metatomic, the one of this package, and its kind."""
     for name, kind in kinds.items():
@@ -175,14 +158,19 @@ def _list_outputs(exported, kinds):
     yield "feature", "features", TargetKind.scalar(exported.n_features, per_atom=True)
 
 
-def _find_unit(kind, metatomic):
-    """Return the unit of a kind as metatomic writes it; empty if metatomic does not know it."""
+def _describe(source, kind, metatomic):
+    """Return metatomic's description of an output; the unit is empty if metatomic lacks it."""
     unit = kind.unit.replace(" ", "*")
     try:
         metatomic.unit_conversion_factor(unit, unit)
     except (RuntimeError, ValueError):
-        return ""
-    return unit
+        unit = ""
+    return metatomic.ModelOutput(
+        unit=unit,
+        # engines may sum what is given per atom, which must then be the value of the structure
+        sample_kind="system" if kind.per_volume or kind.intensive else "atom",
+        description=f"{source} in {kind.unit}" if kind.unit else source,
+    )
 
 
 @contextmanager

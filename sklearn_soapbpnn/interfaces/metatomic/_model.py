@@ -1,7 +1,5 @@
 """A fitted model for TorchScript: all outputs, in the user's units."""
 
-from typing import Optional
-
 import torch
 from torch import Tensor, nn
 
@@ -85,7 +83,7 @@ class ExportedModel(nn.Module):
         element: Tensor,
         structure: Tensor,
         volumes: Tensor,
-        selected: Optional[Tensor],
+        selected: Tensor | None,
         wanted: dict[str, bool],
     ) -> dict[str, Tensor]:
         """Evaluate structures, whose atoms are numbered one structure after the other.
@@ -126,21 +124,32 @@ class ExportedModel(nn.Module):
             if self.error_bars is not None and target.name == "energy" and "energy_rows" in found:
                 energies, rows = found["energy"][:, :, 0], found["energy_rows"]
                 if "energy_ensemble" in wanted:
-                    results["energy_ensemble"] = target(self.error_bars.members(energies, rows, own), own)
+                    members = self.error_bars.members(energies, rows, own)
+                    results["energy_ensemble"] = target(members, own)
                 if "energy_uncertainty" in wanted:
+                    std = self.error_bars.std_of_atoms(energies, rows, own)
                     if wanted["energy_uncertainty"]:
                         std = self.error_bars.std_of_sums(energies, rows, own, owner, n)
-                    else:
-                        std = self.error_bars.std_of_atoms(energies, rows, own)
                     results["energy_uncertainty"] = target.scale[0] * std[:, None]
         if "features" in wanted:
             results["features"] = found["features"][0]
+        return self._sum(results, owner, structure, volumes, wanted)
 
+    def _sum(
+        self,
+        results: dict[str, Tensor],
+        owner: Tensor,
+        structure: Tensor,
+        volumes: Tensor,
+        wanted: dict[str, bool],
+    ) -> dict[str, Tensor]:
+        """Sum values of atoms over their structures, where this is wanted."""
+        ones = torch.ones_like(structure, dtype=volumes.dtype)
+        sizes = torch.zeros_like(volumes).index_add(0, structure, ones)
         for name, values in results.items():
             if wanted[name] and name != "energy_uncertainty":
-                values = values.new_zeros(n, values.shape[1]).index_add(0, owner, values)
+                values = values.new_zeros(len(volumes), values.shape[1]).index_add(0, owner, values)
             results[name] = values
-        sizes = torch.bincount(structure, minlength=n)
         for target in self.targets:
             if target.name in wanted and wanted[target.name]:
                 results[target.name] = target.divide(results[target.name], sizes, volumes)

@@ -1,7 +1,7 @@
 """The module that metatomic calls, with metatomic's types of input and output."""
 
 # metatomic compares the annotations of `forward` with those of `typing`
-# ruff: noqa: UP006, UP035
+# ruff: noqa: UP006, UP035, UP045
 from typing import Dict, List, Optional
 
 import torch
@@ -25,8 +25,6 @@ class Layout(nn.Module):
         Name of the output in metatomic.
     source : str
         Name of the output of :class:`ExportedModel`.
-    label : str
-        Name of the properties.
     kind : TargetKind
         Shape of a value.
     """
@@ -35,9 +33,11 @@ class Layout(nn.Module):
     axes: List[str]
     shapes: List[List[int]]
 
-    def __init__(self, name: str, source: str, label: str, kind: TargetKind) -> None:
+    def __init__(self, name: str, source: str, kind: TargetKind) -> None:
         super().__init__()
-        self.name, self.source, self.label = name, source, label
+        self.name, self.source = name, source
+        # metatomic's name of the properties
+        self.label = "energy" if name.startswith("energy_") else name.removeprefix("mtt::")
         self.n_properties = [block.n_properties for block in kind.blocks]
         self.key_names, keys, shapes = ["_"], [[0]], [[1]]
         self.axes = AXES.get(kind.cartesian_rank, [])

@@ -76,9 +76,7 @@ class _ElementContraction(nn.Module):
         super().__init__()
         self.register_buffer("weight", contraction.weight.detach().clone())
 
-    def forward(
-        self, c: Tensor, element: Tensor, blocks: Tensor, counts: list[int]
-    ) -> Tensor:
+    def forward(self, c: Tensor, element: Tensor, blocks: Tensor, counts: list[int]) -> Tensor:
         """Contract c, (n_atoms, n_blocks, n_radial, 2l+1), to (n_atoms, 2l+1, n_outputs)."""
         parts: list[Tensor] = []
         for k, x in enumerate(c.flatten(1, 2).transpose(1, 2).split(counts)):
@@ -94,9 +92,7 @@ class _PseudoSpeciesContraction(nn.Module):
         for name in ("embedding", "encoding", "weight"):
             self.register_buffer(name, getattr(contraction, name).detach().clone())
 
-    def forward(
-        self, c: Tensor, element: Tensor, blocks: Tensor, counts: list[int]
-    ) -> Tensor:
+    def forward(self, c: Tensor, element: Tensor, blocks: Tensor, counts: list[int]) -> Tensor:
         """Contract c, (n_atoms, n_blocks, n_radial, 2l+1), to (n_atoms, 2l+1, n_outputs)."""
         pseudo = torch.einsum("ab,ianm->ibnm", self.embedding[blocks], c).flatten(1, 2)
         encoded = pseudo * self.encoding[element][:, :, None]
