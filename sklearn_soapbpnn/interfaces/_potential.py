@@ -7,6 +7,7 @@ from pathlib import Path
 from sklearn.utils.validation import check_is_fitted
 
 from ..model import check_steps, list_steps, run_steps
+from ..preprocessing import ZBLBaseline
 from ..training import FittedRegressor
 from .files import load_model
 
@@ -25,8 +26,12 @@ class Potential:
 
     Attributes
     ----------
+    steps : list of estimators
+        The steps before the regressor, without descriptors.
     fitted : FittedModel
         The fitted model.
+    repels : bool
+        Whether a ZBL repulsion is part of it.
 
     Raises
     ------
@@ -40,7 +45,7 @@ class Potential:
     def __init__(self, model, name):
         if isinstance(model, str | Path):
             model = load_model(model)
-        *self._steps, regressor = list_steps(model)
+        *self.steps, regressor = list_steps(model)
         if not isinstance(regressor, FittedRegressor):
             raise TypeError(
                 f"model must be, or end in, a SoapBPNNRegressor, or be the path of a file; got a "
@@ -51,8 +56,10 @@ class Potential:
             raise ValueError(
                 f"The model has learnt {list(regressor.kinds_)}, but {name} needs the energy."
             )
-        check_steps(self._steps, regressor, name)
+        check_steps(self.steps, regressor, name)
         self.fitted = regressor.fitted_
+        steps = (*self.steps, self.fitted.steps.own.zbl)
+        self.repels = any(isinstance(step, ZBLBaseline) for step in steps)
 
     def predict(self, structures, names):
         """Predict for structures that will not occur again, see :meth:`FittedModel.predict_once`.
@@ -64,7 +71,7 @@ class Potential:
         names : collection of str
             Names of outputs.
         """
-        return self.fitted.predict_once(run_steps(self._steps, structures), names)
+        return self.fitted.predict_once(run_steps(self.steps, structures), names)
 
     def predict_part(self, structure, n_centers):
         """Predict for some atoms of a structure, see :meth:`FittedModel.predict_part`.
@@ -76,4 +83,4 @@ class Potential:
         n_centers : int
             Number of atoms whose energies are needed, the first ones.
         """
-        return self.fitted.predict_part(run_steps(self._steps, structure, n_centers), n_centers)
+        return self.fitted.predict_part(run_steps(self.steps, structure, n_centers), n_centers)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import os
 import re
 import sys
 import tempfile
@@ -20,13 +19,9 @@ import traceback
 import numpy as np
 import torch
 from ase.data import atomic_numbers, covalent_radii
-from sklearn.utils.validation import check_is_fitted
 
 from ..data import Structures
-from ..model import check_steps, list_steps, run_steps
-from ..preprocessing import ZBLBaseline
-from ..training import FittedRegressor
-from .files import load_model
+from ._potential import Potential
 
 __all__ = ["SoapBPNNPair", "start_lammps"]
 
@@ -90,16 +85,11 @@ class SoapBPNNPair:
     """
 
     def __init__(self, model, elements):
-        model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
-        *self.steps, regressor = list_steps(model)
-        _check_model(self.steps, regressor)
-        self.fitted, self.elements = regressor.fitted_, list(elements)
-        self.numbers = _find_numbers(self.elements, self.fitted.steps.elements)
-        self.repels = any(
-            isinstance(step, ZBLBaseline) for step in (*self.steps, self.fitted.steps.own.zbl)
-        )
-        self.cutoff = self.fitted.steps.parameters.cutoff_radius
-        if self.repels:
+        self.potential = Potential(model, "SoapBPNNPair")
+        steps, self.elements = self.potential.fitted.steps, list(elements)
+        self.numbers = _find_numbers(self.elements, steps.elements)
+        self.cutoff = steps.parameters.cutoff_radius
+        if self.potential.repels:
             self.cutoff = max(self.cutoff, 2 * covalent_radii[self.numbers].max())
         # types are numbered from one
         self._number_of_type = np.array([0, *self.numbers])
@@ -210,7 +200,7 @@ class SoapBPNNPair:
             forces = np.zeros((len(numbers), 3))
             return {"energies": np.zeros(0), "forces": forces, "virial": np.zeros((3, 3))}
         X = Structures([numbers], [positions], [cell], [pbc])
-        return self.fitted.predict_part(run_steps(self.steps, X, n_own), n_own)
+        return self.potential.predict_part(X, n_own)
 
     def _reduce(self, value, operation):
         """Combine the values of all processes."""
@@ -279,17 +269,6 @@ def _find_comm(lmp):
     if comm is None:
         raise ImportError("Several processes need mpi4py: pip install 'sklearn-soapbpnn[lammps]'.")
     return comm
-
-
-def _check_model(steps, regressor):
-    """Raise if a model is not one for LAMMPS."""
-    if not isinstance(regressor, FittedRegressor):
-        raise TypeError(
-            "model must be, or end in, a SoapBPNNRegressor; it ends in a "
-            f"{type(regressor).__name__}."
-        )
-    check_is_fitted(regressor, "fitted_")
-    check_steps(steps, regressor, "SoapBPNNPair")
 
 
 def _find_numbers(elements, known):

@@ -65,7 +65,8 @@ class SoapBPNNUnified:
         self.element_types, self.rcutfac = pair.elements, pair.cutoff / 2
         self.ndescriptors = self.nparams = 1
         self.interface = None
-        self._fitted, self._numbers, self._repels = pair.fitted, pair.numbers, pair.repels
+        self._fitted, self._numbers = pair.potential.fitted, pair.numbers
+        self._repels = pair.potential.repels
         self._scale, self._baseline = _measure_atoms(pair)
 
     def save(self, path):
@@ -159,7 +160,8 @@ def _measure_atoms(pair):
     numbers = pair.numbers[:, None]
     n = len(numbers)
     single = Structures(numbers, np.zeros((n, 1, 3)), np.zeros((n, 3, 3)), np.zeros((n, 3), bool))
-    X = pair.fitted.steps.prepare(run_steps(pair.steps, single), featurized=False)
+    X = run_steps(pair.potential.steps, single)
+    X = pair.potential.fitted.steps.prepare(X, featurized=False)
     baseline = X.offset.get("energies", np.zeros((n, 1)))
     return float(X.scale.get("energy", 1.0)), torch.from_numpy(np.concatenate(baseline))
 

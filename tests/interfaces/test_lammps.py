@@ -407,7 +407,7 @@ def test_wrong_models(cases):
     with pytest.raises(ValueError, match="long_range=True: its energies depend on all atoms"):
         SoapBPNNPair(fitted, ["C"])
     y = Targets(kinds={"gap": TargetKind.scalar(intensive=True)}, gap=np.arange(2.0))
-    with pytest.raises(ValueError, match="but no energy"):
+    with pytest.raises(ValueError, match="needs the energy"):
         SoapBPNNPair(SoapBPNNRegressor(**SMALL, num_epochs=1).fit(frames, y), ["C"])
     with pytest.raises(TypeError, match="it ends in a ZBLBaseline"):
         SoapBPNNPair(ZBLBaseline().fit(frames), ["C"])
