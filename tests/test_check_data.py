@@ -78,13 +78,13 @@ def forces_in_kcal_per_mol(y):
     return change(y, forces=[values * mol / kcal for values in y["forces"]])
 
 
-@pytest.mark.parametrize("data", ["molecules", "crystals"])
 @pytest.mark.parametrize(
-    ("plant", "units"),
+    ("data", "plant", "units"),
     [
-        (in_hartree, "energies in Hartree and forces in eV/Angstrom"),
-        (forces_in_hartree_per_bohr, "energies in eV and forces in Hartree/Bohr"),
-        (forces_in_kcal_per_mol, "energies in eV and forces in kcal/mol/Angstrom"),
+        ("molecules", in_hartree, "energies in Hartree and forces in eV/Angstrom"),
+        ("crystals", in_hartree, "energies in Hartree and forces in eV/Angstrom"),
+        ("crystals", forces_in_hartree_per_bohr, "energies in eV and forces in Hartree/Bohr"),
+        ("molecules", forces_in_kcal_per_mol, "energies in eV and forces in kcal/mol/Angstrom"),
     ],
 )
 def test_units_of_energies_and_forces(request, data, plant, units):
@@ -139,7 +139,6 @@ def test_single_forces_in_another_unit(molecules):
     [
         (-1, {"sign of stress"}, ""),
         (1 / GPa, {"units of stress"}, "in GPa"),
-        (10 / GPa, {"units of stress"}, "in kbar"),
         (-10 / GPa, {"units of stress", "sign of stress"}, "in kbar"),
     ],
 )
@@ -187,8 +186,7 @@ def test_single_energies_in_hartree(molecules):
     assert "in Hartree beside eV" in report.findings[0].message
 
 
-@pytest.mark.parametrize("data", ["molecules", "crystals"])
-@pytest.mark.parametrize("which", [SOME, ALL])
+@pytest.mark.parametrize(("data", "which"), [("crystals", SOME), ("molecules", ALL)])
 def test_positions_in_bohr(request, data, which):
     X, y = request.getfixturevalue(data)
     X = [atoms.copy() for atoms in X]
@@ -226,7 +224,7 @@ def test_atoms_that_overlap(crystals):
     X, y = [atoms.copy() for atoms in crystals[0]], crystals[1]
     X[7].positions[1] = X[7].positions[0]
     X[23].positions[1] = X[23].positions[0] + [0.3, 0.0, 0.0]
-    report = check_data(X, y)
+    report = check_data(X, y["energy"])
     assert names_of(report) == {"overlapping atoms"}
     assert_array_equal(report.findings[0].structures, [7, 23])
 
@@ -249,6 +247,7 @@ def test_duplicates(molecules):
 
 def test_copies_in_validation_data(molecules):
     X, y = molecules
+    y = y["energy"]
     report = check_data(X[:30], y[:30], X[28:], y[28:])
     assert names_of(report) == {"duplicates in validation data"}
     assert_array_equal(report.findings[0].structures, [28, 29])
@@ -269,9 +268,7 @@ def test_crystals_strained_along_equivalent_axes_are_no_alarm(crystals):
 
 def add_isolated_atoms(X, y, energies):
     atoms = [Atoms(symbol) for symbol in energies]
-    forces = [*y["forces"], *(np.zeros((1, 3)) for _ in energies)]
-    energy = np.concatenate([y["energy"], [*energies.values()]])
-    return [*X, *atoms], Targets(energy=energy, forces=forces)
+    return [*X, *atoms], Targets(energy=np.concatenate([y["energy"], [*energies.values()]]))
 
 
 @pytest.mark.parametrize(
@@ -299,8 +296,8 @@ def test_isolated_atoms_with_two_energies(molecules):
 
 @pytest.mark.parametrize("value", [0.0, -3.0])
 def test_constant_labels(crystals, value):
-    X, y = crystals
-    report = check_data(X, change(y, energy=np.full(60, value)))
+    X, _ = crystals
+    report = check_data(X, np.full(60, value))
     assert "all labels of energy are" in find(report, "constant labels").message
     assert names_of(report) == {"constant labels"}
 

@@ -155,15 +155,17 @@ def test_simulated_gpu_refuses_what_cuda_refuses():
 @pytest.mark.parametrize("network", list(NETWORKS))
 def test_device_gives_the_numbers_of_the_cpu(network, dtype, device, tmp_path):
     """The loss and the first step are the same; the model, passed on to the CPU, is the same."""
+    tried_anyway = [("orthogonal", "float64"), ("streamed", "float32")]
+    if device == "cpu" and (network, dtype) not in tried_anyway:
+        pytest.skip("without a GPU this compares the CPU with itself")
     rtol = {"float32": 1e-4, "float64": 1e-10}[dtype]
     options = {"dtype": dtype, "batch_size": 6, **NETWORKS[network]}
     model, expected = fit(device, **options), fit("cpu", **options)
     losses = [fitted.history_[0, ["train_loss", "valid_loss"]] for fitted in (model, expected)]
     np.testing.assert_allclose(*(loss[0] for loss in losses), rtol=rtol)
     rows = predict(model)
-    if (
-        dtype == "float64"
-    ):  # a step of Adam turns rounding noise of float32 into a change of weights
+    # a step of Adam turns rounding noise of float32 into a change of weights
+    if dtype == "float64":
         np.testing.assert_allclose(*losses, rtol=1e-6)
         assert_same(rows, predict(expected), rtol=1e-6)
     model.save(tmp_path / "model.safetensors")

@@ -14,6 +14,7 @@ import ctypes
 import re
 import sys
 import tempfile
+import time
 import traceback
 
 import numpy as np
@@ -28,6 +29,8 @@ __all__ = ["SoapBPNNPair", "start_lammps"]
 # the line of an input script at which the driver attaches the model
 FIX = re.compile(r"^[ \t]*fix\s+(\S+)\s+all\s+external\s+pf/callback\s+1\s+1[ \t]*(?:#.*)?$", re.M)
 NO_CELL = np.zeros((3, 3))
+# seconds in which mpirun passes on what a process has written before it ends
+GRACE = 0.5
 # how LAMMPS orders the virial
 VOIGT = ([0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2])
 
@@ -217,8 +220,7 @@ class SoapBPNNPair:
         """End the run after an error; of several processes, the others would wait for this one."""
         self.error = error
         if self._comm is not None:
-            traceback.print_exception(error)
-            self._comm.Abort(1)
+            _abort(self._comm, error)
         lmp.force_timeout()
         # LAMMPS raises an error of its own at the end of the run, which has the name of this fix
         text = f"'external' had an error ({type(error).__name__}: {error}), and the next one"
@@ -314,9 +316,17 @@ def main(arguments=None):
     except BaseException as error:
         if comm is None:
             raise (pair.error or error) from None
-        traceback.print_exc()
-        comm.Abort(1)
+        _abort(comm, error)
     lmp.close()
+
+
+def _abort(comm, error):
+    """End all processes, after a report of the error."""
+    # in one piece, or else the reports of several processes are mixed
+    sys.stderr.write("".join(traceback.format_exception(error)))
+    sys.stderr.flush()
+    time.sleep(GRACE)
+    comm.Abort(1)
 
 
 def _run_script(lmp, pair, script):
