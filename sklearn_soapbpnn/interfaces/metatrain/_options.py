@@ -302,7 +302,7 @@ def _suggest_option(key):
     section, _, name = f".{key}".rpartition(".")
     prefix = f"{section}.".removeprefix(".")
     siblings = [path.removeprefix(prefix) for path in known if path.startswith(prefix)]
-    hint = suggest(name, siblings) if siblings else suggest(key, known)
+    hint = suggest(name, siblings) if siblings else suggest(key, known, cutoff=0.9)
     return f" ({hint.strip()})" if hint else ""
 
 
