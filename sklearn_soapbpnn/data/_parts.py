@@ -100,7 +100,7 @@ def divide_atoms(positions, cell, pbc, size: int) -> list[Tensor]:
     Returns
     -------
     list of Tensor
-        Indices of the atoms of each group; if there are no atoms, one group without any.
+        Indices of the atoms of each group; a single empty group if there are no atoms.
     """
     n_groups = max(1, -(-len(positions) // size))
     if n_groups > 1:
