@@ -24,12 +24,8 @@ def apply_steps(model, X):
     sequence of ase.Atoms, or Structures
         The argument X of this step.
     """
-    if hasattr(model, "best_estimator_"):
-        return apply_steps(model.best_estimator_, X)
-    if isinstance(model, Pipeline):
-        front, last = model[:-1], model[-1]
-        return apply_steps(last, front.transform(X) if len(front) else X)
-    return model, X
+    *steps, last = _flatten(model)
+    return last, run_steps(steps, X)
 
 
 def list_steps(model):
