@@ -111,7 +111,8 @@ def _attaches_forces(before, after):
 
 def _flatten(model):
     """Return the steps of nested Pipelines in order; a search is its best estimator."""
-    model = getattr(model, "best_estimator_", model)
+    while hasattr(model, "best_estimator_"):  # a search may be over searches
+        model = model.best_estimator_
     if not isinstance(model, Pipeline):
         return [model]
     steps = [step for _, step in model.steps if step not in (None, "passthrough")]
