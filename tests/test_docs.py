@@ -55,6 +55,18 @@ def test_every_page_is_in_a_table_of_contents():
     assert listed - pages == {"api", "gallery/index"}
 
 
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs" / "how_it_works").glob("*.md")), ids=lambda path: path.stem
+)
+def test_the_page_of_a_folder_lists_its_files(page):
+    package = ROOT / "sklearn_soapbpnn"
+    listed = set(re.findall(r"\w+\.py", page.read_text().partition("## Files")[2]))
+    own, known = (
+        {path.name for path in folder.rglob("*.py")} for folder in (package / page.stem, package)
+    )
+    assert own - {"__init__.py"} <= listed <= known
+
+
 def test_the_reference_lists_every_public_name():
     text = (ROOT / "docs" / "api.rst").read_text()
     parts = re.split(r"^\.\. currentmodule:: (\S+)$", text, flags=re.M)
