@@ -201,6 +201,7 @@ def test_search_is_lazy(path, count_reads):
     assert_array_equal(search.predict(lazy), expected.predict(frames))
 
 
+@pytest.mark.parametrize("path", [".extxyz", ".db"], indirect=True)
 def test_search_in_processes(path):
     lazy = open_frames(path)
     y = Targets.from_atoms(lazy, energy="energy")

@@ -44,12 +44,12 @@ def test_bunch(request, name, load, target_names):
     assert bunch.target_names == target_names == list(bunch.target.names)
     assert len(bunch.target) == len(bunch.data)
     for key in target_names:
-        for i, atoms in enumerate(bunch.data):
+        for atoms, known in zip(bunch.data, bunch.target[key], strict=True):
             value = atoms.calc.get_property(key, allow_calculation=False)
             if key == "stress":
                 value = voigt_6_to_full_3x3_stress(value)
             assert np.isfinite(value).all()
-            np.testing.assert_array_equal(bunch.target[key][i], value)
+            np.testing.assert_array_equal(known, value)
 
     data, target = load(return_X_y=True)
     assert all(a == b for a, b in zip(data, bunch.data, strict=True))

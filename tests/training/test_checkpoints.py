@@ -889,7 +889,7 @@ def test_fits_that_are_killed(server, tmp_path, energies, moment):
     """In an epoch, and while a checkpoint is written; benchmarks/kill_test.py does it for hours."""
     options, wait_after = {**FIT, "checkpoint_interval": 1}, 3
     if moment == "writing":
-        options["num_neurons_per_layer"], wait_after = 512, None  # that takes a while
+        options["num_neurons_per_layer"], wait_after = 256, None  # that takes a while
     folder = {"checkpoint_dir": tmp_path}
     process, pipe = start_fit(server, energies, {**options, **folder}, wait_after)
     assert [pipe.recv() for _ in range(wait_after or 1)][0] == 1
