@@ -163,7 +163,7 @@ def label(frames):
 
 def compute_gradients(network, X, y):
     data = TrainingData(as_structures(X), y, network)
-    (batch,) = data.batches(torch.arange(len(X)), [len(X)])
+    (batch,) = data.batches(torch.arange(len(X), device=data.device), [len(X)])
     loss = TotalLoss(parse_loss("mse", y.names))
     loss(batch.predictions(network), batch.labels).backward()
 

@@ -131,10 +131,11 @@ def test_gradients_of_padded_batches_are_sums_over_structures(model, frames, dra
 
     data = TrainingData(structures, y, network)
     n = len(frames)
-    together = find_gradient(data.batches(torch.arange(n), [n]))
-    singles = find_gradient(data.batches(torch.arange(n), [1] * n))
+    order = torch.arange(n, device=data.device)
+    together = find_gradient(data.batches(order, [n]))
+    singles = find_gradient(data.batches(order, [1] * n))
     alone = [TrainingData(structures[[i]], y[[i]], network) for i in range(n)]
-    batches = [batch for part in alone for batch in part.batches(torch.arange(1), [1])]
+    batches = [batch for part in alone for batch in part.batches(order[:1], [1])]
     for others in (singles, find_gradient(batches)):
         for first, second in zip(together, others):
             atol = RTOL * float(first.abs().max())

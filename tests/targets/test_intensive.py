@@ -83,7 +83,7 @@ def test_two_copies_have_the_same_loss_and_gradient(network, per_structure, mixt
     for X, labels in ((mixture, y), ([copy_apart(atoms) for atoms in mixture], double(y))):
         structures = model.fitted_.steps.prepare(as_structures(X))
         data = TrainingData(structures, labels, module, per_structure=per_structure)
-        (batch,) = data.batches(torch.arange(len(X)), [len(X)])
+        (batch,) = data.batches(torch.arange(len(X), device=data.device), [len(X)])
         module.zero_grad()
         loss = criterion(batch.predictions(module), batch.labels)
         loss.backward()

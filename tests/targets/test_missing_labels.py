@@ -42,7 +42,7 @@ def find_gradient(model, X, labels, names=None, loss="mse"):
     network = model.module_
     losses = TotalLoss(parse_loss(loss, KINDS))
     data = TrainingData(model.fitted_.steps.prepare(as_structures(X)), y, network)
-    (batch,) = data.batches(torch.arange(len(X)), [len(X)])
+    (batch,) = data.batches(torch.arange(len(X), device=data.device), [len(X)])
     network.zero_grad()
     value = losses(batch.predictions(network), batch.labels)
     value.backward()

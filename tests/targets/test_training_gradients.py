@@ -90,7 +90,7 @@ def test_gradient_of_the_total_loss(name, memory, mixture, draw, monkeypatch, re
     assert set(data.names) == {*KINDS, *DERIVED}
     criterion = TotalLoss(parse_loss(LOSS, KINDS))
     # two batches of different structures, so that none is the whole of the data
-    batches = list(data.batches(torch.arange(len(X)).flip(0), [2, len(X) - 2]))
+    batches = list(data.batches(torch.arange(len(X), device=data.device).flip(0), [2, len(X) - 2]))
 
     def compute_loss():
         return sum(criterion(batch.predictions(network), batch.labels) for batch in batches)
