@@ -49,8 +49,8 @@ def iterate_atoms(X, name="X"):
     """
     if isinstance(X, Atoms):
         raise TypeError(
-            f"{name} must be a sequence of ase.Atoms, got a single Atoms. Pass [atoms], or read all "
-            "structures of a file: ase.io.read(path, index=':')."
+            f"{name} must be a sequence of ase.Atoms, got a single Atoms. Pass [atoms], or read "
+            "all structures of a file: ase.io.read(path, index=':')."
         )
     if hasattr(X, "columns"):
         raise TypeError(
