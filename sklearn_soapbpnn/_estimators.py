@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Self
 
 from sklearn.base import BaseEstimator
@@ -19,6 +20,14 @@ class Documented(BaseEstimator):
 
     _doc_link_module = "sklearn_soapbpnn"
     _doc_link_template = f"{DOCUMENTATION}api/sklearn_soapbpnn.{{name}}.html"
+
+    def __new__(cls, *args: Any, **params: Any) -> Self:
+        # before __init__, since Python's own TypeError has no hint
+        known = inspect.signature(cls.__init__).parameters
+        for name in params:
+            if name not in known and (hint := suggest(name, known)):
+                raise TypeError(f"{cls.__name__} has no parameter {name!r}.{hint}")
+        return super().__new__(cls)
 
     def _doc_link_url_param_generator(self):
         return {"name": type(self).__name__}

@@ -3,6 +3,7 @@
 import inspect
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -219,10 +220,12 @@ def test_atoms_pickled_by_an_old_version_of_ase(attribute):
         (list(molecule("H2O")), TypeError, SINGLE_ATOMS),
         (pd.DataFrame({"a": [1.0]}), TypeError, "got a data frame"),
         (3, TypeError, "got int.*Pass a list of Atoms"),
+        ("train.xyz", TypeError, r"path of a file. Read it: ase\.io\.read"),
+        (Path("train.xyz"), TypeError, r"path of a file. Read it: ase\.io\.read"),
     ],
     ids=[
         *("list", "tuple", "Atoms", "str", "None in list", "nested", "array", "empty array"),
-        *("table of atoms", "list of atoms", "frame", "int"),
+        *("table of atoms", "list of atoms", "frame", "int", "name of a file", "path"),
     ],
 )
 def test_not_structures(X, error, message):
@@ -356,6 +359,11 @@ def test_bad_labels(frames, y, message):
 def test_missing_labels(frames, make):
     message = "y is missing: pass an array of energies or Targets"
     assert_refused(ValueError, message, frames, None, estimator=make())
+
+
+def test_labels_in_a_dictionary(frames):
+    y = {"energy": np.zeros(len(frames))}
+    assert_refused(ValueError, r"got a dict\. Pass Targets\(\*\*y\)", frames, y)
 
 
 def test_infinity_in_an_array_does_not_advise_nan(frames):
@@ -1132,6 +1140,11 @@ def test_calculator_needs_a_regressor(model):
     message = rf"end in, a SoapBPNNRegressor; it ends in a {type(model).__name__}"
     with pytest.raises(TypeError, match=message):
         SoapBPNNCalculator(model)
+
+
+def test_calculator_of_a_path_names_the_way_to_read_it():
+    with pytest.raises(TypeError, match=r"Read the file: load_model\(path\)"):
+        SoapBPNNCalculator("model.safetensors")
 
 
 def test_calculator_needs_a_fitted_model():

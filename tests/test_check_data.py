@@ -86,6 +86,7 @@ def test_units_of_energies_and_forces(request, data, plant, units):
     assert names_of(report) == {"units of energies and forces"}
     finding = report.findings[0]
     assert units in finding.message
+    assert "Convert energies to eV and forces to eV/Angstrom" in finding.message
     assert finding.severity == "error"
     assert_array_equal(finding.structures, ALL)
 
@@ -320,6 +321,14 @@ def test_labels_nobody_asked_for(molecules):
     assert sorted(finding.message.split("'")[1] for finding in found) == ["REF_forces", "virials"]
     assert all(finding.severity == "note" for finding in found)
     assert_array_equal(found[0].structures, SOME)
+
+
+def test_forgotten_labels_are_named_as_from_atoms_wants_them(molecules):
+    X, y = [atoms.copy() for atoms in molecules[0]], molecules[1]
+    for atoms, forces in zip(X, y["forces"]):
+        atoms.arrays["forces"] = forces
+    message = find(check_data(X, y["energy"]), "unused labels").message
+    assert "from_atoms(..., forces='forces')" in message
 
 
 # --- calls and reports ---------------------------------------------------------------------------

@@ -57,6 +57,9 @@ def read_options(**options):
         (lambda: Y["frces"], "forces"),
         (lambda: Y.select(["energies"]), "energy"),
         (lambda: Targets(force=[1.0]), "forces"),
+        (lambda: SoapBPNNRegressor(num_epoch=1), "num_epochs"),
+        (lambda: SoapBPNNRegressor(cutoff=4.0), "cutoff_radius"),
+        (lambda: SoapFeaturizer(max_anguler=1), "max_angular"),
         (lambda: SoapBPNNRegressor().set_params(num_epoch=1), "num_epochs"),
         (lambda: SoapFeaturizer().set_params(max_anguler=1), "max_angular"),
         (lambda: CompositionBaseline().set_params(weights=None), "fixed_weights"),
@@ -77,7 +80,7 @@ def read_options(**options):
     ],
 )
 def test_errors_suggest_what_was_meant(call, meant):
-    with pytest.raises((KeyError, ValueError), match=f"Did you mean '{meant}'"):
+    with pytest.raises((KeyError, TypeError, ValueError), match=f"Did you mean '{meant}'"):
         call()
 
 
@@ -95,6 +98,8 @@ def test_other_names_are_refused_as_scikit_learn_does():
         SoapFeaturizer().set_params(foo=1)
     with pytest.raises(ValueError, match="Invalid parameter 'foo' for estimator SoapFeaturizer"):
         SoapFeaturizer().set_params(foo__bar=1)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
+        SoapFeaturizer(foo=1)
     # nothing similar in the section either, although paths have the section in common
     with pytest.raises(ValueError, match=r"architecture.training.foo=1\. Remove"):
         read_options(training={"foo": 1})

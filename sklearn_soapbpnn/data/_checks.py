@@ -1,6 +1,7 @@
 """Checks of user input, whose errors name the structure, the value and the remedy."""
 
 from mmap import mmap
+from os import PathLike
 
 import numpy as np
 from ase import Atom, Atoms
@@ -48,7 +49,8 @@ def iterate_atoms(X, name="X"):
     """
     if isinstance(X, Atoms):
         raise TypeError(
-            f"{name} must be a sequence of ase.Atoms, got a single Atoms. Pass [atoms]."
+            f"{name} must be a sequence of ase.Atoms, got a single Atoms. Pass [atoms], or read "
+            "all structures of a file: ase.io.read(path, index=':')."
         )
     if hasattr(X, "columns"):
         raise TypeError(
@@ -60,6 +62,11 @@ def iterate_atoms(X, name="X"):
         raise TypeError(
             f"{name} must be a sequence of ase.Atoms, got an ASE database. Open it as a sequence: "
             "sklearn_soapbpnn.open_frames(path)."
+        )
+    if isinstance(X, str | PathLike):
+        raise TypeError(
+            f"{name} must be a sequence of ase.Atoms, got the path of a file. Read it: "
+            "ase.io.read(path, index=':'), or sklearn_soapbpnn.open_frames(path) if it is large."
         )
     index = -1
     for index, atoms in enumerate(_iterate(X, name)):

@@ -478,6 +478,11 @@ def as_targets(y: Any, structures: Structures, name: str = "y", X_name: str = "X
 
 
 def _check_energies(y, name):
+    if isinstance(y, Mapping):
+        raise ValueError(
+            f"{name} must be one energy for each structure, or Targets, got a "
+            f"{type(y).__name__}. Pass Targets(**{name}), whose columns are lists or arrays."
+        )
     try:
         energy = as_real(y).astype(np.float64)
     except (TypeError, ValueError, RuntimeError) as err:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..data import Structures
+from ..data import KNOWN_KINDS, Structures
 from ._report import Finding
 from ._sample import count
 
@@ -29,12 +29,13 @@ def check_keys(X, sample):
             continue
         places = np.array([place for place, _ in entries])
         differs = key in getattr(sample.y, "names", ())
+        target = key if key in KNOWN_KINDS else "name"
         yield Finding(
             "unused labels",
             "note",
             sample.indices(places),
             f"{key!r} of {count(places)} {'differs from that' if differs else 'is not'} in y. If "
-            f"you want it as a label, read it with Targets.from_atoms(..., name={key!r}).",
+            f"you want it as a label, read it with Targets.from_atoms(..., {target}={key!r}).",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -305,9 +306,10 @@ def _are_same(values, others):
 def _list_properties(regressor):
     """Return the properties of ASE's calculators that a fitted regressor predicts."""
     if not isinstance(regressor, FittedRegressor):
+        is_path = isinstance(regressor, str | PathLike)
         raise TypeError(
             "model must be, or end in, a SoapBPNNRegressor; it ends in a "
-            f"{type(regressor).__name__}."
+            f"{type(regressor).__name__}.{' Read the file: load_model(path).' if is_path else ''}"
         )
     check_is_fitted(regressor, "fitted_")
     learnt = [name for name in ("dipole", "charges") if name in regressor.kinds_]

@@ -18,6 +18,7 @@ BLANK = b"0" * 64
 # occurs only once, since quotes inside the model's JSON are escaped
 CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 DTYPES = ("F32", "F64")
+ZIP = b"PK\x03\x04"  # first bytes of archives
 
 
 def pack(header, tensors):
@@ -56,6 +57,11 @@ def unpack(content):
         If these are not bytes from :func:`pack`.
     """
     length = header_size(content)
+    if content.startswith(ZIP):
+        raise ValueError(
+            "it is an archive, as export and torch.save write them. Pass the file that model.save "
+            "has written"
+        )
     if not 2 <= length <= len(content) - 8:
         raise ValueError("it is not a safetensors file, or is incomplete")
     if length > LARGEST_HEADER:
