@@ -21,10 +21,14 @@ from ._sample import Sample, count, spread
 # correlation of predicted and labelled forces of structures that the fit has not seen; clean data
 # have at least 0.85 with 20 structures and 0.94 with 60
 UNRELATED, WEAK = 0.3, 0.5
+# correlation of forces whose sign is wrong
+OPPOSITE = -0.7
 # rank correlation of differences of energies that settles the sign, and one that settles a factor
 SETTLES_SIGN, SETTLES_FACTOR = 0.6, 0.95
 # factors within these bounds may be errors of the fit
 ROUGH, FINE = 2.5, 1.5
+# structures below which a fit may miss one that is unlike the others, so that it accuses none
+FEW = 50
 # factor by which forces are too large if energies or forces are in another unit
 FORCE_UNITS = {
     "energies in Hartree and forces in eV/Angstrom": Hartree,
@@ -95,13 +99,14 @@ def check_forces(sample, fit):
     ratio = np.array([np.sqrt(np.mean(values**2)) for values in known]) / np.maximum(size, 1e-300)
     # the directions of small forces are errors of the fit
     clear = (size > 0.3 * np.median(size)) & (ratio > 0) & (np.median(cosine) > 0.85)
-    yield from _report_directions(sample, fit, cosine, clear & (cosine < 0.2))
+    least = OPPOSITE if len(known) < FEW else 0.2
+    yield from _report_directions(sample, fit, cosine, clear & (cosine < least))
     yield from _report_sizes(sample, fit, ratio, clear & (cosine > 0.5))
 
 
 def _report_directions(sample, fit, cosine, wrong):
     if wrong.any():
-        opposite = np.sum(cosine[wrong] < -0.7)
+        opposite = np.sum(cosine[wrong] < OPPOSITE)
         yield Finding(
             "forces of single structures",
             "error",
@@ -114,7 +119,7 @@ def _report_directions(sample, fit, cosine, wrong):
 
 
 def _report_sizes(sample, fit, ratio, clear):
-    other = clear & ((ratio > 4) | (ratio < 1 / 4))
+    other = clear & ((ratio > 6) | (ratio < 1 / 6))
     if other.any():
         yield Finding(
             "force units",
@@ -238,7 +243,7 @@ def check_energy_outliers(sample: Sample, fit=None, factor=None):
     known = sample.has_label("energy") & ~sample.geometry.alone
     known[[k for found in find_other_units(sample).values() for k in found]] = False
     features = None
-    if factor is not None:
+    if factor is not None and len(fit.places) >= FEW:
         places = fit.places[known[fit.places]]
         energy = dict(zip(fit.places, fit.predicted["energy"]))
         features = np.array([[energy[k] / sample.X.n_atoms[k]] for k in places])
@@ -260,7 +265,7 @@ def check_energy_outliers(sample: Sample, fit=None, factor=None):
         f"{count(found, 'energy', 'energies')} off by {low if low == high else f'{low} to {high}'} "
         f"per atom (standard deviation of the others {spread(rest):.2g})"
     )
-    follow = factor is not None and _follow(sample, fit, places[found])
+    follow = features is not None and _follow(sample, fit, places[found])
     if len(found) > 1 and (follow or _is_offset(rest[found])):
         yield Finding(
             "level of theory",
