@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any, Self
 
@@ -21,13 +22,10 @@ class Documented(BaseEstimator):
     _doc_link_module = "sklearn_soapbpnn"
     _doc_link_template = f"{DOCUMENTATION}api/sklearn_soapbpnn.{{name}}.html"
 
-    def __new__(cls, *args: Any, **params: Any) -> Self:
-        # before __init__, since Python's own TypeError has no hint
-        known = inspect.signature(cls.__init__).parameters
-        for name in params:
-            if name not in known and (hint := suggest(name, known)):
-                raise TypeError(f"{cls.__name__} has no parameter {name!r}.{hint}")
-        return super().__new__(cls)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _add_hints(cls.__init__)  # type: ignore[method-assign]
 
     def _doc_link_url_param_generator(self):
         return {"name": type(self).__name__}
@@ -60,3 +58,20 @@ class Documented(BaseEstimator):
             if name not in known and (hint := suggest(name, known)):
                 raise ValueError(f"{type(self).__name__} has no parameter {name!r}.{hint}")
         return super().set_params(**params)
+
+
+def _add_hints(init):
+    """Return a constructor that says which argument was meant; a ``__new__`` would hide its names.
+
+    Python's own TypeError gives no hint.
+    """
+    known = inspect.signature(init).parameters
+
+    @functools.wraps(init)
+    def checked_init(self, *args, **params):
+        for name in params:
+            if name not in known and (hint := suggest(name, known)):
+                raise TypeError(f"{type(self).__name__} has no parameter {name!r}.{hint}")
+        init(self, *args, **params)
+
+    return checked_init

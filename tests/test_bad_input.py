@@ -688,6 +688,7 @@ def test_cutoff_width_beyond_the_radius(frames):
     [
         ("rmse", "loss of 'energy': type must be one of .*'huber'.*got 'rmse'"),
         ({"forces": "mse"}, r"loss names the targets \['forces'\]; it may name \['energy'\]"),
+        ({"forces": 10.0}, r"e.g. loss=\{'energy': \{'forces': \{'weight': 10.0\}\}\}"),
         ({"enrgy": "mse"}, r"loss names the targets \['enrgy'\]"),
         ({"energy": "l2"}, "loss of 'energy': type must be one of .*got 'l2'"),
         ({"energy": {"type": "l2"}}, "loss of 'energy': type must be one of .*got 'l2'"),

@@ -1,5 +1,7 @@
 """Misspelt names: the error says which name was probably meant."""
 
+import inspect
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -82,6 +84,12 @@ def read_options(**options):
 def test_errors_suggest_what_was_meant(call, meant):
     with pytest.raises((KeyError, TypeError, ValueError), match=f"Did you mean '{meant}'"):
         call()
+
+
+def test_hints_leave_the_signature():
+    """Sphinx would show the arguments of a ``__new__``, so there is none."""
+    assert {"max_radial", "cutoff_radius"} <= {*inspect.signature(SoapFeaturizer).parameters}
+    assert SoapFeaturizer.__new__ is object.__new__
 
 
 def test_outputs():

@@ -561,9 +561,11 @@ def _check_values(name, values, shape):
         raise ValueError(f"Target {name} is not an array of numbers: {err}.") from err
     expected = ("n", *shape[1:])
     if values.ndim != len(shape) or values.shape[1:] != shape[1:]:
+        is_voigt = shape[1:] == (3, 3) and values.shape[1:] == (6,)
+        way_out = " Convert each from Voigt order: ase.stress.voigt_6_to_full_3x3_stress."
         raise ValueError(
             f"Target {name} must have shape {format_shape(expected)}, got "
-            f"{format_shape(values.shape)}."
+            f"{format_shape(values.shape)}.{way_out if is_voigt else ''}"
         )
     if np.isinf(values).any():
         index = int(np.argwhere(np.isinf(values))[0][0])

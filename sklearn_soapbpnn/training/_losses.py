@@ -154,6 +154,9 @@ def parse_loss(loss, names) -> dict[str, TargetLoss]:
     unknown = sorted(set(loss) - set(names), key=str)
     if unknown:
         hint = suggest(unknown[0], names)
+        if unknown[0] in DERIVATIVES and "energy" in names:
+            entry = {"energy": {unknown[0]: {"weight": 10.0}}}
+            hint = f" It belongs to the energy, e.g. loss={entry}."
         raise ValueError(f"loss names the targets {unknown}; it may name {names}.{hint}")
     losses = {}
     for name in names:

@@ -122,6 +122,7 @@ def test_unequal_lengths():
     [
         ({"energy": 1.0}, r"energy must have shape \(n,\), got \(\)"),
         ({"energy": [[1.0], [2.0]]}, r"energy must have shape \(n,\), got \(2, 1\)"),
+        ({"stress": np.zeros((2, 6))}, r"got \(2, 6\)\. Convert each from Voigt order"),
         ({"forces": np.zeros((2, 6))}, r"forces\[0\] must have shape \(n, 3\), got \(6,\)"),
         (
             {"forces": [np.zeros((2, 3)), np.zeros((2, 2))]},

@@ -510,10 +510,6 @@ def check_refused(path, content, message=None):
     assert str(caught.value).startswith(f"path={str(path)!r} cannot be loaded: ")
 
 
-def test_archives_are_told_from_damaged_files(path):
-    check_refused(path, b"PK\x03\x04" + bytes(100), "archive, as export and torch.save write them")
-
-
 def test_damage_never_loads(small, path, monkeypatch):
     """A few of each sort; benchmarks/corrupt_files.py tries thousands."""
     save_model(small, path)
@@ -551,7 +547,7 @@ def test_every_character_of_the_checksum(small, path):
     ("content", "message"),
     [
         (b"", "not a safetensors file"),
-        (b"PK\x03\x04 a zip archive", "not a safetensors file"),
+        (b"PK\x03\x04 a zip archive", "an archive, as export and torch.save write them"),
         (pickle.dumps({"a": 1}), "not a safetensors file"),
         (b"\xff" * 100, "not a safetensors file"),
         (b"\0" * 100, "not a safetensors file"),
