@@ -13,6 +13,8 @@ from numpy.testing import assert_array_equal
 from sklearn_soapbpnn import SoapBPNNRegressor, Targets, check_data
 from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.datasets import load_cuau, load_malonaldehyde
+from sklearn_soapbpnn.doctor import QuickFit, read_sample
+from sklearn_soapbpnn.doctor._consistency import check_forces
 
 SOME = [7, 23, 41]
 ALL = list(range(60))
@@ -55,6 +57,31 @@ def test_no_alarm_on_shipped_data(load):
     report = check_data(*load(return_X_y=True))
     assert not report.counts
     assert repr(report).startswith("No problems found in ")
+
+
+def test_no_alarm_on_few_structures():
+    X, y = load_cuau(return_X_y=True)
+    assert not check_data(X[::8], y[::8]).counts
+
+
+def test_structures_that_only_the_second_fit_leaves_out_are_not_accused(molecules):
+    X, y = molecules
+    sample = read_sample(X, change(y, forces=change_some(y["forces"], np.negative)))[0]
+    fit = QuickFit(np.arange(60), np.arange(60) >= 40, y)
+    (finding,) = check_forces(sample, fit, np.array([7, 41, 50]))
+    assert_array_equal(finding.structures, [7, 41])
+
+
+def test_few_structures_are_accused_of_the_opposite_sign_only(molecules):
+    X, y = molecules
+    turned = [values[[1, 2, 3, 4, 5, 6, 7, 8, 0]] for values in y["forces"]]
+    forces = [turned[7], *y["forces"][1:40]]
+    forces[23] = -forces[23]
+    sample = read_sample(X[:40], change(y[:40], forces=forces))[0]
+    for n_fitted, found in ((20, [23]), (35, [0, 23])):
+        fit = QuickFit(np.arange(40), np.arange(40) >= n_fitted, y[:40])
+        (finding,) = check_forces(sample, fit)
+        assert_array_equal(finding.structures, found)
 
 
 # --- units and signs, which a quick fit to the forces tells --------------------------------------

@@ -21,14 +21,16 @@ from ._sample import Sample, count, spread
 # correlation of predicted and labelled forces of structures that the fit has not seen; clean data
 # have at least 0.85 with 20 structures and 0.94 with 60
 UNRELATED, WEAK = 0.3, 0.5
-# correlation of forces whose sign is wrong
-OPPOSITE = -0.7
-# rank correlation of differences of energies that settles the sign, and one that settles a factor
+# correlation below which the forces of a single structure are wrong, that of a change of sign, and
+# the number of fitted structures below which only the latter counts, and no size, since some may be
+# unlike all others
+CONTRADICTS, OPPOSITE, FEW = 0.2, -0.7, 30
+# rank correlation of differences of energies that settles the sign, and one that settles a factor;
+# with few structures of many phases, right signs may have -0.7
 SETTLES_SIGN, SETTLES_FACTOR = 0.6, 0.95
+SETTLES_WRONG_SIGN = -0.8
 # factors within these bounds may be errors of the fit
 ROUGH, FINE = 2.5, 1.5
-# structures below which a fit may miss one that is unlike the others, so that it accuses none
-FEW = 50
 # factor by which forces are too large if energies or forces are in another unit
 FORCE_UNITS = {
     "energies in Hartree and forces in eV/Angstrom": Hartree,
@@ -72,13 +74,28 @@ class QuickFit:
         return [labels[k] for k in self.places], self.predicted["forces"]
 
     @property
+    def n_fitted(self):
+        """Number of structures that the fit has seen."""
+        return int(np.sum(~self.is_new))
+
+    @property
     def rms_forces(self):
         """Root mean square of the predicted forces of each structure."""
         return np.array([np.sqrt(np.mean(values**2)) for values in self.predicted["forces"]])
 
 
-def check_forces(sample, fit):
-    """Yield forces that do not belong to their structures."""
+def check_forces(sample, fit, accused=None):
+    """Yield forces that do not belong to their structures.
+
+    Parameters
+    ----------
+    sample : Sample
+        Structures and labels.
+    fit : QuickFit
+        Quick fit to the forces.
+    accused : array of int, default=None
+        The only structures whose forces may be wrong by direction; None allows all.
+    """
     known, predicted = fit.pairs_of_forces(sample)
     new = np.flatnonzero(fit.is_new)
     overall = _cosine(
@@ -96,12 +113,18 @@ def check_forces(sample, fit):
         return
     cosine = np.array([_cosine(*values) for values in zip(known, predicted)])
     size = fit.rms_forces
-    ratio = np.array([np.sqrt(np.mean(values**2)) for values in known]) / np.maximum(size, 1e-300)
+    labelled = np.array([np.sqrt(np.mean(values**2)) for values in known])
+    ratio = labelled / np.maximum(size, 1e-300)
     # the directions of small forces are errors of the fit
     clear = (size > 0.3 * np.median(size)) & (ratio > 0) & (np.median(cosine) > 0.85)
-    least = OPPOSITE if len(known) < FEW else 0.2
-    yield from _report_directions(sample, fit, cosine, clear & (cosine < least))
-    yield from _report_sizes(sample, fit, ratio, clear & (cosine > 0.5))
+    enough = fit.n_fitted >= FEW
+    limit = CONTRADICTS if enough else OPPOSITE
+    wrong = clear & (cosine < limit) & (labelled > 0.3 * np.median(labelled))
+    if accused is not None:
+        wrong &= np.isin(fit.places, accused)
+    yield from _report_directions(sample, fit, cosine, wrong)
+    if enough:
+        yield from _report_sizes(sample, fit, ratio, clear & (cosine > 0.5))
 
 
 def _report_directions(sample, fit, cosine, wrong):
@@ -155,7 +178,7 @@ def compare_energies(sample, fit):
         return None, []
     correlation = spearmanr(here, there)[0]
     ratio = np.median(np.abs(there)) / max(np.median(np.abs(here)), 1e-300)
-    if abs(correlation) >= SETTLES_SIGN:
+    if correlation >= SETTLES_SIGN or correlation <= SETTLES_WRONG_SIGN:
         factor = float(np.copysign(ratio, correlation))
         return factor, list(_report_factor(sample, places, factor, abs(correlation)))
     # energies that do not even resemble those of similar structures are mixed up
@@ -214,8 +237,7 @@ def _report_factor(sample, places, factor, correlation):
         "error",
         where,
         f"forces are {abs(factor):.3g} times as large as the changes of the energies require"
-        f"{f', as with {units}' if units else ''}. Convert energies to eV and "
-        "forces to eV/Angstrom.",
+        f"{f', as with {units}' if units else ''}. Convert one of the two.",
     )
 
 
@@ -243,7 +265,7 @@ def check_energy_outliers(sample: Sample, fit=None, factor=None):
     known = sample.has_label("energy") & ~sample.geometry.alone
     known[[k for found in find_other_units(sample).values() for k in found]] = False
     features = None
-    if factor is not None and len(fit.places) >= FEW:
+    if factor is not None and fit.n_fitted >= FEW:
         places = fit.places[known[fit.places]]
         energy = dict(zip(fit.places, fit.predicted["energy"]))
         features = np.array([[energy[k] / sample.X.n_atoms[k]] for k in places])

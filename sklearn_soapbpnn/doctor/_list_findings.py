@@ -60,11 +60,12 @@ def examine(sample, validation=None, fit_forces=None):
     if fit is None:
         return [*findings, *check_energy_outliers(sample), *check_stress_size(sample)], None
     wrong = [*check_forces(sample, fit)]
-    suspects = _locate(sample, wrong, "forces of single structures")
-    suspects = np.intersect1d(suspects, fit.places[fit.is_new])
+    accused = _locate(sample, wrong, "forces of single structures")
+    suspects = np.intersect1d(accused, fit.places[fit.is_new])
     if len(suspects):  # or are they merely unlike the structures of the fit?
         fit = fit_forces(sample, spoilt, suspects)
-        wrong = [*check_forces(sample, fit)]
+        # the second fit leaves out others, which may be unlike its structures in turn
+        wrong = [*check_forces(sample, fit, accused)]
     findings += wrong
     factor = None
     if not any(finding.name == "forces of other structures" for finding in wrong):
