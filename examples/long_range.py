@@ -78,6 +78,7 @@ for what, long_range in (("short range", False), ("long range", True)):
 # --------------
 # On the side of the oxygen the ion is attracted, on the side of the hydrogens it is repelled.
 distances = np.linspace(2.7, 9.0, 64)
+centred = {"textcoords": "offset points", "ha": "center", "va": "center"}
 figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
 for sign, side in ((1, "at the oxygen"), (-1, "at the hydrogens")):
     pairs = [place_ion(r, np.array([0, 0, sign])) for r in distances]
@@ -86,7 +87,7 @@ for sign, side in ((1, "at the oxygen"), (-1, "at the hydrogens")):
     for (what, model), color in zip(models.items(), ("C3", "C0")):
         label = what if sign == 1 else None
         axes.plot(distances, model.predict(pairs), "--", color=color, label=label)
-    axes.annotate(side, (2.8, np.interp(2.8, distances, exact)), (12, 0), textcoords="offset points")
+    axes.annotate(side, (5.5, np.interp(5.5, distances, exact)), (0, 12 * sign), **centred)
 axes.axvline(CUTOFF, color="0.6", ls=":", label="cutoff")
 axes.set(xlabel="distance of the ion from the oxygen (Å)", ylabel="energy (eV)")
 axes.legend()

@@ -237,7 +237,8 @@ def _report_factor(sample, places, factor, correlation):
         "error",
         where,
         f"forces are {abs(factor):.3g} times as large as the changes of the energies require"
-        f"{f', as with {units}' if units else ''}. Convert one of the two.",
+        f"{f', as with {units}' if units else ''}. Convert energies to eV and "
+        "forces to eV/Angstrom.",
     )
 
 
