@@ -122,7 +122,10 @@ OPTIMIZERS = {
     "soap": lambda: choose(Soap),
     # docs/recipes.md; their number of epochs is --epochs
     "molecules": lambda: {"radial_scale": 3.0, "num_neurons_per_layer": 128},
-    "solids": lambda: {"radial_scale": 3.0},
+    "solids": lambda: {
+        "radial_scale": 3.0,
+        "loss": {"energy": {"weight": 3.0, "forces": {}}},
+    },
 }
 
 
