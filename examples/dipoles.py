@@ -6,8 +6,8 @@ A vector and a tensor from one model, which turn with the molecule.
 
 Structures and dipoles are those of malonaldehyde with GFN2-xTB. The polarisabilities follow from
 Thole's model of interacting atoms (B. T. Thole, Chem. Phys. 59, 341 (1981)), a closed formula which
-takes the place of a quantum-chemical calculation here. The spectra that such targets give are in
-another example, on infrared intensities.
+takes the place of a quantum-chemical calculation here. The infrared spectrum that dipoles give is
+another example.
 """
 
 # %%

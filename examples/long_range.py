@@ -2,7 +2,7 @@
 Charges beyond the cutoff
 =========================
 
-What ``long_range=True`` adds: two molecules that are farther apart than the cutoff still attract.
+What ``long_range=True`` adds: an ion and a molecule beyond the cutoff still feel each other.
 
 The data are pairs of a sodium ion and a water molecule with three point charges. Their energy is a
 closed formula, the electrostatic energy of the charges and a short repulsion, so that the right
