@@ -232,8 +232,11 @@ def test_fixes_that_come_later_have_the_last_word(simulation, cases, models):
 # --- several processes ---------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def parallel(request, cases, models, cesium):
+N_RANKS = 4  # two run the driver below
+
+
+@pytest.fixture(scope="module")
+def parallel(cases, models, cesium):
     """What the worker finds, and how many atoms crossed to and from each of its processes."""
     single = {
         (option, case): (atoms, f"{option}.safetensors", list_elements(atoms))
@@ -243,11 +246,10 @@ def parallel(request, cases, models, cesium):
     single["cesium"] = (cesium[0], "cesium.safetensors", ["Cs"])
     folder = models[1]
     (folder / "input.pickle").write_bytes(pickle.dumps((single, moving_atoms(cases))))
-    ran = run_ranks(request.param, WORKER, folder)
+    ran = run_ranks(N_RANKS, WORKER, folder)
     assert ran.returncode == 0, ran.stderr
     outputs = [
-        pickle.loads((folder / f"output{rank}.pickle").read_bytes())
-        for rank in range(request.param)
+        pickle.loads((folder / f"output{rank}.pickle").read_bytes()) for rank in range(N_RANKS)
     ]
     return outputs[0][0], [n_crossed for _, n_crossed in outputs]
 

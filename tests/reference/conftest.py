@@ -74,10 +74,6 @@ CASES = {
     "zbl": ({"zbl": True, "heads": {"energy": "mlp"}}, DIPOLE),
     "p3m": ({"long_range": {"enable": True}}, DIPOLE),
     "ewald": ({"long_range": {"enable": True, "use_ewald": True}, "zbl": True}, DIPOLE),
-    "alchemical ewald": (
-        {"legacy": False, "long_range": {"enable": True, "use_ewald": True}},
-        DIPOLE,
-    ),
 }
 # training options besides the usual
 TRAINING = {
