@@ -11,6 +11,16 @@ from sklearn.base import BaseEstimator
 from .data import suggest
 
 DOCUMENTATION = "https://sklearn-soapbpnn.readthedocs.io/en/latest/"
+# what other programs call parameters, where no similarity shows which one is meant
+OTHER_NAMES = {
+    "l_max": "max_angular",
+    "lr": "learning_rate",
+    "n_max": "max_radial",
+    "patience": "n_iter_no_change",
+    "r_cut": "cutoff_radius",
+    "r_max": "cutoff_radius",
+    "seed": "random_state",
+}
 
 
 class Documented(BaseEstimator):
@@ -55,7 +65,7 @@ class Documented(BaseEstimator):
         """
         known = self.get_params(deep=False)
         for name in params:
-            if name not in known and (hint := suggest(name, known)):
+            if name not in known and (hint := _find_hint(name, known)):
                 raise ValueError(f"{type(self).__name__} has no parameter {name!r}.{hint}")
         return super().set_params(**params)
 
@@ -70,8 +80,14 @@ def _add_hints(init):
     @functools.wraps(init)
     def checked_init(self, *args, **params):
         for name in params:
-            if name not in known and (hint := suggest(name, known)):
+            if name not in known and (hint := _find_hint(name, known)):
                 raise TypeError(f"{type(self).__name__} has no parameter {name!r}.{hint}")
         init(self, *args, **params)
 
     return checked_init
+
+
+def _find_hint(name, known):
+    """Return which parameter a name that there is not may stand for, or an empty string."""
+    meant = OTHER_NAMES.get(name)
+    return f" Did you mean {meant!r}?" if meant in known else suggest(name, known)

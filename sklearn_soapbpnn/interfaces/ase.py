@@ -275,7 +275,7 @@ class UncertaintyObserver:
             self.frames.append(self.atoms.copy())
         message = (
             f"The force on atom {atom} ({self.atoms.symbols[atom]}) has a standard deviation of "
-            f"{stds[atom]:.3g} eV/Angstrom, above the threshold of {self.threshold:.3g}: the model "
+            f"{stds[atom]:.4g} eV/Angstrom, above the threshold of {self.threshold:.4g}: the model "
             "knows no structures like this one."
         )
         if self.stop:

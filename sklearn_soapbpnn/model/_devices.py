@@ -17,7 +17,8 @@ def resolve_device(device):
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as err:
         raise ValueError(
-            f"device={device!r} cannot be used: {_first_line(err)}. Choose 'auto' or 'cpu'."
+            f"device={device!r} cannot be used: {_first_line(err)}. Choose 'auto', 'cpu', or "
+            "'cuda' on a machine with a GPU."
         ) from err
 
 
