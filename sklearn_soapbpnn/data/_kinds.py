@@ -37,6 +37,11 @@ class Block:
         """Total number of components of all tensors of the block."""
         return (2 * self.o3_lambda + 1) * self.n_properties
 
+    @property
+    def is_scalar(self):
+        """Whether the components are scalars, which rotation and inversion leave as they are."""
+        return (self.o3_lambda, self.o3_sigma) == (0, 1)
+
 
 @dataclass(frozen=True)
 class TargetKind:
@@ -323,7 +328,7 @@ class TargetKind:
     @property
     def is_scalar(self) -> bool:
         """Whether all components are scalars, which the network predicts directly."""
-        return all(block.o3_lambda == 0 and block.o3_sigma == 1 for block in self.blocks)
+        return all(block.is_scalar for block in self.blocks)
 
     @property
     def is_symmetric(self) -> bool:
@@ -385,7 +390,7 @@ class TargetKind:
             return _read_only(np.array([[0], [4], [8]]) * n + np.arange(n))
         components, first = [np.empty(0, int)], 0
         for block in self.blocks:
-            if block.o3_lambda == 0 and block.o3_sigma == 1:
+            if block.is_scalar:
                 components.append(first + np.arange(block.n_properties))
             first += block.size
         return _read_only(np.concatenate(components)[None])

@@ -2,7 +2,7 @@
 
 from ._channels import count_channels, count_features, take_degree
 from ._expansion import compute_expansions, expand_density
-from ._features import SoapFeatures, load_power_spectrum, name_features
+from ._features import SoapFeatures, name_features
 from ._load_kernels import load_kernels
 from ._memory import estimate_memory, estimate_weights, exceeds_memory, find_memory
 from ._pair_basis import (
@@ -19,14 +19,14 @@ from ._spectrum_pairs import contract_spectra, spread_spectra
 from ._store import DiskStore, MemoryStore, hash_structures, open_store
 
 __all__ = [
+    "SOAP_PARAMETERS",
+    "SOAP_TYPES",
     "DiskStore",
     "FactoredPairs",
     "FusedPairs",
     "MemoryStore",
     "PairBasis",
     "PowerSpectrum",
-    "SOAP_PARAMETERS",
-    "SOAP_TYPES",
     "SoapFeatures",
     "SoapParameters",
     "StoredPairs",
@@ -42,7 +42,6 @@ __all__ = [
     "find_memory",
     "hash_structures",
     "load_kernels",
-    "load_power_spectrum",
     "name_features",
     "open_store",
     "read_soap_parameters",

@@ -117,7 +117,7 @@ def _find_fixed(known, predicted, std, kind):
     error is none, so a committee whose members agree by chance does not go unnoticed. Scalars are
     never fixed.
     """
-    if all(block.o3_lambda == 0 and block.o3_sigma == 1 for block in kind.blocks):
+    if kind.is_scalar:
         return np.zeros(std.shape, dtype=bool)
     typical = np.sqrt(np.mean(std[np.isfinite(known)] ** 2))
     is_right = np.abs(known - predicted) < SMALL_ERROR * typical

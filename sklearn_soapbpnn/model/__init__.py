@@ -15,7 +15,6 @@ from ._outputs import (
     check_volumes,
     find_main,
     find_output_kind,
-    list_outputs,
     warn_of_constant,
 )
 from ._pipelines import apply_steps, check_steps, list_steps, run_steps
@@ -49,7 +48,6 @@ __all__ = [
     "fit_steps",
     "is_large",
     "list_attached",
-    "list_outputs",
     "list_steps",
     "measure_weights",
     "name_attached",

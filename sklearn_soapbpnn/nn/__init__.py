@@ -1,12 +1,7 @@
 """The network, its input (atomic environments), and the linear maps that give forces."""
 
 from ._architecture import Architecture
-from ._environments import (
-    EnvironmentBatch,
-    EnvironmentRecipe,
-    Environments,
-    compute_environments,
-)
+from ._environments import EnvironmentBatch, Environments, compute_environments
 from ._last_layer import find_rows
 from ._long_range import LongRange
 from ._slopes import sum_by_index
@@ -15,7 +10,6 @@ from ._soap_bpnn import Outputs, SoapBPNN
 __all__ = [
     "Architecture",
     "EnvironmentBatch",
-    "EnvironmentRecipe",
     "Environments",
     "LongRange",
     "Outputs",

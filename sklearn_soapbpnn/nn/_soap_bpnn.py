@@ -233,7 +233,7 @@ class SoapBPNN(nn.Module):
             )
 
         def make_basis(block):
-            if (block.o3_lambda, block.o3_sigma) == (0, 1):
+            if block.is_scalar:
                 return None
             return TensorBasis(
                 block.o3_lambda, block.o3_sigma, make_contraction, architecture.add_lambda_basis

@@ -5,7 +5,6 @@ from ._long_range import LongRangeParameters, check_long_range, import_torchpme
 from ._zbl import (
     COEFFICIENTS,
     COULOMB,
-    ZBLContribution,
     compute_zbl,
     evaluate_repulsion,
     find_decay_rates,
@@ -18,7 +17,6 @@ __all__ = [
     "CoulombSum",
     "Geometry",
     "LongRangeParameters",
-    "ZBLContribution",
     "check_long_range",
     "compute_zbl",
     "evaluate_repulsion",

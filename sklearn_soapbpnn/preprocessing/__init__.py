@@ -1,8 +1,9 @@
 """Steps of a Pipeline before the network: ZBL, composition baseline, scale, descriptor."""
 
-from ._composition import CompositionBaseline, check_fixed_weights, count_elements
+from ._composition import CompositionBaseline, count_elements
 from ._featurizer import SoapFeaturizer
-from ._scaler import TargetScaler, check_scales
+from ._fixed_weights import check_fixed_weights, check_scales
+from ._scaler import TargetScaler
 from ._zbl import ZBLBaseline
 
 __all__ = [

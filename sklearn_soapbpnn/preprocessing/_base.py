@@ -128,3 +128,8 @@ def _compute_residual(structures, targets, name, weights):
     if rows.any() and not weights[structure][rows].any():
         raise ValueError(f"sample_weight is zero for every structure with a label of {name!r}.")
     return Residual(kind, labels, values, known, weights[structure], structure)
+
+
+def has_baseline(kind):
+    """Return whether a target is a sum or mean of atomic values with an invariant part."""
+    return kind.invariant_components.size > 0 and not kind.per_volume

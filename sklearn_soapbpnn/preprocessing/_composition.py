@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
-from ase.data import atomic_numbers
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils.validation import check_is_fitted
 
 from ..data import (
-    DERIVED_TARGETS,
     Frames,
     Labels,
     Structures,
@@ -24,7 +21,8 @@ from ..data import (
     find_elements,
     suggest,
 )
-from ._base import TargetStep, compute_residuals
+from ._base import TargetStep, compute_residuals, has_baseline
+from ._fixed_weights import check_fixed_weights
 
 
 class CompositionBaseline(RegressorMixin, TargetStep):
@@ -129,7 +127,7 @@ class CompositionBaseline(RegressorMixin, TargetStep):
             new elements or a target is of another kind than before.
         """
         structures, residuals = compute_residuals(X, y, sample_weight)
-        _check_order(structures, [n for n, r in residuals.items() if _has_baseline(r.kind)])
+        _check_order(structures, [n for n, r in residuals.items() if has_baseline(r.kind)])
         elements = find_elements(self, structures)
         keep = self.warm_start and hasattr(self, "coef_")
         kinds, coef = (dict(self.kinds_), dict(self.coef_)) if keep else ({}, {})
@@ -141,7 +139,7 @@ class CompositionBaseline(RegressorMixin, TargetStep):
                     f"Target {name!r} is {residual.kind!r}, but was {kinds[name]!r} in the "
                     "previous fit. Declare the same kind, or fit with warm_start=False."
                 )
-            if name not in kinds and _has_baseline(residual.kind):
+            if name not in kinds and has_baseline(residual.kind):
                 kinds[name] = residual.kind
                 coef[name] = _fit_coef(structures, residual, elements, fixed.get(name, {}))
         self.elements_, self.kinds_, self.coef_ = elements, kinds, coef
@@ -272,84 +270,6 @@ def count_elements(structures, elements, as_shares):
     return counts / structures.n_atoms[:, None] if as_shares else counts
 
 
-def check_fixed_weights(weights, name="fixed_weights", kinds=None):
-    """Return fixed weights as ``{target: {Z: number} or number}``.
-
-    Parameters
-    ----------
-    weights : mapping or None
-        Weights as given by the user. Elements without a target belong to the energy.
-    name : str
-        Name of the argument in error messages.
-    kinds : dict of str to TargetKind, default=None
-        Kinds of the columns of y. If given, each target must be one of the columns and have a
-        baseline.
-    """
-    checked = _parse_fixed_weights(weights, name)
-    if kinds is None:
-        return checked
-    known = [
-        target
-        for target, kind in kinds.items()
-        if target not in DERIVED_TARGETS and _has_baseline(kind)
-    ]
-    for target in checked:
-        if target not in known:
-            raise ValueError(
-                f"{name} names {target!r}, which is neither a chemical element nor a target of y "
-                f"with a composition baseline; these are {known}. Elements without a target belong "
-                f"to 'energy'.{suggest(target, known)}"
-            )
-    return checked
-
-
-def _parse_fixed_weights(weights, name):
-    weights = weights or {}
-    elements = [
-        key
-        for key, value in weights.items()
-        if not isinstance(key, str) or (key in atomic_numbers and not isinstance(value, Mapping))
-    ]
-    if elements and len(elements) < len(weights):
-        others = [key for key in weights if key not in elements]
-        raise ValueError(
-            f"{name} mixes the elements {elements} with {others}, which are not chemical elements. "
-            "Pass {element: number}, or {target: {element: number}}."
-        )
-    if elements:
-        return {"energy": _check_elements_of(weights, name)}
-    checked = {}
-    for target, value in weights.items():
-        entry = f"{name}[{target!r}]"
-        if isinstance(value, Mapping):
-            checked[target] = _check_elements_of(value, entry)
-        else:
-            checked[target] = _check_weight(value, entry)
-    return checked
-
-
-def as_atomic_number(element, name):
-    """Return the atomic number of an element; ``name`` is its argument in error messages."""
-    number = atomic_numbers.get(element, element)
-    if not isinstance(number, Integral) or number not in atomic_numbers.values():
-        raise ValueError(f"{name} names {element!r}, which is not a chemical element.")
-    return int(number)
-
-
-def _check_elements_of(weights, name):
-    """Return weights by atomic number, from weights by symbol or atomic number."""
-    return {
-        as_atomic_number(element, name): _check_weight(weight, f"{name}[{element!r}]")
-        for element, weight in weights.items()
-    }
-
-
-def _check_weight(weight, name):
-    if not isinstance(weight, Real) or not np.isfinite(weight):
-        raise ValueError(f"{name} must be a finite number, got {weight!r}.")
-    return float(weight)
-
-
 def _fit_coef(structures, residual, elements, fixed):
     """Fit the weights of a target: array of shape (n_elements, *kind.shape)."""
     # an invariant may occupy several components, such as the diagonal of a tensor
@@ -395,8 +315,3 @@ def _solve_counts(counts, values, known, root_weights, fixed):
         solution = np.linalg.lstsq(counts[rows], rest[np.ix_(rows, columns)], rcond=None)[0]
         coef[np.ix_(free, columns)] = solution
     return coef
-
-
-def _has_baseline(kind):
-    """Return whether a target is a sum or mean of atomic values with an invariant part."""
-    return kind.invariant_components.size > 0 and not kind.per_volume

@@ -117,9 +117,9 @@ class SoapFeaturizer(Documented, VersionedPickle, TransformerMixin, BaseEstimato
         max_radial: int = 7,
         max_angular: int = 6,
         radial_scale: float = math.inf,
-        pooling: str | None = "mean",
+        pooling: str = "mean",
         dtype: str = "float32",
-        memory: FilePath | None = None,
+        memory: FilePath | Memory | None = None,
         warm_start: bool = False,
     ) -> None:
         self.cutoff_radius = cutoff_radius
@@ -195,7 +195,8 @@ class SoapFeaturizer(Documented, VersionedPickle, TransformerMixin, BaseEstimato
         check_is_fitted(self)
         structures = as_structures(X)
         check_elements(structures, self.elements_)
-        keys = hash_structures(structures, read_soap_parameters(self), self.dtype)
+        parameters = read_soap_parameters(self)
+        keys = hash_structures(structures, parameters, self.dtype)
         expansions = open_store(self.memory).fetch(
             keys, lambda missing: self._compute(structures[missing])
         )
@@ -203,7 +204,7 @@ class SoapFeaturizer(Documented, VersionedPickle, TransformerMixin, BaseEstimato
             expansions,
             structures.numbers,
             self.elements_,
-            read_soap_parameters(self),
+            parameters,
             self.pooling,
             self.dtype,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -25,7 +24,7 @@ from ..data import (
     suggest,
 )
 from ._base import TargetStep, compute_residuals
-from ._composition import as_atomic_number
+from ._fixed_weights import check_scales
 
 # relative size of the residual of a least-squares fit that is exact up to rounding
 ROUNDING = 1e-12
@@ -193,69 +192,6 @@ class TargetScaler(TargetStep):
         for name, scale in self.scale_.items():
             structures = structures.with_scale(name, scale)
         return structures
-
-
-def check_scales(scales, name="fixed_weights", kinds=None):
-    """Return fixed scales as ``{target: number, array or {Z: number}}``; raise if one is invalid.
-
-    Parameters
-    ----------
-    scales : mapping or None
-        Scales as given by the user; they must be positive.
-    name : str
-        Name of the argument in error messages.
-    kinds : dict of str to TargetKind, default=None
-        Kinds of the columns of y. If given, each target must be one of the columns and its scales
-        must match its kind.
-    """
-    checked = _parse_scales(scales, name)
-    if kinds is None:
-        return checked
-    known = [target for target in kinds if target not in DERIVED_TARGETS]
-    for target, scale in checked.items():
-        if target not in known:
-            hint = suggest(target, known)
-            raise ValueError(f"{name} names {target!r}; the scaled targets are {known}.{hint}")
-        _check_layout(scale, kinds[target], f"{name}[{target!r}]")
-    return checked
-
-
-def _parse_scales(scales, name):
-    checked = {}
-    for target, scale in (scales or {}).items():
-        entry = f"{name}[{target!r}]"
-        if isinstance(scale, Mapping):
-            checked[target] = {
-                as_atomic_number(element, entry): _check_scale(value, f"{entry}[{element!r}]")
-                for element, value in scale.items()
-            }
-        elif isinstance(scale, (list, tuple, np.ndarray)) and np.ndim(scale) == 1:
-            checked[target] = np.array(
-                [_check_scale(value, f"{entry}[{k}]") for k, value in enumerate(scale)]
-            )
-        else:
-            checked[target] = _check_scale(scale, entry)
-    return checked
-
-
-def _check_scale(scale, name):
-    if not isinstance(scale, Real) or not 0 < scale < np.inf:
-        raise ValueError(f"{name} must be a positive number, got {scale!r}.")
-    return float(scale)
-
-
-def _check_layout(scale, kind, name):
-    """Raise if a fixed scale does not match the kind of its target."""
-    if isinstance(scale, Mapping) and not kind.per_atom:
-        raise ValueError(
-            f"{name} gives scales of elements, but the target has one value per structure. Pass a "
-            "number."
-        )
-    if isinstance(scale, np.ndarray) and len(scale) != kind.n_scales:
-        raise ValueError(
-            f"{name} has {len(scale)} numbers, but the target has {kind.n_scales} scales. Pass one "
-            "number per scale, or a single number for all."
-        )
 
 
 def _measure_derivatives(structures, targets, energy, per_structure):

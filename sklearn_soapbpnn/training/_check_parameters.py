@@ -123,9 +123,8 @@ def _check_descriptor(parameters, features):
 def check_degrees(kinds, max_angular):
     """Raise if a tensor is of higher degree than the expansion that it is built from."""
     for name, kind in kinds.items():
-        degree = max(block.o3_lambda for block in kind.blocks)
-        if any((block.o3_lambda, block.o3_sigma) != (0, 1) for block in kind.blocks):
-            degree = max(degree, 1)
+        # pseudoscalars are made from vectors
+        degree = max(0 if block.is_scalar else max(block.o3_lambda, 1) for block in kind.blocks)
         if degree > max_angular:
             raise ValueError(
                 f"Target {name!r} is built from spherical harmonics of degree {degree}, but "

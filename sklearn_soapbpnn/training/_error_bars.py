@@ -9,13 +9,17 @@ import numpy as np
 import torch
 
 from ..data import sum_by_structure, usual_settings
-from ..model import LARGEST_LAYER, CommitteeSpread, LastLayerPosterior, find_target
+from ..model import (
+    LARGEST_LAYER,
+    CommitteeSpread,
+    LastLayerPosterior,
+    find_target,
+    network_name,
+)
 from ..nn import find_rows
 from ._dataset import EvaluationIterator
 from ._streamed import StreamedData, Workers
 
-# name by which the network returns what is compared with a label, if it is another one
-OUTPUTS = {"stress": "strain_gradient"}
 # training errors below this, in units of the scale, count as this large
 SMALLEST_ERROR = 1e-6
 # labels whose error bar and error are both below this fraction of the typical ones are fixed by
@@ -72,7 +76,7 @@ def calibrate(error_bars, network, data):
     -------
     ErrorBars
     """
-    outputs_of = {name: OUTPUTS.get(name, name) for name in data.labelled}
+    outputs_of = {name: network_name(name) for name in data.labelled}
     names = [
         name
         for name, output in outputs_of.items()
@@ -160,7 +164,7 @@ def _label_rows(network, batch, names):
     found = find_rows(network, batch.environments, targets, strain="stress" in names)
     rows = {}
     for name in names:
-        part = found.get({**OUTPUTS, "energy": "energies"}.get(name, name))
+        part = found.get("energies" if name == "energy" else network_name(name))
         if part is None:
             continue
         if not batch.labels[name].per_atom:

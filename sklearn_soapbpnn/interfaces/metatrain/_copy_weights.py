@@ -131,8 +131,7 @@ def _choose_blocks(parts, kind):
 def _find_bases(model, name, kind):
     """Return metatrain's basis for each of our blocks; None for invariants."""
     bases = _choose_blocks(list(model.basis_calculators[name].values()), kind)
-    orders = [(block.o3_lambda, block.o3_sigma) for block in kind.blocks]
-    return [None if order == (0, 1) else basis for order, basis in zip(orders, bases)]
+    return [None if block.is_scalar else basis for block, basis in zip(kind.blocks, bases)]
 
 
 def _copy_basis(copy, ours, theirs):
