@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from ...data import TargetKind
+from ...data import N_NUMBERS, TargetKind
 from ...model import FittedModel, OwnSteps, Steps
 from ...nn import SoapBPNN
 from ...preprocessing import CompositionBaseline, TargetScaler
 from ...training import check_degrees
 from ._copy_weights import copy_weights
-from ._option_targets import list_lost
+from ._option_targets import GRADIENTS, PREFIX, list_lost
 from ._options import read_hypers
 
 
@@ -170,7 +170,7 @@ def _differ(arrays, value):
 
 def strip_prefix(name):
     """Return the name of a metatrain target without the prefix of non-standard targets."""
-    return name.removeprefix("mtt::")
+    return name.removeprefix(PREFIX)
 
 
 def read_kinds(model) -> dict[str, TargetKind]:
@@ -182,8 +182,7 @@ def read_derivatives(model) -> list[str]:
     """Return the derivatives of the energy on which the model was trained."""
     energy = model.dataset_info.targets.get("energy")
     gradients = () if energy is None else energy.gradients
-    names = {"positions": "forces", "strain": "stress"}
-    return [ours for theirs, ours in names.items() if theirs in gradients]
+    return [ours for theirs, ours in GRADIENTS.items() if theirs in gradients]
 
 
 def read_baseline(model, elements, kinds) -> CompositionBaseline:
@@ -213,7 +212,7 @@ def read_scaler(model, elements, kinds) -> TargetScaler:
         blocks = model.scaler.model.scales[name].blocks()
         scales = np.hstack([block.values.double().numpy() for block in blocks])
         if kind.per_atom:
-            table = np.ones((119, kind.n_scales))
+            table = np.ones((N_NUMBERS, kind.n_scales))
             table[elements] = scales[order]
             scales = table
         else:
