@@ -9,7 +9,7 @@ import torch
 __version__ = "0.1.0"
 
 
-def list_versions():
+def _list_versions():
     """Return the versions of the packages whose objects are pickled."""
     packages = (sklearn, skorch, torch)
     # the builds of torch for CPUs and GPUs have versions such as 2.13.0+cpu and 2.13.0+cu126
@@ -24,11 +24,11 @@ class VersionedPickle:
     """
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_versions": list_versions()}
+        return {**super().__getstate__(), "_versions": _list_versions()}
 
     def __setstate__(self, state):
         state = dict(state)
-        then, now = state.pop("_versions", {}), list_versions()
+        then, now = state.pop("_versions", {}), _list_versions()
         differ = [
             f"{name} {then[name]} (here {now[name]})"
             for name in now

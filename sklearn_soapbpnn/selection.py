@@ -9,10 +9,10 @@ import numpy as np
 from scipy.linalg import qr
 from sklearn.utils.validation import check_is_fitted
 
-from .data import Frames, as_structures, check_elements, iterate_chunks
+from .data import Frames, as_structures, check_elements, iterate_chunks, split_atoms
 from .model import apply_steps
 from .preprocessing import SoapFeaturizer
-from .training import FittedRegressor
+from .training import check_regressor
 
 __all__ = ["select_batch", "select_farthest", "select_uncertain"]
 
@@ -73,7 +73,7 @@ def select_uncertain(
     (3,)
     """
     regressor, prepared = apply_steps(model, _check_pool(X, n))
-    _check_regressor(regressor)
+    check_regressor(regressor)
     uncertainty = _find_uncertainty(regressor, prepared, target, pooling)
     return np.argsort(-uncertainty, kind="stable")[:n]
 
@@ -289,17 +289,8 @@ def _check_pool(X, n):
     return structures
 
 
-def _check_regressor(regressor):
-    if not isinstance(regressor, FittedRegressor):
-        raise TypeError(
-            "model must be, or end in, a SoapBPNNRegressor; it ends in a "
-            f"{type(regressor).__name__}."
-        )
-
-
 def _check_energy(regressor):
-    _check_regressor(regressor)
-    check_is_fitted(regressor, "fitted_")
+    check_regressor(regressor)
     if "energy" not in regressor.kinds_:
         raise ValueError(
             f"model learnt {list(regressor.kinds_)}, but the choice needs a model of the energy. "
@@ -328,7 +319,7 @@ def _sum_spectra(featurizer, structures):
         part = featurizer.transform(structures[chunk])
         spectra = part.per_atom()
         spectra = spectra / np.maximum(_norms(spectra), np.finfo(float).tiny)[:, None]
-        spectra = np.split(spectra, np.cumsum(part.n_atoms)[:-1])
+        spectra = split_atoms(spectra, part)
         rows.append(_sum_by_element(spectra, part.numbers, featurizer.elements_))
     return np.concatenate(rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._kinds import TargetKind
+from ._spelling import suggest
 
 KNOWN_KINDS = {
     "energy": TargetKind.scalar(unit="eV"),
@@ -30,6 +31,22 @@ ENERGY_KINDS = {name: KNOWN_KINDS[name] for name in ("energy", *DERIVED_TARGETS)
 def has_derivatives(names):
     """Return whether names include an output that needs derivatives of the energy."""
     return any(name in DERIVED_TARGETS and name != "energies" for name in names)
+
+
+def find_kind(name, declared):
+    """Return the kind of a target that is declared, or known by its name; raise without one."""
+    kind = declared.get(name, KNOWN_KINDS.get(name))
+    if kind is None and name not in declared:
+        known = sorted({*KNOWN_KINDS, *declared})
+        raise ValueError(
+            f"The kind of target {name!r} is not known (known: {known}).{suggest(name, known)} "
+            f"Declare it, e.g. kinds={{{name!r}: TargetKind.scalar()}}."
+        )
+    if not isinstance(kind, TargetKind):
+        raise TypeError(
+            f"kinds[{name!r}] must be a TargetKind, e.g. TargetKind.scalar(), got {kind!r}."
+        )
+    return check_kind(name, kind)
 
 
 def check_kind(name, kind):

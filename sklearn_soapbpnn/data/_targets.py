@@ -12,7 +12,7 @@ from ase import Atoms
 from ._array_functions import apply_function, check_alike
 from ._checks import as_position, as_real, freeze, iterate_atoms
 from ._kinds import TargetKind
-from ._known_kinds import KNOWN_KINDS, LEARNT_DERIVATIVES, check_kind
+from ._known_kinds import KNOWN_KINDS, LEARNT_DERIVATIVES, find_kind
 from ._labels import attach_labels, format_shape, read_label, warn_of_key
 from ._spelling import suggest
 from ._symmetry import check_symmetric
@@ -98,7 +98,7 @@ class Targets:
     def __init__(self, *, kinds: Mapping[str, TargetKind] | None = None, **columns: Values) -> None:
         if not columns:
             raise ValueError("Targets needs at least one column, e.g. Targets(energy=energies).")
-        self.kinds = {name: _find_kind(name, kinds or {}) for name in columns}
+        self.kinds = {name: find_kind(name, kinds or {}) for name in columns}
         self._columns = {
             name: _check_column(name, values, self.kinds[name]) for name, values in columns.items()
         }
@@ -166,7 +166,7 @@ class Targets:
         """
         if missing not in ("raise", "nan"):
             raise ValueError(f"missing must be 'raise' or 'nan', got {missing!r}.")
-        found = {name: _find_kind(name, kinds or {}) for name in keys}
+        found = {name: find_kind(name, kinds or {}) for name in keys}
         columns: dict[str, Any] = {name: [] for name in keys}
         # structures may be read from a file, so iterate over them only once
         for index, atoms in enumerate(iterate_atoms(frames)):
@@ -525,21 +525,6 @@ def _check_rows(y, name, indices, n_atoms):
                 f"Target {name!r} of structure {index} has {len(values)} rows, but the structure "
                 f"has {n} atoms."
             )
-
-
-def _find_kind(name, declared):
-    kind = declared.get(name, KNOWN_KINDS.get(name))
-    if kind is None and name not in declared:
-        known = sorted({*KNOWN_KINDS, *declared})
-        raise ValueError(
-            f"The kind of target {name!r} is not known (known: {known}).{suggest(name, known)} "
-            f"Declare it, e.g. kinds={{{name!r}: TargetKind.scalar()}}."
-        )
-    if not isinstance(kind, TargetKind):
-        raise TypeError(
-            f"kinds[{name!r}] must be a TargetKind, e.g. TargetKind.scalar(), got {kind!r}."
-        )
-    return check_kind(name, kind)
 
 
 def _check_column(name, values, kind):

@@ -236,11 +236,11 @@ def _finish_energy(structures, values):
     scale = structures.scale.get("energy", 1.0)
     offset = structures.offset
     energies = scale * values["energies"]
-    energy = sum_atoms(energies, structures) + offset.get("energy", 0.0)
+    energy = _sum_atoms(energies, structures) + offset.get("energy", 0.0)
     if "energies" in offset:
         energies = energies + np.concatenate(offset["energies"])
     # an offset of the structure alone is shared out equally
-    rest = (energy - sum_atoms(energies, structures)) / structures.n_atoms
+    rest = (energy - _sum_atoms(energies, structures)) / structures.n_atoms
     energies = energies + np.repeat(rest, structures.n_atoms)
     results = {"energy": energy, "energies": split_atoms(energies, structures)}
     if "forces" in values:
@@ -262,11 +262,11 @@ def _finish_target(structures, values, name, kind):
     if kind.per_atom:
         values = (scale * values + offset).reshape(-1, *kind.shape)
         return split_atoms(values, structures)
-    values = _divide(scale * sum_atoms(values, structures), structures, kind)
+    values = _divide(scale * _sum_atoms(values, structures), structures, kind)
     return (values + offset).reshape(-1, *kind.shape)
 
 
-def sum_atoms(values, structures):
+def _sum_atoms(values, structures):
     """Sum rows of atoms over each structure."""
     return np.add.reduceat(values, np.cumsum(structures.n_atoms) - structures.n_atoms)
 

@@ -72,26 +72,23 @@ def _load_basis(parameters, dtype) -> PairBasis:
 
 
 def _split_graph(graph: Graph, max_pairs):
-    """Split a graph into graphs with few pairs."""
-    atom_ends, pair_ends = graph.atom_counts.cumsum(0), graph.pair_counts.cumsum(0)
+    """Yield slices of the structures that have few pairs, and their graphs."""
     for part in iterate_chunks(graph.pair_counts.tolist(), max_pairs):
-        last = part.stop - 1
-        atoms = slice(
-            int(atom_ends[part.start] - graph.atom_counts[part.start]), int(atom_ends[last])
+        atoms, pairs = (_find_items(n, part) for n in (graph.atom_counts, graph.pair_counts))
+        own = Graph(
+            element=graph.element[atoms],
+            block=graph.block[atoms],
+            n_blocks=graph.n_blocks,
+            atom_counts=graph.atom_counts[part],
+            pair_counts=graph.pair_counts[part],
+            centers=graph.centers[pairs] - atoms.start,
+            neighbors=graph.neighbors[pairs] - atoms.start,
+            pair_vectors=graph.pair_vectors[pairs],
         )
-        pairs = slice(
-            int(pair_ends[part.start] - graph.pair_counts[part.start]), int(pair_ends[last])
-        )
-        yield (
-            part,
-            Graph(
-                graph.element[atoms],
-                graph.block[atoms],
-                graph.n_blocks,
-                graph.atom_counts[part],
-                graph.pair_counts[part],
-                graph.centers[pairs] - atoms.start,
-                graph.neighbors[pairs] - atoms.start,
-                graph.pair_vectors[pairs],
-            ),
-        )
+        yield part, own
+
+
+def _find_items(counts, part) -> slice:
+    """Return which atoms or pairs belong to some of the structures, given the number of each."""
+    first = int(counts[: part.start].sum())
+    return slice(first, first + int(counts[part].sum()))

@@ -35,7 +35,7 @@ class SphericalHarmonics(nn.Module):
     def __init__(self, max_angular: int) -> None:
         super().__init__()
         self.max_angular = max_angular
-        exponents, values, slopes = list_coefficients(max_angular)
+        exponents, values, slopes = _list_coefficients(max_angular)
         degrees = [float(l) for l in range(max_angular + 1) for _ in range(2 * l + 1)]
         for name, array in {
             "exponents": exponents,
@@ -66,7 +66,7 @@ class SphericalHarmonics(nn.Module):
 
 
 @lru_cache(maxsize=32)
-def list_coefficients(max_angular: int):
+def _list_coefficients(max_angular: int):
     r"""Expand all solid harmonics up to a degree, and their derivatives, in monomials.
 
     .. math::

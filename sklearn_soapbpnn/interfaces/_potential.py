@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sklearn.utils.validation import check_is_fitted
-
 from ..model import check_steps, list_steps, run_steps
 from ..preprocessing import ZBLBaseline
-from ..training import FittedRegressor
+from ..training import check_regressor
 from .files import load_model
 
 
@@ -46,12 +44,7 @@ class Potential:
         if isinstance(model, str | Path):
             model = load_model(model)
         *self.steps, regressor = list_steps(model)
-        if not isinstance(regressor, FittedRegressor):
-            raise TypeError(
-                f"model must be, or end in, a SoapBPNNRegressor, or be the path of a file; got a "
-                f"{type(regressor).__name__}."
-            )
-        check_is_fitted(regressor, "fitted_")
+        check_regressor(regressor)
         if "energy" not in regressor.kinds_:
             raise ValueError(
                 f"The model has learnt {list(regressor.kinds_)}, but {name} needs the energy."

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
-from sklearn.utils.validation import check_is_fitted
 
 from ..data import as_structures
 from ..model import check_steps, list_steps, run_steps
-from ..training import FittedRegressor
+from ..training import check_regressor
 
 __all__ = ["SoapBPNNCalculator", "UncertaintyExceeded", "UncertaintyObserver"]
 
@@ -305,13 +303,7 @@ def _are_same(values, others):
 
 def _list_properties(regressor):
     """Return the properties of ASE's calculators that a fitted regressor predicts."""
-    if not isinstance(regressor, FittedRegressor):
-        is_path = isinstance(regressor, str | PathLike)
-        raise TypeError(
-            "model must be, or end in, a SoapBPNNRegressor; it ends in a "
-            f"{type(regressor).__name__}.{' Read the file: load_model(path).' if is_path else ''}"
-        )
-    check_is_fitted(regressor, "fitted_")
+    check_regressor(regressor)
     learnt = [name for name in ("dipole", "charges") if name in regressor.kinds_]
     if "energy" in regressor.kinds_:
         learnt += ["energy", "free_energy", "energies", "forces", "stress"]

@@ -51,12 +51,8 @@ class SoapBPNNPair:
         Chemical symbol of each atom type.
     numbers : array of shape (n_types,)
         Atomic number of each atom type.
-    fitted : FittedModel
-        The fitted model.
-    steps : list of transformers
-        Steps of a Pipeline before it, except for the descriptor.
-    repels : bool
-        Whether the model contains the ZBL repulsion.
+    potential : Potential
+        The fitted model, and the steps of a Pipeline before it.
     cutoff : float
         Largest distance of interacting atoms, in Angstrom.
     error : BaseException or None

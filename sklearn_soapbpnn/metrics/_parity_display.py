@@ -8,12 +8,12 @@ import numpy as np
 
 from ..data import Frames, Labels, Values, as_structures, as_targets, symbols
 from ._errors import PER_ATOM, compute_errors
-from ._plots import import_matplotlib, in_brackets, name_unit
+from ._plots import draw_points, import_matplotlib, in_brackets, name_unit
 from ._scorers import predict_target
 from ._uncertainty import find_labelled
 
-# numbers of labels beyond which density is easier to read than dots, of one colour or several
-MANY, MANY_COLOURED = 1000, 20_000
+# number of labels beyond which density is easier to read than dots of several colours
+MANY_COLOURED = 20_000
 # a legend with more elements than colours says nothing
 N_COLOURS = 10
 
@@ -180,7 +180,7 @@ class ParityDisplay:
         self.ax_ = pyplot.subplots(layout="constrained")[1] if ax is None else ax
         self.figure_ = self.ax_.figure
         if elements is None:
-            self.points_ = _draw_points(self.ax_, known, predicted)
+            self.points_ = draw_points(self.ax_, known, predicted, gridsize=60)
         else:
             colors = pyplot.get_cmap("tab10").colors
             self.points_ = _draw_elements(self.ax_, known, predicted, elements, colors)
@@ -230,14 +230,6 @@ def _find_ends(known, predicted):
     low, high = (end(end(known), end(predicted)) for end in (min, max))
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin
-
-
-def _draw_points(ax, known, predicted):
-    if len(known) <= MANY:
-        return ax.scatter(known, predicted, s=12, alpha=0.5, linewidths=0, color="tab:blue")
-    # colours start below one label, where they are hardly visible
-    options = {"bins": "log", "cmap": "Blues", "vmin": 0.2}
-    return ax.hexbin(known, predicted, gridsize=60, mincnt=1, **options)
 
 
 def _draw_elements(ax, known, predicted, elements, colors):

@@ -1,6 +1,9 @@
-"""What all plots share: matplotlib, imported at use, axes, and the units on them."""
+"""What plots share: matplotlib, imported at use, dots or their density, and units on the axes."""
 
 from ._errors import PER_ATOM
+
+# number of labels beyond which density is easier to read than dots of one colour
+MANY = 1000
 
 
 def import_matplotlib():
@@ -11,6 +14,24 @@ def import_matplotlib():
     except ImportError as err:
         raise ImportError("Plots need matplotlib: pip install sklearn_soapbpnn[plot]") from err
     return matplotlib
+
+
+def draw_points(ax, x, y, **density):
+    """Draw a dot for each label; of many labels hexagons, whose colour is their number.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+        Axes to draw on.
+    x, y : array of shape (n_labels,)
+        Places of the dots.
+    **density
+        More arguments of ``hexbin``, which draws the hexagons.
+    """
+    if len(x) <= MANY:
+        return ax.scatter(x, y, s=12, alpha=0.5, linewidths=0, color="tab:blue")
+    # colours start below one label, where they are hardly visible
+    return ax.hexbin(x, y, bins="log", cmap="Blues", mincnt=1, vmin=0.2, **density)
 
 
 def name_unit(kinds, target):

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import norm
 
 from ..data import Frames, Labels, Values, as_structures, as_targets
-from ._plots import import_matplotlib, in_brackets, name_unit
+from ._plots import draw_points, import_matplotlib, in_brackets, name_unit
 from ._scorers import predict_target
 from ._uncertainty import find_labelled, mean_squared_z_score, miscalibration_area
 
@@ -181,7 +181,8 @@ class UncertaintyDisplay:
         # a logarithmic axis has no zero
         floor = std.min() / 50
         self.ax_.set(xscale="log", yscale="log")
-        self.points_ = _draw_points(self.ax_, std, np.maximum(error, floor))
+        density = {"xscale": "log", "yscale": "log", "gridsize": 40}
+        self.points_ = draw_points(self.ax_, std, np.maximum(error, floor), **density)
         self.lines_ = {level: _draw_line(self.ax_, level, std, error, ends) for level in LEVELS}
         self.quantiles_ = _draw_quantiles(self.ax_, std, error)
         unit = in_brackets(self.unit)
@@ -210,14 +211,6 @@ def _find_ends(std):
     """Return the ends of the horizontal axis, which spans a decade at least."""
     margin = max(1.2, np.sqrt(10 * std.min() / std.max()))
     return std.min() / margin, std.max() * margin
-
-
-def _draw_points(ax, std, error):
-    if len(std) <= 1000:
-        return ax.scatter(std, error, s=12, alpha=0.5, linewidths=0, color="tab:blue")
-    scales = {"xscale": "log", "yscale": "log", "bins": "log"}
-    # colours start below one label, where they are hardly visible
-    return ax.hexbin(std, error, **scales, gridsize=40, mincnt=1, cmap="Blues", vmin=0.2)
 
 
 def _draw_line(ax, level, std, error, ends):

@@ -6,7 +6,7 @@ from ._devices import atoms_per_chunk, find_device, resolve_device
 from ._error_bars import ErrorBars, find_target
 from ._evaluate import evaluate, network_name
 from ._fitted import FittedModel
-from ._memory import check_sums, is_large, measure_weights
+from ._memory import check_sums, measure_weights
 from ._outputs import (
     FEATURES,
     LAST_LAYER,
@@ -46,7 +46,6 @@ __all__ = [
     "find_output_kind",
     "find_target",
     "fit_steps",
-    "is_large",
     "list_attached",
     "list_steps",
     "measure_weights",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..data import TargetKind, has_derivatives, symbols
-from ..descriptors import find_memory
+from ..descriptors import exceeds_memory, find_memory
 from ..nn import SoapBPNN
 from ._devices import find_device
 from ._error_bars import ErrorBars, find_target
@@ -20,7 +20,7 @@ from ._evaluate import (
     evaluate_stds,
     network_name,
 )
-from ._memory import check_sums, is_large
+from ._memory import check_sums
 from ._outputs import is_features
 from ._posterior import LARGEST_LAYER
 from ._steps import Steps
@@ -193,7 +193,8 @@ class FittedModel:
             return X
         device, itemsize = self.network.device, self.network.dtype.itemsize
         limit = memory_limit or find_memory(device)
-        large = is_large([X], self.steps.parameters, names, itemsize, limit, device)
+        derivatives, soap = has_derivatives(names), self.steps.parameters
+        large = exceeds_memory([X], soap, derivatives, itemsize, limit, device)
         return X if large else featurizer.transform(X)
 
     def predict_once(self, X, names, return_std=False):

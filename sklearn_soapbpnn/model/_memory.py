@@ -1,7 +1,6 @@
 """Estimates of the memory that a model needs, and checks of them."""
 
-from ..data import has_derivatives
-from ..descriptors import estimate_weights, exceeds_memory, find_memory
+from ..descriptors import estimate_weights, find_memory
 from ..potentials import check_long_range
 
 # number of real arrays of the size of the mesh that a long-range sum holds at a time, per charge
@@ -24,27 +23,6 @@ def measure_weights(architecture, parameters, n_elements):
         return 0
     width = architecture.num_neurons_per_layer * architecture.n_networks
     return estimate_weights(parameters, n_elements, width, architecture.dtype.itemsize)
-
-
-def is_large(parts, parameters, names, itemsize, limit, device):
-    """Return whether descriptors and pairs exceed a memory limit.
-
-    Parameters
-    ----------
-    parts : list of Structures
-        All structures whose descriptors are held at the same time.
-    parameters : SoapParameters
-        The descriptor.
-    names : collection of str
-        Targets.
-    itemsize : int
-        Bytes per number.
-    limit : float
-        Available bytes.
-    device : torch.device
-        Where they are.
-    """
-    return exceeds_memory(parts, parameters, has_derivatives(names), itemsize, limit, device)
 
 
 def check_sums(X, long_range, n_charges, itemsize, device, name="X"):

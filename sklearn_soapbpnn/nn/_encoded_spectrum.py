@@ -32,8 +32,7 @@ import torch
 from torch import Tensor, from_numpy
 
 from ..descriptors import PowerSpectrum, load_kernels
-
-EPS = 1e-5  # as torch.nn.LayerNorm
+from ._layers import EPS
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+# what normalisation adds to variances, as torch.nn.LayerNorm does
+EPS = 1e-5
+
 
 class ElementLinear(nn.Module):
     r"""Bias-free linear maps :math:`y = W_{Z_i} x`, one for each element and network.
@@ -53,8 +56,6 @@ class PackedLayerNorm(nn.Module):
         n.
     """
 
-    eps = 1e-5  # as torch.nn.LayerNorm
-
     def __init__(self, weight: Tensor, n_full: int) -> None:
         super().__init__()
         self.n_full = n_full
@@ -64,7 +65,7 @@ class PackedLayerNorm(nn.Module):
         """Return x and sigma, of shape (n_atoms, 1)."""
         mean = (features @ self.ones)[:, None] / self.n_full
         centred = features - mean * self.ones
-        sigma = (centred.square().sum(1, keepdim=True) / self.n_full + self.eps).sqrt()
+        sigma = (centred.square().sum(1, keepdim=True) / self.n_full + EPS).sqrt()
         return centred / sigma, sigma
 
     def add_curvature(self, gradient: Tensor, overlap: Tensor, features: Tensor) -> Tensor:

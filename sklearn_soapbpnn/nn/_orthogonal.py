@@ -96,27 +96,16 @@ class OrthogonalLayer(FirstLayer):
         self, gradient: Tensor, projected: Tensor, columns: slice, batch: EnvironmentBatch
     ) -> Tensor:
         """Return dE/dr_ij, given dE/da of some columns as a table."""
-        overlap = (gradient * projected[:, :, columns]).sum(2)
-        return map_forces(
-            self.linear.weight[:, columns],
-            self.gather(gradient, batch),
-            self.gather(overlap[:, :, None], batch)[:, :, 0],
-            self,
-            batch,
-        )
+        of_atoms = self._gather_gradient(gradient, projected, columns, batch)
+        return map_forces(self.linear.weight[:, columns], *of_atoms, self, batch)
 
     def slope(
         self, gradient: Tensor, projected: Tensor, columns: slice, batch: EnvironmentBatch
     ) -> Tensor:
         """Return dE/dc of each network, given dE/da of some columns as a table."""
-        overlap = (gradient * projected[:, :, columns]).sum(2)
-        return find_slope(
-            self.norm.project(self.linear.weight[:, columns]),
-            self.gather(gradient, batch),
-            self.gather(overlap[:, :, None], batch)[:, :, 0],
-            self,
-            batch,
-        )
+        of_atoms = self._gather_gradient(gradient, projected, columns, batch)
+        weight = self.norm.project(self.linear.weight[:, columns])
+        return find_slope(weight, *of_atoms, self, batch)
 
     def force_rows(
         self, jacobian: Tensor, projected: Tensor, columns: slice, batch: EnvironmentBatch, strain
@@ -136,6 +125,11 @@ class OrthogonalLayer(FirstLayer):
         rows = batch.index.rows_of_networks(self.n_networks)
         table = atoms.new_zeros(self.n_sets * batch.index.n_rows, atoms.shape[2])
         return table.index_copy(0, rows, atoms.flatten(0, 1)).unflatten(0, (self.n_sets, -1))
+
+    def _gather_gradient(self, gradient, projected, columns, batch) -> tuple[Tensor, Tensor]:
+        """Return v = dE/dy and v . y of the atoms, given dE/da of some columns as a table."""
+        overlap = (gradient * projected[:, :, columns]).sum(2, keepdim=True)
+        return self.gather(gradient, batch), self.gather(overlap, batch)[:, :, 0]
 
 
 class StandardizedSpectrum(nn.Module):

@@ -22,13 +22,17 @@ from ._environments import EnvironmentBatch
 class _PairMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gradient, batch):
-        ctx.batch, ctx.n_blocks = batch, gradient.shape[2]
-        return contract_pairs(gradient, batch)
+        ctx.batch, ctx.shape = batch, gradient.shape[1:3]
+        channels = gradient.flatten(1, 2)
+        return batch.pair_gradients.contract(batch.index.channel_rows, channels)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, pair_forces):
-        return spread_pairs(pair_forces, ctx.n_blocks, ctx.batch), None
+        n_atoms, n_blocks = ctx.shape
+        rows, pairs = ctx.batch.index.channel_rows, ctx.batch.pair_gradients
+        channels = pairs.spread(rows, pair_forces, n_atoms * n_blocks)
+        return channels.unflatten(1, ctx.shape), None
 
 
 def map_pairs(gradient: Tensor, batch: EnvironmentBatch) -> Tensor:
@@ -46,17 +50,3 @@ def map_pairs(gradient: Tensor, batch: EnvironmentBatch) -> Tensor:
     Tensor of shape (n_networks, n_pairs, 3)
     """
     return _PairMap.apply(gradient, batch)
-
-
-def contract_pairs(gradient: Tensor, batch: EnvironmentBatch) -> Tensor:
-    """Evaluate :func:`map_pairs`, without a graph for autograd."""
-    channels = gradient.flatten(1, 2)
-    return batch.pair_gradients.contract(batch.index.channel_rows, channels)
-
-
-def spread_pairs(pair_forces: Tensor, n_blocks: int, batch: EnvironmentBatch) -> Tensor:
-    """Evaluate the transpose of :func:`map_pairs`: (n_networks, n_atoms, n_blocks, n_channels)."""
-    n_atoms = len(batch.index.atoms)
-    rows = batch.index.channel_rows
-    channels = batch.pair_gradients.spread(rows, pair_forces, n_atoms * n_blocks)
-    return channels.unflatten(1, (n_atoms, n_blocks))

@@ -69,7 +69,7 @@ class Head(nn.Module):
         if not self.weights:
             return 0
         n_sets, _, n_inputs = self.weights[-1].shape
-        return n_sets * n_inputs * sum(count_tensors(basis) for basis in self.bases)
+        return n_sets * n_inputs * sum(_count_tensors(basis) for basis in self.bases)
 
     def last_features(self, features: Tensor) -> Tensor:
         """Return the last-layer features as a table."""
@@ -87,7 +87,7 @@ class Head(nn.Module):
             return invariants
         blocks, first = [], 0
         for basis, n_properties in zip(self.bases, self.n_properties):
-            size = n_properties * count_tensors(basis)
+            size = n_properties * _count_tensors(basis)
             part = invariants[:, :, first : first + size].unflatten(2, (n_properties, -1))
             first += size
             if isinstance(basis, TensorBasis):
@@ -158,11 +158,11 @@ class Trunk(nn.Module):
         return F.silu(hidden)
 
 
-def count_tensors(basis) -> int:
+def _count_tensors(basis) -> int:
     """Return the number of invariants per value of a block."""
     return basis.n_tensors if isinstance(basis, TensorBasis) else 1
 
 
 def count_outputs(kind: TargetKind, bases) -> int:
     """Return the total number of invariants of a target."""
-    return sum(b.n_properties * count_tensors(basis) for b, basis in zip(kind.blocks, bases))
+    return sum(b.n_properties * _count_tensors(basis) for b, basis in zip(kind.blocks, bases))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase.data import covalent_radii
 
-from ..data import build_graph, usual_settings
+from ..data import build_graph, split_atoms, usual_settings
 
 # e^2 / (4 pi epsilon_0), in eV Angstrom
 COULOMB = 14.399645478425668
@@ -120,8 +120,8 @@ def compute_zbl(structures, n_centers=None) -> ZBLContribution:
     virial = np.zeros((len(structures), 3, 3))
     np.add.at(virial, structure, -(slope / distances)[:, None, None] * outer)
 
-    ends = np.cumsum(structures.n_atoms)[:-1]
-    return ZBLContribution(np.split(energies, ends), np.split(forces, ends), virial)
+    energies, forces = (split_atoms(values, structures) for values in (energies, forces))
+    return ZBLContribution(energies, forces, virial)
 
 
 def _find_halves(structures, n_centers):

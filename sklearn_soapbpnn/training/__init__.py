@@ -7,7 +7,7 @@ from ._dataset import TrainingData
 from ._distributed import open_processes
 from ._error_bars import calibrate_model
 from ._fit import fit_model
-from ._fitted_regressor import FittedRegressor
+from ._fitted_regressor import FittedRegressor, check_regressor
 from ._losses import TargetLoss, TotalLoss, parse_loss
 from ._muon import Muon
 from ._net import SoapBPNNNet
@@ -30,6 +30,7 @@ __all__ = [
     "check_degrees",
     "check_fit",
     "check_labels",
+    "check_regressor",
     "count_workers",
     "fit_model",
     "load_checkpoint",

@@ -76,7 +76,7 @@ class FitData:
 def check_fit(parameters, before, X, y, X_val, y_val, sample_weight, groups):
     """Check the data and parameters of a fit; ``before`` is the model from which it continues."""
     X = as_structures(X)
-    y = check_learnt(as_targets(y, X), X)
+    y = _check_targets(as_targets(y, X), X)
     known = {} if before is None else before.kinds
     has_validation = X_val is not None
     losses = check_parameters(parameters, y, known, has_validation)
@@ -109,7 +109,7 @@ def check_labels(fitted, X, y, name):
     if y is None:
         raise ValueError(f"{what} and {name} must be given together.")
     X = as_structures(X, what)
-    y = check_learnt(as_targets(y, X, name, what), X, name)
+    y = _check_targets(as_targets(y, X, name, what), X, name)
     unknown = [column for column in list_learnt(y) if fitted.kinds.get(column) != y.kinds[column]]
     if unknown or ("energy" not in fitted.kinds and {*LEARNT_DERIVATIVES} & {*y.names}):
         raise ValueError(
@@ -125,7 +125,7 @@ def list_learnt(targets):
     return [name for name in targets.names if name not in LEARNT_DERIVATIVES]
 
 
-def check_learnt(targets, structures, name="y"):
+def _check_targets(targets, structures, name="y"):
     """Raise if a model cannot be trained on targets; return them otherwise.
 
     ``name`` is the name of the targets in error messages.
@@ -210,7 +210,7 @@ def _check_validation(parameters, before, X, y, X_val, y_val):
     if X_val is None:
         return None
     X_val = as_structures(X_val, "X_val")
-    y_val = check_learnt(as_targets(y_val, X_val, "y_val", "X_val"), X_val, "y_val")
+    y_val = _check_targets(as_targets(y_val, X_val, "y_val", "X_val"), X_val, "y_val")
     missing, more = list_attached(X) - list_attached(X_val), list_attached(X_val) - list_attached(X)
     if missing:
         raise ValueError(

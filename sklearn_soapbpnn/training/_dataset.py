@@ -28,7 +28,7 @@ ZERO_ERROR = 1e-4
 
 
 @dataclass
-class Labels:
+class TargetLabels:
     """Labels of one target, in the units of the network.
 
     Parameters
@@ -57,7 +57,7 @@ class Labels:
     per_atom: bool
     n_labelled: Tensor | None = None
 
-    def split(self, order: Tensor, sizes: list[int]) -> list[Labels]:
+    def split(self, order: Tensor, sizes: list[int]) -> list[TargetLabels]:
         """Return the entries ``order`` in pieces of these sizes.
 
         All entries are gathered in a single call, so that each piece is a view.
@@ -69,7 +69,7 @@ class Labels:
             return values.index_select(0, order).split(sizes)
 
         parts = (split(t) for t in (self.values, self.weight, self.divisor, self.unit))
-        return [Labels(*part, self.per_atom) for part in zip(*parts)]
+        return [TargetLabels(*part, self.per_atom) for part in zip(*parts)]
 
     def sum_errors(self, predictions: Tensor | float) -> Tensor:
         """Return, per component, the number of labels and the sums of absolute and squared errors.
@@ -98,14 +98,14 @@ class Batch:
     ----------
     environments : EnvironmentBatch
         Input of the network.
-    labels : dict of str to Labels
+    labels : dict of str to TargetLabels
         Labels of each target.
     n_structures : int
         Number of structures in the whole batch, of which this may be the share of one process.
     """
 
     environments: EnvironmentBatch
-    labels: dict[str, Labels]
+    labels: dict[str, TargetLabels]
     n_structures: int
 
     def __len__(self) -> int:
@@ -169,7 +169,8 @@ class TrainingData(Dataset):
             weight = _weigh_labels(arrays[0], per_atom, structures, sample_weight)
             # a missing label has zero weight, but zero times NaN would be NaN
             arrays = (np.nan_to_num(arrays[0]), weight, *arrays[1:])
-            self.labels[name] = Labels(*(_to_tensor(a, network) for a in arrays), per_atom)
+            tensors = (_to_tensor(array, network) for array in arrays)
+            self.labels[name] = TargetLabels(*tensors, per_atom)
         # names of the targets with at least one label
         self.labelled = [
             name

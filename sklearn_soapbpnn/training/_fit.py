@@ -11,8 +11,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 from sklearn.utils import check_random_state
 
-from ..data import use_threads
-from ..model import FittedModel, fit_steps, is_large
+from ..data import has_derivatives, use_threads
+from ..descriptors import exceeds_memory
+from ..model import FittedModel, fit_steps
 from ..nn import SoapBPNN
 from ._check_data import list_learnt
 from ._checkpoints import Checkpoints
@@ -180,9 +181,10 @@ def _prepare(parameters, steps, X, data, seed):
     parts = [X]
     if data.validation is not None:
         parts.append(steps.prepare(data.validation[0]))
-    limit = parameters.memory_for_data(len(steps.elements), steps.parameters)
-    device = parameters.torch_device
-    large = is_large(parts, steps.parameters, data.y.names, parameters.itemsize, limit, device)
+    device, soap, itemsize = parameters.torch_device, steps.parameters, parameters.itemsize
+    limit = parameters.memory_for_data(len(steps.elements), soap)
+    derivatives = has_derivatives(data.y.names)
+    large = exceeds_memory(parts, soap, derivatives, itemsize, limit, device)
     featurizer = steps.own.featurizer
     if featurizer is not None and not large and device.type == "cpu":
         parts = [featurizer.transform(part) for part in parts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -139,3 +140,22 @@ class FittedRegressor:
     def _result(self) -> FittedModel:
         check_is_fitted(self, "fitted_")
         return self.fitted_
+
+
+def check_regressor(last: Any) -> None:
+    """Raise if the last step of a model is not a fitted regressor of this library.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    NotFittedError
+        If it is not fitted.
+    """
+    if not isinstance(last, FittedRegressor):
+        hint = " Read the file: load_model(path)." if isinstance(last, str | PathLike) else ""
+        raise TypeError(
+            f"model must be, or end in, a SoapBPNNRegressor; it ends in a {type(last).__name__}."
+            f"{hint}"
+        )
+    check_is_fitted(last, "fitted_")

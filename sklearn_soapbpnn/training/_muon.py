@@ -1,4 +1,4 @@
-r"""Muon: matrices take steps of equal size in all directions, and everything else goes by Adam.
+r"""Muon: matrices take steps of equal size in all directions, and Adam moves everything else.
 
 With G the gradient of a matrix of weights W and M its running mean [1]_,
 
@@ -68,9 +68,9 @@ class Muon(torch.optim.Optimizer):
     lr : float, default=1e-3
         Learning rate of both, see above.
     momentum : float, default=0.95
-        Share of the old in the running mean of the gradients of matrices.
+        Share of the previous value in the running mean of the gradients of matrices.
     betas : tuple of float, default=(0.9, 0.999)
-        The same of Adam, for the gradients and their squares.
+        The same for Adam, in the running means of the gradients and of their squares.
     eps : float, default=1e-8
         Size of a gradient that counts as zero.
     weight_decay : float, default=None
@@ -79,7 +79,7 @@ class Muon(torch.optim.Optimizer):
     smoothness : float, default=1
         Exponent :math:`\tau` of :meth:`weigh_inputs`.
     adam_ratio : float, default=1
-        Learning rate of the weights that go by Adam, in units of ``lr``.
+        Learning rate of the weights that Adam moves, in units of ``lr``.
     """
 
     def __init__(

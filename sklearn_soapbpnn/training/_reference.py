@@ -23,7 +23,7 @@ def follow_reference(before, X, y, fixed):
 
     Another functional, code or pseudopotential shifts the energy by a constant for each atom of an
     element. The network cannot learn this shift, and need not if the baseline contains it. A
-    warning tells that the baseline was refitted, or that it should be.
+    warning says that the baseline was refitted, or that it should be.
 
     Parameters
     ----------

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sklearn_soapbpnn import SoapBPNNRegressor, SoapFeaturizer, TargetKind, Targets
 from sklearn_soapbpnn.datasets import load_malonaldehyde
-from sklearn_soapbpnn.interfaces.metatrain._options import read_hypers, read_options, write_options
+from sklearn_soapbpnn.interfaces.metatrain import write_options
+from sklearn_soapbpnn.interfaces.metatrain._options import read_hypers, read_options
 from sklearn_soapbpnn.training import _losses, parse_loss
 
 FILE = """

@@ -6,7 +6,7 @@ import torch
 
 from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 from sklearn_soapbpnn.training import TargetLoss, TotalLoss, parse_loss
-from sklearn_soapbpnn.training._dataset import Labels
+from sklearn_soapbpnn.training._dataset import TargetLabels
 
 KINDS = {
     "energy": TargetKind.scalar(),
@@ -218,7 +218,7 @@ def test_weight_of_zero_removes_the_influence_of_a_target(frames, y, full, draw,
 
 def make_labels(values, weight=None):
     one = torch.ones(())
-    return Labels(
+    return TargetLabels(
         torch.tensor(values), None if weight is None else torch.tensor(weight), one, one, True
     )
 

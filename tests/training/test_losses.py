@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sklearn_soapbpnn.training._dataset import Labels
+from sklearn_soapbpnn.training._dataset import TargetLabels
 from sklearn_soapbpnn.training._losses import TargetLoss, TotalLoss, parse_loss
 
 PREDICTION = torch.tensor([[1.0, 2.0, 5.0]])
@@ -50,7 +50,7 @@ def test_a_batch_without_labels_has_no_loss():
 def test_total_is_the_sum():
     total = TotalLoss({"energy": TargetLoss(), "forces": TargetLoss("mae", weight=2.0)})
     one = torch.ones(())
-    labels = {name: Labels(LABEL, None, one, one, False) for name in ("energy", "forces")}
+    labels = {name: TargetLabels(LABEL, None, one, one, False) for name in ("energy", "forces")}
     predictions = {"energy": PREDICTION, "forces": PREDICTION}
     torch.testing.assert_close(total(predictions, labels), torch.tensor(10 / 3 + 2 * 4 / 3))
 

@@ -32,7 +32,7 @@ from sklearn_soapbpnn import (
 )
 from sklearn_soapbpnn.data import as_structures
 from sklearn_soapbpnn.descriptors import SoapParameters, estimate_memory, estimate_weights
-from sklearn_soapbpnn.model import _memory
+from sklearn_soapbpnn.model import _fitted
 from sklearn_soapbpnn.training import (
     StreamedData,
     Workers,
@@ -249,7 +249,7 @@ def test_structures_that_carry_features_are_not_looked_at(data, monkeypatch):
     X, y = data
     pipe = make_pipeline().fit(X, y)
     looked = []
-    monkeypatch.setattr(_memory, "exceeds_memory", lambda *args: looked.append(args))
+    monkeypatch.setattr(_fitted, "exceeds_memory", lambda *args: looked.append(args))
     pipe.predict(X)
     assert not looked
 

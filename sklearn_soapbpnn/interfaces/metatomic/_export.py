@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from ase import Atoms
-from sklearn.utils.validation import check_is_fitted
 
 from ..._version import __version__
 from ...data import FilePath, TargetKind, as_structures, expand_scale, flatten_offset
 from ...model import apply_steps, list_steps
 from ...preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
-from ...training import FittedRegressor
+from ...training import check_regressor
 from ._model import ExportedModel
 
 # steps of a Pipeline whose effect on all structures is known from single atoms, but for ZBL
@@ -110,12 +109,7 @@ def _import_metatomic():
 def convert_model(model):
     """Return a fitted model in plain torch, and its network; see :func:`export_model`."""
     *steps, regressor = list_steps(model)
-    if not isinstance(regressor, FittedRegressor):
-        raise TypeError(
-            "model must be, or end in, a SoapBPNNRegressor; it ends in a "
-            f"{type(regressor).__name__}."
-        )
-    check_is_fitted(regressor, "fitted_")
+    check_regressor(regressor)
     fitted = regressor.fitted_
     if fitted.network.long_range is not None:
         raise ValueError(
@@ -128,8 +122,7 @@ def convert_model(model):
                 f"The Pipeline has a step {type(step).__name__}, which cannot be exported. Only "
                 f"{', '.join(known.__name__ for known in KNOWN_STEPS)} can."
             )
-    has_zbl = fitted.steps.own.zbl is not None
-    has_zbl = has_zbl or any(isinstance(step, ZBLBaseline) for step in steps)
+    has_zbl = any(isinstance(step, ZBLBaseline) for step in (*steps, fitted.steps.own.zbl))
     return ExportedModel(fitted, _read_tables(model, fitted), has_zbl), fitted.network
 
 

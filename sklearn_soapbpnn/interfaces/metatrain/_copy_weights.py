@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-N_PSEUDO_SPECIES = 4  # metatrain's
+from ._options import N_PSEUDO_SPECIES
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Translate between metatrain's ``options.yaml`` and the regressor's constructor arguments."""
+"""The names of metatrain's options, and from ``options.yaml`` to constructor arguments."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
 
-import numpy as np
 import yaml
-from sklearn.utils._param_validation import validate_parameter_constraints
 
 from ...data import suggest
-from ...descriptors import SOAP_PARAMETERS
 from ._option_targets import (
-    list_intensive,
     list_named,
     list_trained,
     read_baseline,
@@ -23,11 +19,6 @@ from ._option_targets import (
     read_per_structure,
     read_targets,
     rename,
-    write_baseline,
-    write_heads,
-    write_loss,
-    write_per_structure,
-    write_scales,
 )
 
 # entries of an options file that are not hyperparameters
@@ -77,8 +68,6 @@ DEPRECATED = {
     f"architecture.training.{name}": name
     for name in ("distributed", "remove_composition_contribution")
 }
-# arguments that do not affect the result, or only together with early_stopping
-NOT_WRITTEN = ("checkpoint_dir", "memory_limit", "n_iter_no_change", "verbose", "warm_start")
 
 
 def read_options(path):
@@ -178,71 +167,6 @@ def read_hypers(model, training, targets):
     return parameters, [option.removeprefix("architecture.training.") for option in left_out]
 
 
-def write_options(model, path=None):
-    """Return the hyperparameters of a regressor as metatrain's options.
-
-    The user has to add ``training_set``, and to replace ``validation_set`` if it is not a fraction
-    of ``training_set``. Arguments that do not affect the result (``checkpoint_dir``, ``verbose``,
-    ``warm_start``) are omitted.
-
-    Parameters
-    ----------
-    model : SoapBPNNRegressor
-        If it is fitted, ``heads`` contains the targets that it has learnt, otherwise the energy; in
-        both cases also all targets that its arguments name.
-    path : str or path, default=None
-        File to which the options are also written, as YAML.
-
-    Returns
-    -------
-    dict
-        The options, nested.
-
-    Raises
-    ------
-    ValueError
-        If an argument is invalid or has no counterpart; the message names all of them.
-    """
-    parameters, defaults = model.get_params(deep=False), type(model)().get_params(deep=False)
-    constraints = model._parameter_constraints
-    validate_parameter_constraints(constraints, parameters, type(model).__name__)
-    fitted = getattr(model, "fitted_", None)
-    kinds, targets = (fitted.kinds, fitted.targets) if fitted is not None else ({}, ())
-    if fitted is not None:
-        # the features may come from another step, with other parameters than the model's arguments
-        parameters |= {name: getattr(fitted.steps.parameters, name) for name in SOAP_PARAMETERS}
-    problems = [*_list_foreign(parameters, defaults), *list_intensive(kinds)]
-    names = list_named(parameters, list(kinds) or ["energy"])
-    encoding = {ours: legacy for legacy, ours in SPECIES_ENCODINGS.items()}
-    training = {
-        "loss": write_loss(parameters["loss"], names, problems),
-        "atomic_baseline": write_baseline(parameters, names),
-        "fixed_scaling_weights": write_scales(parameters["fixed_scaling_weights"], problems),
-        "per_structure_targets": write_per_structure(
-            parameters["per_structure_targets"], targets, problems
-        ),
-        # metatrain detects this itself, and warns if the option is set
-        **({"distributed": True} if parameters["distributed"] else {}),
-    }
-    options = {
-        **_write_base(parameters, problems),
-        "architecture.name": "soap_bpnn",
-        "architecture.model.legacy": encoding[parameters["species_encoding"]],
-        "architecture.model.heads": write_heads(parameters["heads"], names, kinds, problems),
-        **{key: parameters[name] for key, name in SAME.items()},
-        **{f"architecture.training.{name}": value for name, value in training.items()},
-    }
-    if problems:
-        raise ValueError(
-            f"metatrain has no counterpart of: {'; '.join(problems)}. Change these values before "
-            "writing options."
-        )
-    options = _nest(options)
-    if path is not None:
-        Path(path).write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
-    return options
-
-
 class _Loader(yaml.SafeLoader):
     """Loader of YAML as metatrain reads it, in which 1e-3 is a number."""
 
@@ -283,8 +207,8 @@ def _read(options):
             not_read.append(key)
         elif isinstance(value, str) and "${" in value:
             problems.append(f"{key}={value!r} (write the value itself)")
-        elif key in _READERS:
-            name, read = _READERS[key]
+        elif key in READERS:
+            name, read = READERS[key]
             parameters[name] = read(value, key, problems)
         elif key in SAME or key in DEPRECATED:
             parameters[{**SAME, **DEPRECATED}[key]] = value
@@ -298,7 +222,7 @@ def _suggest_option(key):
 
     The names of whole paths are always similar, since most of them have the section in common.
     """
-    known = [*SAME, *_READERS, *IDLE, *NOT_READ]
+    known = [*SAME, *READERS, *IDLE, *NOT_READ]
     section, _, name = f".{key}".rpartition(".")
     prefix = f"{section}.".removeprefix(".")
     siblings = [path.removeprefix(prefix) for path in known if path.startswith(prefix)]
@@ -310,22 +234,10 @@ def _flatten(options, prefix=""):
     """Yield the dotted path and the value of each option."""
     for key, value in options.items():
         key = f"{prefix}{key}"
-        if isinstance(value, Mapping) and key not in _READERS and key not in NOT_READ:
+        if isinstance(value, Mapping) and key not in READERS and key not in NOT_READ:
             yield from _flatten(value, f"{key}.")
         else:
             yield key, value
-
-
-def _nest(options):
-    """Turn dotted paths into nested dicts, with types that YAML can represent."""
-    nested = {}
-    for key, value in options.items():
-        *parents, last = key.split(".")
-        node = nested
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value.item() if isinstance(value, np.generic) else value
-    return nested
 
 
 def _make_reader(choices):
@@ -339,7 +251,7 @@ def _make_reader(choices):
     return read
 
 
-_READERS = {
+READERS = {
     "device": ("device", _make_reader(DEVICES)),
     "base_precision": ("dtype", _make_reader(PRECISIONS)),
     "seed": ("random_state", lambda seed, *_: seed),
@@ -352,46 +264,3 @@ _READERS = {
     "architecture.training.fixed_scaling_weights": ("fixed_scaling_weights", read_targets),
     "architecture.training.per_structure_targets": ("per_structure_targets", read_per_structure),
 }
-
-
-def _write_base(parameters, problems):
-    """Return the options outside ``architecture``."""
-    bits = {ours: bits for bits, ours in PRECISIONS.items()}
-    options = {"base_precision": bits[parameters["dtype"]]}
-    seed, device = parameters["random_state"], str(parameters["device"])
-    if isinstance(seed, np.random.RandomState):
-        problems.append(f"random_state={seed!r} (only integers are available)")
-    elif seed is not None:
-        options["seed"] = seed
-    if device in ("cpu", "cuda"):
-        options["device"] = device
-    elif device != "auto":
-        problems.append(f"device={device!r} ('auto', 'cpu' and 'cuda' are available)")
-    options["validation_set"] = parameters["validation_fraction"]
-    return options
-
-
-def _list_foreign(parameters, defaults):
-    """Return the arguments that affect the result and that metatrain does not have."""
-    known = {*SAME.values(), *DEPRECATED.values(), *(name for name, _ in _READERS.values())}
-    own = ("n_networks", "n_pseudo_species", "optimizer", "validation_fraction")
-    known |= {*NOT_WRITTEN, *own}
-    # also arguments that are added later: metatrain would otherwise train another model
-    found = [
-        name
-        for name, default in defaults.items()
-        if name not in known and parameters[name] not in (default, [], {})
-    ]
-    n_pseudo_species = parameters["n_pseudo_species"]
-    if n_pseudo_species != N_PSEUDO_SPECIES:
-        found.append(f"n_pseudo_species={n_pseudo_species} (metatrain has {N_PSEUDO_SPECIES})")
-    if parameters["n_networks"] > 1:
-        n_networks = parameters["n_networks"]
-        found.append(f"n_networks={n_networks} (metatrain trains one, as n_networks=1 does)")
-    if parameters["optimizer"] != OPTIMIZER:
-        found.append(f"optimizer={parameters['optimizer']!r} (metatrain trains with {OPTIMIZER!r})")
-    if parameters["validation_fraction"] == 0:
-        found.append(
-            "validation_fraction=0 (metatrain needs a validation set to pick the best epoch)"
-        )
-    return found

@@ -11,18 +11,30 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from ...data import TargetKind
+from ...data import N_NUMBERS, TargetKind
 from ...model import FittedModel, OwnSteps, Steps
 from ...nn import SoapBPNN
 from ...preprocessing import CompositionBaseline, TargetScaler
 from ...training import check_degrees
 from ._copy_weights import copy_weights
-from ._option_targets import list_lost
+from ._option_targets import GRADIENTS, PREFIX, list_lost
 from ._options import read_hypers
 
 
-def load_checkpoint(path):
-    """Return metatrain's model, and the checkpoint from which it was read.
+def read_checkpoint(path):
+    """Read a checkpoint of metatrain.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    parameters : dict
+        Arguments of a regressor with metatrain's hyperparameters.
+    make_fitted : callable
+        Returns the :class:`FittedModel` for the :class:`FitParameters` of that regressor.
 
     Raises
     ------
@@ -31,8 +43,32 @@ def load_checkpoint(path):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not a checkpoint, is of another architecture, or has no trained model yet.
+        If the file is not a checkpoint, is of another architecture, has no trained model yet, or
+        if its model has an option without a counterpart.
+
+    Warns
+    -----
+    UserWarning
+        If training options have no counterpart and are left out.
     """
+    model, checkpoint = _load_checkpoint(path)
+    kinds = _read_kinds(model)
+    lost = list_lost(checkpoint["train_hypers"].get("loss"), kinds)
+    parameters, left_out = read_hypers(model.hypers, _upgrade_training(checkpoint), kinds)
+    if left_out := dict.fromkeys([*lost, *left_out]):
+        warnings.warn(
+            "SoapBPNNRegressor has no counterpart of some training options of the checkpoint, "
+            f"which are left out: {'; '.join(map(_shorten, left_out))}. Predictions do not depend "
+            "on them; continued training may.",
+            UserWarning,
+            stacklevel=3,
+        )
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return {**parameters, "dtype": dtype}, partial(_make_fitted, model, kinds)
+
+
+def _load_checkpoint(path):
+    """Return metatrain's model, and the checkpoint from which it was read."""
     try:
         from metatrain.utils.io import is_exported_file, model_from_checkpoint
     except ImportError as err:
@@ -72,7 +108,7 @@ def load_checkpoint(path):
     return model_from_checkpoint(checkpoint, context="export"), checkpoint
 
 
-def upgrade_training(checkpoint):
+def _upgrade_training(checkpoint):
     """Return the training options of a checkpoint, after metatrain's upgrades, made in place."""
     from metatrain.soap_bpnn import __trainer__ as trainer
 
@@ -90,65 +126,23 @@ def upgrade_training(checkpoint):
     return checkpoint["train_hypers"]
 
 
-def read_checkpoint(path):
-    """Read a checkpoint of metatrain.
-
-    Parameters
-    ----------
-    path : str or path
-        The file.
-
-    Returns
-    -------
-    parameters : dict
-        Arguments of a regressor with metatrain's hyperparameters.
-    make_fitted : callable
-        Returns the :class:`FittedModel` for the :class:`FitParameters` of that regressor.
-
-    Raises
-    ------
-    ImportError, FileNotFoundError, ValueError
-        See :func:`load_checkpoint`. Also a ValueError if the model has an option without a
-        counterpart.
-
-    Warns
-    -----
-    UserWarning
-        If training options have no counterpart and are left out.
-    """
-    model, checkpoint = load_checkpoint(path)
-    kinds = read_kinds(model)
-    lost = list_lost(checkpoint["train_hypers"].get("loss"), kinds)
-    parameters, left_out = read_hypers(model.hypers, upgrade_training(checkpoint), kinds)
-    if left_out := dict.fromkeys([*lost, *left_out]):
-        warnings.warn(
-            "SoapBPNNRegressor has no counterpart of some training options of the checkpoint, "
-            f"which are left out: {'; '.join(map(_shorten, left_out))}. Predictions do not depend "
-            "on them; continued training may.",
-            UserWarning,
-            stacklevel=3,
-        )
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return {**parameters, "dtype": dtype}, partial(_make_fitted, model, kinds)
-
-
 def _make_fitted(model, kinds, parameters):
     """Return the FittedModel with metatrain's weights, as if it were the result of a fit."""
     steps = _make_steps(model, kinds, parameters)
-    ours = {strip_prefix(name): kind for name, kind in kinds.items()}
+    ours = {_strip_prefix(name): kind for name, kind in kinds.items()}
     check_degrees(ours, steps.parameters.max_angular)
     network = SoapBPNN(steps.elements, steps.parameters, ours, parameters.architecture, seed=0)
     copy_weights(model, network, kinds)
     network = network.to(parameters.torch_device).eval()
-    targets = (*ours, *read_derivatives(model))
+    targets = (*ours, *_read_derivatives(model))
     return FittedModel(steps, ours, targets, network, parameters.hyperparameters(ours))
 
 
 def _make_steps(model, kinds, parameters):
     """Return the steps before the network, with the values of their counterparts in metatrain."""
     elements = np.sort(model.atomic_types)
-    baseline = read_baseline(model, elements, kinds)
-    scaler = read_scaler(model, elements, kinds)
+    baseline = _read_baseline(model, elements, kinds)
+    scaler = _read_scaler(model, elements, kinds)
     # metatrain's models always have a baseline and a scaler; one that is switched off and has no
     # effect is left out, since it would otherwise be fitted to targets that are added later
     if not parameters.remove_composition_contribution and not _differ(baseline.coef_, 0.0):
@@ -168,25 +162,24 @@ def _differ(arrays, value):
     return any(np.any(array != value) for array in arrays.values())
 
 
-def strip_prefix(name):
+def _strip_prefix(name):
     """Return the name of a metatrain target without the prefix of non-standard targets."""
-    return name.removeprefix("mtt::")
+    return name.removeprefix(PREFIX)
 
 
-def read_kinds(model) -> dict[str, TargetKind]:
+def _read_kinds(model) -> dict[str, TargetKind]:
     """Return the kind of each target, by metatrain's names."""
     return {name: _read_kind(name, info) for name, info in model.dataset_info.targets.items()}
 
 
-def read_derivatives(model) -> list[str]:
+def _read_derivatives(model) -> list[str]:
     """Return the derivatives of the energy on which the model was trained."""
     energy = model.dataset_info.targets.get("energy")
     gradients = () if energy is None else energy.gradients
-    names = {"positions": "forces", "strain": "stress"}
-    return [ours for theirs, ours in names.items() if theirs in gradients]
+    return [ours for theirs, ours in GRADIENTS.items() if theirs in gradients]
 
 
-def read_baseline(model, elements, kinds) -> CompositionBaseline:
+def _read_baseline(model, elements, kinds) -> CompositionBaseline:
     """Return a fitted baseline with metatrain's composition weights."""
     composition = model.additive_models[0].model
     order = np.argsort(model.atomic_types)
@@ -198,13 +191,13 @@ def read_baseline(model, elements, kinds) -> CompositionBaseline:
         values = np.zeros((len(order), kind.size))
         # metatrain has baselines of spherical tensors only, where each invariant is one component
         values[:, kind.invariant_components[0]] = np.hstack(blocks)[order]
-        ours = strip_prefix(name)
+        ours = _strip_prefix(name)
         baseline.kinds_[ours] = kind
         baseline.coef_[ours] = values.reshape(len(order), *kind.shape)
     return baseline
 
 
-def read_scaler(model, elements, kinds) -> TargetScaler:
+def _read_scaler(model, elements, kinds) -> TargetScaler:
     """Return a fitted scaler with metatrain's scales."""
     order = np.argsort(model.atomic_types)
     scaler = TargetScaler()
@@ -213,12 +206,12 @@ def read_scaler(model, elements, kinds) -> TargetScaler:
         blocks = model.scaler.model.scales[name].blocks()
         scales = np.hstack([block.values.double().numpy() for block in blocks])
         if kind.per_atom:
-            table = np.ones((119, kind.n_scales))
+            table = np.ones((N_NUMBERS, kind.n_scales))
             table[elements] = scales[order]
             scales = table
         else:
             scales = float(scales[0, 0]) if kind.n_scales == 1 else scales[0]
-        scaler.scale_[strip_prefix(name)] = scales
+        scaler.scale_[_strip_prefix(name)] = scales
     return scaler
 
 
