@@ -13,7 +13,7 @@ compute. Takes less than a minute on one core.
 # A pool, and structures to test with
 # -----------------------------------
 # Some crystals are far more compressed or distorted than the others, or lack an atom, and a few
-# structures chosen at random hardly tell of these. All fits take about as many steps.
+# structures chosen at random hardly tell of these.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -33,7 +33,7 @@ pool, X_test, labels, y_test = train_test_split(X, y, test_size=60, random_state
 
 def train(chosen):
     """Return a model of the chosen structures, and its errors of the forces of the test set."""
-    settings = {"num_epochs": 1500 // len(chosen), "batch_size": 6, "learning_rate": 3e-3}
+    settings = {"num_epochs": 60, "batch_size": 10, "learning_rate": 2e-3}
     model = SoapBPNNRegressor(**SOAP, **settings, random_state=0)
     model.fit([pool[k] for k in chosen], labels[chosen])
     prediction = model.predict(X_test, targets=["energy", "forces"])
@@ -70,6 +70,8 @@ random = [[train(order[:size])[1] for size in SIZES] for order in orders]
 # %%
 # What was gained
 # ---------------
+# Forty chosen structures are as good as sixty random ones. The large errors, which make up the root
+# mean square, gain more than the mean absolute error, which is mostly that of ordinary crystals.
 figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 for axes, name, chosen_, random_ in zip(
     panels, ("root mean square", "mean absolute"), np.transpose(errors), np.transpose(random)

@@ -59,3 +59,18 @@ figure.colorbar(shown, label="fraction of gold atoms")
 axes.set(xlabel="first principal component", ylabel="second principal component")
 axes.legend()
 plt.show()
+
+# %%
+# The same map to click on
+# ------------------------
+# In a notebook, `chemiscope <https://chemiscope.org>`_ (``pip install chemiscope``) shows the
+# crystal of the point that one clicks on:
+#
+# .. code-block:: python
+#
+#     import chemiscope
+#
+#     first, second = points.T
+#     properties = {"first": first, "second": second, "gold": gold, "energy": energy}
+#     settings = chemiscope.quick_settings(x="first", y="second", map_color="gold", periodic=True)
+#     chemiscope.show(structures=X, properties=properties, settings=settings)
