@@ -12,7 +12,7 @@ from ._losses import parse_loss
 from ._streamed import check_workers
 
 
-def check_parameters(parameters, targets, known=(), has_validation=False):
+def check_parameters(parameters, targets, known, has_validation):
     """Check arguments against each other and against the targets; return the loss of each target.
 
     Parameters
@@ -23,7 +23,7 @@ def check_parameters(parameters, targets, known=(), has_validation=False):
         Labels.
     known : dict of str to TargetKind
         Targets of the fit that this one continues.
-    has_validation : bool, default=False
+    has_validation : bool
         Whether validation structures are given.
 
     Raises
@@ -33,7 +33,7 @@ def check_parameters(parameters, targets, known=(), has_validation=False):
     ImportError
         If torch-pme is needed and not installed.
     """
-    kinds = {**dict(known), **targets.kinds}
+    kinds = {**known, **targets.kinds}
     learnt = [name for name in kinds if name not in LEARNT_DERIVATIVES]
     _check_named_targets(parameters, kinds, learnt)
     read_soap_parameters(parameters)  # raises if they contradict each other
