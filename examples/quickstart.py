@@ -5,7 +5,7 @@ Quickstart
 Train a potential on data that ship with the package, tune it, check its errors, and save it.
 
 The data are malonaldehyde from molecular dynamics at 300 K and 600 K, with GFN2-xTB energies and
-forces. Takes half a minute on one core, and saves the figure and the model in the current folder.
+forces. Takes less than a minute on one core, and saves the figure and the model in the current folder.
 """
 
 # %%
@@ -33,8 +33,8 @@ pipe = Pipeline(
     [
         ("baseline", CompositionBaseline()),
         ("scaler", TargetScaler()),
-        ("soap", SoapFeaturizer(cutoff_radius=5.0, max_radial=4, max_angular=3)),
-        ("bpnn", SoapBPNNRegressor(num_epochs=8, learning_rate=3e-3, random_state=0)),
+        ("soap", SoapFeaturizer(cutoff_radius=5.0, radial_scale=3.0)),
+        ("bpnn", SoapBPNNRegressor(num_epochs=8, random_state=0)),
     ]
 )
 search = GridSearchCV(
@@ -54,7 +54,7 @@ for parameters, score in zip(search.cv_results_["params"], search.cv_results_["m
 # %%
 # Train the best one for longer
 # -----------------------------
-pipe.set_params(**search.best_params_, bpnn__num_epochs=30, bpnn__verbose=1, bpnn__log_interval=10)
+pipe.set_params(**search.best_params_, bpnn__num_epochs=50, bpnn__verbose=1, bpnn__log_interval=10)
 pipe.fit(X_train, y_train)
 # predictions, and error bars that were calibrated on validation structures
 prediction, std = pipe.predict(X_test, targets=["energy", "forces"], return_std=True)
