@@ -111,8 +111,8 @@ def _report_directions(sample, fit, cosines, wrong):
             np.sort(sample.indices(fit.places[wrong])),
             f"the forces of {count(np.flatnonzero(wrong))} contradict a quick fit to all: "
             f"correlations from {cosines[wrong].min():.2f} to {cosines[wrong].max():.2f} (median "
-            f"of all {np.median(cosines):.2f}). {opposite} have the opposite sign; others belong to "
-            "other structures or to another order of the atoms.",
+            f"of all {np.median(cosines):.2f}). {opposite} have the opposite sign; others belong "
+            "to other structures or to another order of the atoms.",
         )
 
 

@@ -209,7 +209,7 @@ def _subtract_quick_fit(sample, places, fit):
 def _expect_high(sample, fit):
     """Return the structures of which the quick fit, too, predicts energies above all others."""
     rest = sample.residuals(fit.places, fit.predicted["energy"])
-    return fit.places[rest > 5 * spread(rest)]
+    return fit.places[rest > 3 * spread(rest)]
 
 
 def _report_levels(sample, places, fit):

@@ -158,9 +158,10 @@ def check_extensive(sample):
     energy = sample.y["energy"][known]
     if np.ptp(energy) <= 1e-9 * np.abs(energy).max():
         return
-    if spread(sample.residuals(known, energy * n_atoms)) < 0.2 * spread(
-        sample.residuals(known, energy)
-    ):
+    # how well composition explains them, if they are per atom and if they are not
+    intensive = np.abs(sample.residuals(known, energy * n_atoms)).mean()
+    extensive = np.abs(sample.residuals(known, energy) * n_atoms).mean()
+    if intensive < 0.2 * extensive:
         yield Finding(
             "energies per atom",
             "error",

@@ -72,16 +72,13 @@ def check_stress(sample, fit, factor):
     if len(known) < 5:
         return
     order, sign, quality, gain = _find_order(known, predicted)
-    if quality < SETTLES:  # forces of solids tell shear better than pressure
-        known, predicted = known[:, 3:], predicted[:, 3:]
-        order, sign, quality, gain = _find_order(known, predicted)
     if quality < SETTLES:
         return
     where = np.sort(sample.indices(places))
     if gain > GAIN:
         yield _report_order(name, where, order, gain, quality)
     else:
-        order = np.arange(len(order))
+        order = np.arange(6)
     aligned = predicted[:, order]
     ratio = sign * _size(known) / _size(aligned)
     yield from _report_ratio(sample, places, name, ratio, factor, quality)
@@ -114,7 +111,7 @@ def _find_order(known, predicted):
 
     Returns
     -------
-    order : array of int of shape (n_components,)
+    order : array of int of shape (6,)
         Component of the prediction that each component of the labels is.
     sign : int
         Sign of the labels relative to the predictions.
@@ -125,13 +122,13 @@ def _find_order(known, predicted):
     """
     known, predicted = (_limit(values - np.median(values, axis=0)) for values in (known, predicted))
     norms = np.outer(np.linalg.norm(known, axis=0), np.linalg.norm(predicted, axis=0))
-    correlation = np.divide(known.T @ predicted, norms, out=np.zeros(norms.shape), where=norms > 0)
+    correlation = np.divide(known.T @ predicted, norms, out=np.zeros((6, 6)), where=norms > 0)
     # components that are always zero, as shear in cubic crystals, tell nothing
     n_known = max(np.count_nonzero(norms.any(axis=1)), 1)
     best = None
     for sign in (1, -1):
         order = linear_sum_assignment(-sign * correlation)[1]
-        total = sign * correlation[np.arange(len(order)), order].sum()
+        total = sign * correlation[np.arange(6), order].sum()
         if best is None or total > best[0]:
             best = total, order, sign
     total, order, sign = best
@@ -151,7 +148,7 @@ def _size(values):
 
 
 def _report_order(name, where, order, gain, quality):
-    given = (*VOIGT[: 6 - len(order)], *(VOIGT[k - len(order)] for k in order))
+    given = tuple(VOIGT[k] for k in order)
     known = ORDERS.get(given)
     # 3x3 labels are in the order xx, yy, zz, yz, xz, xy here
     return Finding(
@@ -159,7 +156,7 @@ def _report_order(name, where, order, gain, quality):
         "error",
         where,
         f"what should be {' '.join(VOIGT)} correlates best with {' '.join(given)} of a quick fit "
-        f"to the forces (mean correlation {quality:.2f}, {quality - gain / len(order):.2f} as it "
+        f"to the forces (mean correlation {quality:.2f}, {quality - gain / 6:.2f} as it "
         f"is){f': the order of {known}' if known else ''}. Reorder the components before Targets, "
         "or pass 3x3 matrices.",
     )
