@@ -188,9 +188,11 @@ def _subtract_fits(sample, places, fit, factor):
         Spread of the energies without the quick fit; None if it was not used.
     """
     alone = sample.residuals(places, sample.y["energy"][places])
-    if fit is None or fit.n_fitted < FEW:
+    fitted, predicted = _choose_predicted(places, fit)
+    if len(fitted) < 5:
         return places, alone, None
-    fitted, rest = _subtract_quick_fit(sample, places, fit)
+    features = predicted[:, None] / sample.X.n_atoms[fitted, None]
+    rest = sample.residuals(fitted, sample.y["energy"][fitted], features)
     usual = spread(alone[np.isin(places, fitted)])
     # energies of which some are wrong may hide that the others follow
     if factor is None and spread(rest) > usual / 3:
@@ -198,12 +200,12 @@ def _subtract_fits(sample, places, fit, factor):
     return fitted, rest, usual
 
 
-def _subtract_quick_fit(sample, places, fit):
-    """Return those of the structures that the quick fit predicts, and what it leaves of them."""
+def _choose_predicted(places, fit):
+    """Return those of the structures that a good quick fit predicts, and their energies."""
+    if fit is None or fit.n_fitted < FEW:
+        return np.zeros(0, int), np.zeros(0)
     chosen = np.isin(fit.places, places)
-    fitted = fit.places[chosen]
-    predicted = fit.predicted["energy"][chosen] / sample.X.n_atoms[fitted]
-    return fitted, sample.residuals(fitted, sample.y["energy"][fitted], predicted[:, None])
+    return fit.places[chosen], fit.predicted["energy"][chosen]
 
 
 def _expect_high(sample, fit):
@@ -213,18 +215,19 @@ def _expect_high(sample, fit):
 
 
 def _report_levels(sample, places, fit):
-    """Yield many energies that are off by the same, though similar structures are not.
+    """Yield a fifth or more of the energies if they are off by the same from similar structures.
 
     Phases and conformers have different energies, too, but then similar structures have the same.
     """
-    rest = sample.residuals(places, sample.y["energy"][places])
-    if fit is not None and fit.n_fitted >= FEW:
-        places, rest = _subtract_quick_fit(sample, places, fit)
+    fitted, predicted = _choose_predicted(places, fit)
+    if len(fitted) < 5:
+        fitted, predicted = places, 0.0
+    places, rest = fitted, sample.residuals(fitted, sample.y["energy"][fitted] - predicted)
     first, second = _pair_neighbors(sample, places)
     if len(first) < 10:
         return
     order = np.argsort(rest)
-    few = max(2, len(rest) // 20)
+    few = max(2, len(rest) // 5)
     cut = few + np.argmax(np.diff(rest[order])[few - 1 : 1 - few])
     upper = np.isin(np.arange(len(rest)), order[cut:])
     offset = np.median(rest[upper]) - np.median(rest[~upper])
