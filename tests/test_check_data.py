@@ -77,9 +77,12 @@ def test_no_alarm_on_shipped_data(request, data):
     assert repr(report).startswith("No problems found in 50 structures")
 
 
-def test_no_alarm_on_few_structures():
-    X, y = load_cuau(return_X_y=True)
-    assert not check_data(X[::8], y[::8]).counts
+@pytest.mark.parametrize(
+    ("load", "which"), [(load_cuau, slice(1, None, 8)), (load_malonaldehyde, slice(0, 120, 10))]
+)
+def test_no_alarm_on_few_structures(load, which):
+    X, y = load(return_X_y=True)
+    assert not check_data(X[which], y[which]).counts
 
 
 def test_structures_that_only_the_second_fit_leaves_out_are_not_accused(molecules):
@@ -101,6 +104,15 @@ def test_few_structures_are_accused_of_the_opposite_sign_only(molecules):
         (finding,) = check_forces(sample, fit)
         assert_array_equal(finding.structures, found)
         assert "1 have the opposite sign" in finding.message
+
+
+def test_a_few_huge_forces_do_not_accuse_all(molecules):
+    X, y = molecules
+    forces = [*y["forces"][:-1], -1000 * y["forces"][-1]]
+    sample = read_sample(X, change(y, forces=forces))[0]
+    (finding,) = check_forces(sample, QuickFit(np.arange(50), np.arange(50) >= 35, y))
+    assert finding.name == "forces of single structures"
+    assert_array_equal(finding.structures, [49])
 
 
 # --- units and signs, which a quick fit to the forces tells --------------------------------------
@@ -226,6 +238,35 @@ def test_single_energies_in_hartree(molecules, fits):
     assert "in Hartree beside eV" in report.findings[0].message
 
 
+def test_half_of_the_energies_in_hartree(molecules):
+    X, y = molecules
+    energy = np.where(np.arange(50) % 2, y["energy"], y["energy"] / Hartree)
+    finding = find(check_data(X, energy), "energy units")
+    assert_array_equal(finding.structures % 2, finding.structures[0] % 2 * np.ones(25))
+
+
+def test_energies_per_atom(crystals):
+    X, y = crystals
+    X = [*X, *(atoms * (2, 1, 1) for atoms in X[:20])]
+    per_atom = y["energy"] / as_structures(X[:50]).n_atoms - 4.0
+    energies = np.concatenate([per_atom, per_atom[:20]])
+    assert "energies per atom" in names_of(check_data(X, energies))
+    energies *= as_structures(X).n_atoms
+    assert not names_of(check_data(X, energies)) & {"energies per atom"}
+
+
+@pytest.mark.parametrize(("change_stress", "n_found"), [(np.negative, 3), (lambda s: s / GPa, 3)])
+def test_stress_of_single_structures(crystals, fits, change_stress, n_found):
+    X, y = crystals
+    size = np.linalg.norm(y["stress"] - np.median(y["stress"], axis=0), axis=(1, 2))
+    largest = np.sort(np.argsort(size)[-3:])
+    stress = y["stress"].copy()
+    stress[largest] = change_stress(stress[largest])
+    report = check_with_fit(X, change(y, stress=stress), fits["crystals"])
+    assert names_of(report) == {"stress of single structures"}
+    assert_array_equal(report.findings[0].structures, largest)
+
+
 @pytest.mark.parametrize(("data", "which"), [("crystals", SOME), ("molecules", ALL)])
 def test_positions_in_bohr(request, data, which):
     X, y = request.getfixturevalue(data)
@@ -246,6 +287,18 @@ def test_another_level_of_theory(request, fits, data, offset):
     report = check_with_fit(X, change(y, energy=energy), fits[data])
     assert names_of(report) == {"level of theory"}
     assert_array_equal(report.findings[0].structures, SOME)
+
+
+def test_half_of_the_energies_at_another_level_of_theory(molecules, fits):
+    X, y = molecules
+    energy = y["energy"].copy()
+    energy[::3] += 0.15 * 9
+    for report in (
+        check_with_fit(X, change(y, energy=energy), fits["molecules"]),
+        check_data(X, energy),
+    ):
+        assert names_of(report) == {"level of theory"}
+        assert_array_equal(report.findings[0].structures, ALL[::3])
 
 
 def test_energy_outliers(molecules, fits):
@@ -325,6 +378,20 @@ def test_isolated_atoms(molecules, energies, is_fine):
     assert names_of(report) == (set() if is_fine else {"isolated atoms"})
     if not is_fine:
         assert_array_equal(report.findings[0].structures, range(50, 50 + len(energies)))
+
+
+def test_one_isolated_atom_in_hartree(crystals):
+    X, y = load_cuau(return_X_y=True)
+    X, atoms = X[::4], {"Cu": -1355.0, "Au": -890.0}
+    energy = y["energy"][::4] + [
+        sum(atoms[symbol] - 3 for symbol in crystal.symbols) for crystal in X
+    ]
+    y = Targets(energy=energy)
+    assert not names_of(check_data(*add_isolated_atoms(X, y, atoms)))
+    atoms["Au"] /= Hartree
+    report = check_data(*add_isolated_atoms(X, y, atoms))
+    assert "isolated Au is" in find(report, "isolated atoms").message
+    assert_array_equal(find(report, "isolated atoms").structures, [51])
 
 
 def test_isolated_atoms_with_two_energies(molecules):

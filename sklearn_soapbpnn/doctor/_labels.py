@@ -111,8 +111,7 @@ def find_other_units(sample):
     if len(known) < 5:
         return {}
     energy = sample.y["energy"][known]
-    rest = sample.residuals(known, energy)
-    fitted = energy / sample.X.n_atoms[known] - rest
+    rest, fitted = _fit_mixed_units(sample, known, energy)
     # only energies that are large compared to their differences show their unit
     large = np.abs(fitted) > 30 * spread(rest)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -124,6 +123,52 @@ def find_other_units(sample):
             if same.any():
                 found[unit] = known[same]
     return found
+
+
+def _fit_mixed_units(sample, known, energy):
+    """Return residuals and values of the fit on composition, though up to half may be in a unit.
+
+    If no unit is that of most structures, the fit lies between two. Then each energy is read in the
+    unit in which it is nearer to the fit, and the fit repeated.
+    """
+    rest = sample.residuals(known, energy)
+    fitted = energy / sample.X.n_atoms[known] - rest
+    best = rest, fitted
+    if spread(rest) < 0.03 * np.median(np.abs(fitted)):
+        return best
+    for factor in RATIOS.values():
+        middle, read = fitted, energy
+        for _ in range(3):
+            with np.errstate(divide="ignore"):
+                nearer = np.log(np.abs(middle * sample.X.n_atoms[known] / energy)) / np.log(factor)
+            read = energy * factor ** np.clip(np.round(nearer), -1, 1)
+            left = sample.residuals(known, read)
+            middle = read / sample.X.n_atoms[known] - left
+        if spread(left) < 0.1 * spread(best[0]):
+            best = left, middle
+    return best
+
+
+def check_extensive(sample):
+    """Yield energies that do not grow with the number of atoms."""
+    known = np.flatnonzero(sample.has_label("energy") & ~sample.geometry.alone)
+    n_atoms = sample.X.n_atoms[known]
+    if len(known) < 10 or n_atoms.max() < 1.5 * n_atoms.min():
+        return
+    energy = sample.y["energy"][known]
+    if np.ptp(energy) <= 1e-9 * np.abs(energy).max():
+        return
+    # how well composition explains them, if they are per atom and if they are not
+    intensive = np.abs(sample.residuals(known, energy * n_atoms)).mean()
+    extensive = np.abs(sample.residuals(known, energy) * n_atoms).mean()
+    if intensive < 0.2 * extensive:
+        yield Finding(
+            "energies per atom",
+            "error",
+            sample.indices(known),
+            "energies of large and small structures of similar composition are alike, as if they "
+            "were per atom. Multiply them by the number of atoms.",
+        )
 
 
 def check_mixed_units(sample):
@@ -186,11 +231,38 @@ def _report_no_atoms(sample):
         )
 
 
+def _find_odd_atoms(sample, rest, energies, energy):
+    """Return the elements whose isolated atoms alone are far from a fit on composition."""
+    shares = sample.shares[rest]
+    none = np.zeros(len(energies), bool)
+    if len(rest) <= 2 * len(energies) or np.linalg.matrix_rank(shares) < len(energies):
+        return none
+    target = energy[rest] / sample.X.n_atoms[rest]
+    fitted = np.linalg.lstsq(shares, target, rcond=None)[0]
+    errors = np.sqrt(np.diag(np.linalg.inv(shares.T @ shares))) * (target - shares @ fitted).std()
+    odd = (np.abs(fitted - energies) > MOST_BOUND) & (errors < 1.0)
+    # a method that differs for all is seen from the binding energies
+    return odd if np.sum(odd) <= len(odd) / 2 else none
+
+
 def _check_binding(sample, alone, atoms, energy):
     rest = np.setdiff1d(np.flatnonzero(sample.has_label("energy")), alone)
     if len(rest) == 0:
         return
-    free = sample.geometry.counts @ np.array([atoms[k] for k in sorted(atoms)])
+    energies = np.array([atoms[k] for k in sorted(atoms)])
+    odd = _find_odd_atoms(sample, rest, energies, energy)
+    if odd.any():
+        element = sample.geometry.counts[alone].argmax(1)
+        names = ", ".join(chemical_symbols[number] for number in sample.X.elements[odd])
+        yield Finding(
+            "isolated atoms",
+            "error",
+            sample.indices(alone[odd[element]]),
+            f"the energy of isolated {names} is more than {MOST_BOUND:.0f} eV from what the others "
+            "require of the element. Look for another unit, spin state or method.",
+        )
+        return
+    free = sample.geometry.counts @ energies
     bound = (energy - free)[rest] / sample.X.n_atoms[rest]
     typical = np.median(bound)
     if not -MOST_BOUND < typical < LEAST_BOUND:

@@ -6,9 +6,11 @@ import textwrap
 
 import numpy as np
 
-from ._consistency import check_energy_outliers, check_forces, compare_energies
+from ._consistency import check_forces
+from ._energies import check_energy_outliers, compare_energies
 from ._labels import (
     check_constant,
+    check_extensive,
     check_force_outliers,
     check_isolated_atoms,
     check_missing,
@@ -52,6 +54,7 @@ def examine(sample, validation=None, fit_forces=None):
         *check_isolated_atoms(sample),
         *check_force_outliers(sample),
         *check_mixed_units(sample),
+        *check_extensive(sample),
     ]
     fit = None
     if fit_forces is not None:

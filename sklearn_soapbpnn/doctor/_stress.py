@@ -6,8 +6,9 @@ import numpy as np
 from ase.units import Bohr, GPa, Hartree
 from scipy.optimize import linear_sum_assignment
 
-from ._consistency import name_units
+from ._consistency import FEW, name_units
 from ._report import Finding
+from ._sample import count
 
 # components of a symmetric tensor in the order of ASE, and where they are in 3x3
 VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
@@ -19,9 +20,9 @@ ORDERS = {
     ("xx", "xy", "xz", "yy", "yz", "zz"): "the upper triangle, row by row",
     ("xx", "xy", "yy", "xz", "yz", "zz"): "the lower triangle, row by row",
 }
-# mean correlation of the components with the fit that settles sign and factor, how much a better
-# order must gain, and factors that may be errors of the fit
-SETTLES, GAIN, ROUGH = 0.6, 0.5, 2.5
+# mean correlation of the components with the fit that settles sign and factor, and those of single
+# structures; how much a better order must gain, and factors that may be errors of the fit
+SETTLES, SETTLES_SINGLE, GAIN, ROUGH = 0.6, 0.8, 0.5, 2.5
 # 80 GPa: a typical stress of this size is rarely meant
 LARGE = 0.5
 
@@ -71,9 +72,9 @@ def check_stress(sample, fit, factor):
     if len(known) < 5:
         return
     order, sign, quality, gain = _find_order(known, predicted)
-    where = np.sort(sample.indices(places))
     if quality < SETTLES:
         return
+    where = np.sort(sample.indices(places))
     if gain > GAIN:
         yield _report_order(name, where, order, gain, quality)
     else:
@@ -81,6 +82,28 @@ def check_stress(sample, fit, factor):
     aligned = predicted[:, order]
     ratio = sign * _size(known) / _size(aligned)
     yield from _report_ratio(sample, places, name, ratio, factor, quality)
+    if fit.n_fitted >= FEW and quality > SETTLES_SINGLE:
+        yield from _check_single(sample, places, name, known, ratio * aligned)
+
+
+def _check_single(sample, places, name, known, expected):
+    """Yield structures whose stress has another sign or unit than that of the others."""
+    known, expected = (values - np.median(values, axis=0) for values in (known, expected))
+    distance = np.linalg.norm(known - expected, axis=1)
+    size = np.median(distance)
+    other = np.zeros(len(known), bool)
+    for factor in (-1, GPa, -GPa, GPa / 10, -GPa / 10, 1 / GPa, -1 / GPa, 10 / GPa, -10 / GPa):
+        changed = np.linalg.norm(factor * known - expected, axis=1)
+        other |= (distance > 5 * size) & (changed < 3 * size)
+    if other.any():
+        yield Finding(
+            f"{name} of single structures",
+            "error",
+            np.sort(sample.indices(places[other])),
+            f"the {name} of {count(np.flatnonzero(other))} agrees with a quick fit to the forces "
+            "only after a change of sign or of the unit (GPa, kbar), unlike that of the others. "
+            "Convert it like the others.",
+        )
 
 
 def _find_order(known, predicted):
@@ -97,7 +120,7 @@ def _find_order(known, predicted):
     gain : float
         Sum of the correlations, minus that in the order of ASE.
     """
-    known, predicted = (values - np.median(values, axis=0) for values in (known, predicted))
+    known, predicted = (_limit(values - np.median(values, axis=0)) for values in (known, predicted))
     norms = np.outer(np.linalg.norm(known, axis=0), np.linalg.norm(predicted, axis=0))
     correlation = np.divide(known.T @ predicted, norms, out=np.zeros((6, 6)), where=norms > 0)
     # components that are always zero, as shear in cubic crystals, tell nothing
@@ -111,6 +134,12 @@ def _find_order(known, predicted):
     total, order, sign = best
     gain = total - sign * np.trace(correlation)
     return order, sign, total / n_known, gain
+
+
+def _limit(values):
+    """Return values of which no structure has many times as large ones as the others."""
+    norms = np.linalg.norm(values, axis=1, keepdims=True)
+    return values * np.minimum(1.0, 5 * np.median(norms) / np.maximum(norms, 1e-300))
 
 
 def _size(values):
@@ -127,8 +156,8 @@ def _report_order(name, where, order, gain, quality):
         "error",
         where,
         f"what should be {' '.join(VOIGT)} correlates best with {' '.join(given)} of a quick fit "
-        f"to the forces (mean correlation {quality:.2f}, {quality - gain / 6:.2f} as it is)"
-        f"{f': the order of {known}' if known else ''}. Reorder the components before Targets, "
+        f"to the forces (mean correlation {quality:.2f}, {quality - gain / 6:.2f} as it "
+        f"is){f': the order of {known}' if known else ''}. Reorder the components before Targets, "
         "or pass 3x3 matrices.",
     )
 
@@ -140,6 +169,9 @@ def _report_ratio(sample, places, name, ratio, factor, quality):
     relative = ratio * (1.0 if factor is None else factor)
     seen = f"its mean correlation with a quick fit to the forces is {quality:.2f}"
     if relative < 0:
+        required, otherwise = " and energies", ""
+        if factor is None:
+            required, otherwise = "", ", or that of the forces, if these are the derivatives"
         meant = (
             "It is positive under tension, though in VASP and others it is positive under pressure"
             if name == "stress"
@@ -149,8 +181,8 @@ def _report_ratio(sample, places, name, ratio, factor, quality):
             f"sign of {name}",
             "error",
             where,
-            f"{name} has the opposite sign of what forces and energies require ({seen} after a "
-            f"change of sign). {meant}: change its sign.",
+            f"{name} has the opposite sign of what forces{required} require ({seen} after a change "
+            f"of sign). {meant}: change its sign{otherwise}.",
         )
     sizes = sorted((abs(ratio), abs(relative)), key=lambda size: abs(np.log(size)))
     if 1 / ROUGH < sizes[0] < ROUGH:
