@@ -50,7 +50,9 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=100, random_
 # Learn and predict
 # -----------------
 # NaN stands for "no label". Such atoms take no part in the fit, except as neighbours of others.
-model = SoapBPNNRegressor(max_radial=4, max_angular=3, num_epochs=30, random_state=0)
+model = SoapBPNNRegressor(
+    max_radial=4, max_angular=3, num_epochs=15, learning_rate=3e-3, random_state=0
+)
 model.fit(X_train, y_train)
 predicted = model.predict(X_test, targets="charges")["charges"]
 for element in "HO":

@@ -20,7 +20,13 @@ from sklearn_soapbpnn.metrics import UncertaintyDisplay, summarize_errors, summa
 
 X, y = load_malonaldehyde(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(X, y, train_size=200, random_state=0)
-settings = {"max_radial": 4, "max_angular": 3, "num_epochs": 35, "validation_fraction": 0.2}
+settings = {
+    "max_radial": 4,
+    "max_angular": 3,
+    "validation_fraction": 0.2,
+    "num_epochs": 20,
+    "learning_rate": 2e-3,
+}
 models = {f"network {seed}": SoapBPNNRegressor(random_state=seed, **settings) for seed in (1, 2)}
 models["committee"] = SoapBPNNRegressor(n_networks=4, random_state=0, **settings)
 

@@ -52,7 +52,10 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=100, random_
 # One model
 # ---------
 # The names of the targets tell their kinds: a vector, and a symmetric tensor of 3 x 3 numbers.
-model = SoapBPNNRegressor(num_epochs=60, random_state=0).fit(X_train, y_train)
+model = SoapBPNNRegressor(
+    max_radial=4, max_angular=3, num_epochs=30, learning_rate=3e-3, random_state=0
+)
+model.fit(X_train, y_train)
 predicted = model.predict(X_test, targets=["dipole", "polarizability"])
 
 # %%

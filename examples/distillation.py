@@ -52,9 +52,8 @@ def train(frames):
         radial_scale=3.0,
         max_radial=4,
         max_angular=2,
-        layernorm=False,
-        batch_size=4,
-        num_epochs=60,
+        num_epochs=50,
+        learning_rate=2e-3,
         random_state=0,
     )
     return model.fit(frames, label(frames))

@@ -59,8 +59,8 @@ for encoding, column in errors.items():
             radial_scale=3.0,
             max_radial=3,
             max_angular=2,
-            batch_size=4,
             num_epochs=22,
+            learning_rate=2e-3,
             random_state=0,
         )
         model.fit(X[:size], y[:size])
