@@ -34,7 +34,7 @@ pipe = Pipeline(
         ("baseline", CompositionBaseline()),
         ("scaler", TargetScaler()),
         ("soap", SoapFeaturizer(radial_scale=3.0, max_radial=4, max_angular=2)),
-        ("bpnn", SoapBPNNRegressor(layernorm=False, num_epochs=60, random_state=0)),
+        ("bpnn", SoapBPNNRegressor(layernorm=False, batch_size=4, num_epochs=60, random_state=0)),
     ]
 )
 pipe.fit(X_train, y_train)
@@ -55,7 +55,7 @@ for name, errors in summarize_errors(X_test, y_test, prediction).items():
 # Who has the errors?
 # -------------------
 # Errors grow with the forces. Most forces are small, as they are in a simulation, and their errors
-# are about 0.1 eV/Angstrom; a few atoms in compressed crystals make up the root mean square. More
+# are below 0.1 eV/Angstrom; a few atoms in compressed crystals make up the root mean square. More
 # structures of this kind, or none of them, would lower it.
 known = np.concatenate(y_test["forces"])
 size = np.linalg.norm(known, axis=1)
