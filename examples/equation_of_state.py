@@ -59,7 +59,8 @@ model = SoapBPNNRegressor(
     max_radial=4,
     max_angular=2,
     layernorm=False,  # the density of the neighbours counts, see the parity plot
-    num_epochs=60,
+    num_epochs=40,
+    learning_rate=2e-3,
     dtype="float64",  # small differences of energies
     random_state=0,
 )

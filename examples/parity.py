@@ -34,7 +34,7 @@ pipe = Pipeline(
         ("baseline", CompositionBaseline()),
         ("scaler", TargetScaler()),
         ("soap", SoapFeaturizer(radial_scale=3.0, max_radial=4, max_angular=2)),
-        ("bpnn", SoapBPNNRegressor(layernorm=False, num_epochs=60, random_state=0)),
+        ("bpnn", SoapBPNNRegressor(layernorm=False, batch_size=4, num_epochs=60, random_state=0)),
     ]
 )
 pipe.fit(X_train, y_train)
