@@ -12,15 +12,16 @@ from sklearn.utils import check_random_state
 
 from ._regressor import SoapBPNNRegressor
 from .data import Frames, Labels, Targets, find_volumes
-from .doctor import DataReport, QuickFit, check_keys, examine, read_sample
+from .doctor import FEW, DataReport, QuickFit, check_keys, examine, read_sample
 
 # the quick fit takes seconds: no more structures and atoms than these to fit, and atoms to predict
 MOST_STRUCTURES, MOST_ATOMS, MOST_PREDICTED = 200, 8000, 40000
 FEWEST_STRUCTURES = 10
 # steps of 8 structures that suffice to predict forces with a correlation of 0.9
 N_STEPS, BATCH = 250, 8
-# with 40, forces of 10 molecules were predicted with a correlation of 0.2 only, with 100 of 0.8
-MOST_EPOCHS = 100
+# more than 40 learn wrong forces of single structures by heart, but with 40, forces of 10 molecules
+# were predicted with a correlation of 0.2 only, with 100 of 0.8
+MOST_EPOCHS, MOST_EPOCHS_OF_FEW = 40, 100
 SMALL: dict[str, Any] = {
     **{"max_radial": 3, "max_angular": 2, "batch_size": BATCH, "validation_fraction": 0.0},
     # wrong labels should not dominate it, and a GPU would not pay
@@ -110,10 +111,11 @@ def _fit_forces(random, sample, spoilt, first):
     forces = [sample.y["forces"][k] for k in chosen]
     if not any(values.any() for values in forces):
         return None
+    most_epochs = MOST_EPOCHS if n_fitted >= FEW else MOST_EPOCHS_OF_FEW
     nearest = np.nanmax([np.nanmedian(sample.geometry.nearest[places]), 2.0])
     model = SoapBPNNRegressor(
         cutoff_radius=float(np.clip(1.5 * nearest, 4.0, 8.0)),
-        num_epochs=int(np.clip(N_STEPS * BATCH // n_fitted, 10, MOST_EPOCHS)),
+        num_epochs=int(np.clip(N_STEPS * BATCH // n_fitted, 10, most_epochs)),
         random_state=random.randint(2**31),
         **SMALL,
     )

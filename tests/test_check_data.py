@@ -255,13 +255,13 @@ def test_energies_per_atom(crystals):
     assert not names_of(check_data(X, energies)) & {"energies per atom"}
 
 
-@pytest.mark.parametrize(("change_stress", "n_found"), [(np.negative, 3), (lambda s: s / GPa, 3)])
-def test_stress_of_single_structures(crystals, fits, change_stress, n_found):
+@pytest.mark.parametrize("factor", [-1, 1 / GPa])
+def test_stress_of_single_structures(crystals, fits, factor):
     X, y = crystals
     size = np.linalg.norm(y["stress"] - np.median(y["stress"], axis=0), axis=(1, 2))
     largest = np.sort(np.argsort(size)[-3:])
     stress = y["stress"].copy()
-    stress[largest] = change_stress(stress[largest])
+    stress[largest] *= factor
     report = check_with_fit(X, change(y, stress=stress), fits["crystals"])
     assert names_of(report) == {"stress of single structures"}
     assert_array_equal(report.findings[0].structures, largest)
@@ -289,16 +289,13 @@ def test_another_level_of_theory(request, fits, data, offset):
     assert_array_equal(report.findings[0].structures, SOME)
 
 
-def test_half_of_the_energies_at_another_level_of_theory(molecules, fits):
+def test_a_third_of_the_energies_at_another_level_of_theory(molecules, fits):
     X, y = molecules
     energy = y["energy"].copy()
     energy[::3] += 0.15 * 9
-    for report in (
-        check_with_fit(X, change(y, energy=energy), fits["molecules"]),
-        check_data(X, energy),
-    ):
-        assert names_of(report) == {"level of theory"}
-        assert_array_equal(report.findings[0].structures, ALL[::3])
+    report = check_with_fit(X, change(y, energy=energy), fits["molecules"])
+    assert names_of(report) == {"level of theory"}
+    assert_array_equal(report.findings[0].structures, ALL[::3])
 
 
 def test_energy_outliers(molecules, fits):

@@ -63,7 +63,7 @@ def compare_energies(sample, fit):
     ratio = np.median(np.abs(there)) / max(np.median(np.abs(here)), 1e-300)
     if correlation >= SETTLES_SIGN or correlation <= SETTLES_WRONG_SIGN:
         factor = float(np.copysign(ratio, correlation))
-        return factor, list(_report_factor(sample, places, factor, abs(correlation)))
+        return factor, list(_report_factor(sample, fit, places, factor, abs(correlation)))
     # energies that do not even resemble those of similar structures are mixed up
     rest = sample.residuals(places, sample.y["energy"][places])
     shuffled = rest[np.random.default_rng(0).permutation(len(rest))]
@@ -99,7 +99,7 @@ def _pair_neighbors(sample, places):
     return first[same], second[same]
 
 
-def _report_factor(sample, places, factor, correlation):
+def _report_factor(sample, fit, places, factor, correlation):
     where = np.sort(sample.indices(places))
     seen = "the rank correlation of energy differences with a quick fit to the forces is "
     if factor < 0:
@@ -111,7 +111,7 @@ def _report_factor(sample, places, factor, correlation):
             "minus the derivative of the energy; these look like the derivative itself. Change "
             "their sign.",
         )
-    bound = FINE if correlation > SETTLES_FACTOR else ROUGH
+    bound = FINE if correlation > SETTLES_FACTOR and fit.n_fitted >= FEW else ROUGH
     if 1 / bound < abs(factor) < bound:
         return
     units = name_units(abs(factor), FORCE_UNITS)
@@ -219,9 +219,12 @@ def _report_levels(sample, places, fit):
 
     Phases and conformers have different energies, too, but then similar structures have the same.
     """
+    places = places[np.isfinite(sample.geometry.fingerprint[places]).all(1)]
     fitted, predicted = _choose_predicted(places, fit)
     if len(fitted) < 5:
         fitted, predicted = places, 0.0
+    if len(fitted) < 5:
+        return
     places, rest = fitted, sample.residuals(fitted, sample.y["energy"][fitted] - predicted)
     first, second = _pair_neighbors(sample, places)
     if len(first) < 10:

@@ -108,7 +108,7 @@ def find_other_units(sample):
         eV.
     """
     known = np.flatnonzero(sample.has_label("energy") & ~sample.geometry.alone)
-    if len(known) < 5:
+    if len(known) < 5 or not np.all(sample.y["energy"][known]):
         return {}
     energy = sample.y["energy"][known]
     rest, fitted = _fit_mixed_units(sample, known, energy)

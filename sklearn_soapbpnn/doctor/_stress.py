@@ -22,7 +22,7 @@ ORDERS = {
 }
 # mean correlation of the components with the fit that settles sign and factor, and those of single
 # structures; how much a better order must gain, and factors that may be errors of the fit
-SETTLES, SETTLES_SINGLE, GAIN, ROUGH = 0.6, 0.8, 0.5, 2.5
+SETTLES, SETTLES_SINGLE, GAIN, ROUGH = 0.6, 0.7, 0.5, 2.5
 # 80 GPa: a typical stress of this size is rarely meant
 LARGE = 0.5
 
@@ -94,7 +94,7 @@ def _check_single(sample, places, name, known, expected):
     other = np.zeros(len(known), bool)
     for factor in (-1, GPa, -GPa, GPa / 10, -GPa / 10, 1 / GPa, -1 / GPa, 10 / GPa, -10 / GPa):
         changed = np.linalg.norm(factor * known - expected, axis=1)
-        other |= (distance > 5 * size) & (changed < 3 * size)
+        other |= (distance > 5 * size) & (changed < 0.3 * distance)
     if other.any():
         yield Finding(
             f"{name} of single structures",
@@ -137,9 +137,9 @@ def _find_order(known, predicted):
 
 
 def _limit(values):
-    """Return values of which no structure has many times as large ones as the others."""
+    """Return values of which none are larger than usual, so that single ones do not decide."""
     norms = np.linalg.norm(values, axis=1, keepdims=True)
-    return values * np.minimum(1.0, 5 * np.median(norms) / np.maximum(norms, 1e-300))
+    return values * np.minimum(1.0, np.median(norms) / np.maximum(norms, 1e-300))
 
 
 def _size(values):
