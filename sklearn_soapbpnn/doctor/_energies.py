@@ -142,7 +142,8 @@ def check_energy_outliers(sample: Sample, fit=None, factor=None):
     if np.sum(known) < 5:
         return
     places, rest, usual = _subtract_fits(sample, np.flatnonzero(known), fit, factor)
-    if np.ptp(sample.y["energy"][places]) <= 1e-9 * np.abs(sample.y["energy"][places]).max():
+    total = np.array(sample.column("energy"))[places]
+    if np.ptp(total) <= 1e-9 * np.abs(total).max():
         return
     found = _find_outliers(rest, usual)
     if usual is None and fit is not None:
