@@ -121,7 +121,11 @@ OPTIMIZERS = {
     "muon-batches": lambda: {"optimizer": "muon", "batch_size": 32, "learning_rate": 2e-3},
     "soap": lambda: choose(Soap),
     # docs/recipes.md; their number of epochs is --epochs
-    "molecules": lambda: {"radial_scale": 3.0, "num_neurons_per_layer": 128},
+    "molecules": lambda: {
+        "radial_scale": 3.0,
+        "num_neurons_per_layer": 128,
+        "validation_fraction": 0.05,
+    },
     "solids": lambda: {
         "radial_scale": 3.0,
         "loss": {"energy": {"weight": 3.0, "forces": {}}},
