@@ -411,5 +411,5 @@ def test_wrong_models(cases):
     y = Targets(kinds={"gap": TargetKind.scalar(intensive=True)}, gap=np.arange(2.0))
     with pytest.raises(ValueError, match="needs the energy"):
         SoapBPNNPair(SoapBPNNRegressor(**SMALL, num_epochs=1).fit(frames, y), ["C"])
-    with pytest.raises(TypeError, match="got a ZBLBaseline"):
+    with pytest.raises(TypeError, match="it ends in a ZBLBaseline"):
         SoapBPNNPair(ZBLBaseline().fit(frames), ["C"])
