@@ -175,6 +175,14 @@ def test_stress(crystals, fits, factor, names, unit):
     assert_array_equal(report.findings[0].structures, ALL)
 
 
+def test_size_of_a_stress_without_forces(crystals):
+    X, y = crystals
+    stress = y["stress"]
+    report = check_data(X, Targets(energy=y["energy"], stress=10 * stress / GPa))
+    assert "units of stress" in names_of(report)
+    assert names_of(check_data(X, Targets(energy=y["energy"], stress=stress))) == set()
+
+
 def test_stress_that_is_a_virial(crystals, fits):
     X, y = crystals
     virial = -y["stress"] * as_structures(X).volumes[:, None, None]
