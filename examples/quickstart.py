@@ -5,7 +5,7 @@ Quickstart
 Train a potential on data that ship with the package, tune it, check its errors, and save it.
 
 The data are malonaldehyde from molecular dynamics at 300 K and 600 K, with GFN2-xTB energies and
-forces. Takes less than a minute on one core, and saves the figure and the model in the current
+forces. Takes about a minute on one core, and saves the figure and the model in the current
 folder.
 """
 
