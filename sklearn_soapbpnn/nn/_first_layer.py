@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..descriptors import PowerSpectrum
 from ._environments import EnvironmentBatch
 from ._force_rows import differentiate_at_once
 from ._layers import ElementLinear
@@ -41,6 +42,8 @@ class FirstLayer(nn.Module, ABC):
         needs. It returns a dict of tensors with one row per atom. It has no weights, so these are
         constants of the data and are computed without the layer. The layer receives them as
         ``batch.constants``.
+    spectrum : PowerSpectrum
+        Layout of the features.
     linear : ElementLinear
         The weights of the features.
     """
@@ -50,12 +53,17 @@ class FirstLayer(nn.Module, ABC):
     n_sets: int
     n_features: int
     constants: nn.Module
+    spectrum: PowerSpectrum
     linear: ElementLinear
 
     @property
     @abstractmethod
     def roughness(self) -> Tensor:
         """How fast each input of ``linear`` oscillates, see :meth:`PowerSpectrum.roughness`."""
+
+    def input_size(self, batch: EnvironmentBatch) -> Tensor:
+        """Return the root mean square of the features, of all that there are before packing."""
+        return (self.features(batch).square().sum(1).mean() / self.spectrum.n_full).sqrt()
 
     @abstractmethod
     def features(self, batch: EnvironmentBatch) -> Tensor:

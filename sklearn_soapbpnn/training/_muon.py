@@ -129,17 +129,18 @@ class Muon(torch.optim.Optimizer):
                 total = group["initial_lr"] * n_steps / 2
                 group["weight_decay"] = min(1.0, LARGEST_DECAY / total)
 
-    def weigh_inputs(self, weight, roughness):
-        r"""Let smooth inputs of a stack of matrices move faster than those that oscillate.
+    def weigh_inputs(self, weight, roughness, size=1.0):
+        r"""Let inputs of a stack of matrices count by their size and by how fast they oscillate.
 
         The steps are those for :math:`W' = W S^{-1}`, whose inputs are S x, with
 
         .. math:: S = \mathrm{diag}(s), \qquad s_k \propto e^{-\tau \rho_k}
 
-        and a mean square of S of 1. For a power spectrum this is the metric of neighbours that are
-        Gaussians [4]_ with a width of :math:`\sqrt{2 \tau} / k_\text{max}`: with the default
-        descriptor and :math:`\tau = 1`, 0.28 Angstrom. Features that oscillate fast would otherwise
-        fit the noise of small data sets.
+        and a root mean square of S of 1 / ``size``: S x is of size 1. Smooth inputs move faster
+        than those that oscillate, which would fit the noise of small data sets. For a power
+        spectrum this is the metric of neighbours that are Gaussians [4]_ with a width of
+        :math:`\sqrt{2 \tau} / k_\text{max}`: with the default descriptor and :math:`\tau = 1`,
+        0.28 Angstrom.
 
         Parameters
         ----------
@@ -147,11 +148,13 @@ class Muon(torch.optim.Optimizer):
             One of the weights of the optimizer.
         roughness : Tensor of shape (n_inputs,)
             :math:`\rho`, see :meth:`PowerSpectrum.roughness`.
+        size : Tensor or float, default=1
+            Root mean square of the inputs.
         """
         for group in self.param_groups:
             if any(weight is other for other in group["params"]):
                 scale = torch.exp(-group["smoothness"] * roughness)
-                self._input_scales[weight] = scale / scale.square().mean().sqrt()
+                self._input_scales[weight] = scale / (scale.square().mean().sqrt() * size)
 
     @torch.no_grad()
     def step(self, closure=None):

@@ -17,6 +17,9 @@ from ._interrupts import note_interrupts
 from ._muon import Muon
 from ._progress import Bar, Progress, is_terminal
 
+# inputs of the first layer that are smaller count as this large, in particular those that are zero
+SMALLEST_INPUT = 1e-6
+
 
 class WarmupCosine:
     """Schedule of the learning rate: linear warm-up, then a cosine down to zero.
@@ -147,11 +150,7 @@ class SoapBPNNNet(NeuralNet):
                     f"net_params: 'optimizer__param_groups' names {pattern!r}, which matches none "
                     f"of the weights: {names}."
                 )
-        super().initialize_optimizer(*args, **kwargs)
-        if isinstance(self.optimizer_, Muon):
-            first = self.module_.first
-            self.optimizer_.weigh_inputs(first.linear.weight, first.roughness)
-        return self
+        return super().initialize_optimizer(*args, **kwargs)
 
     def get_dataset(self, X, y=None):
         """Return the training data unchanged."""
@@ -181,6 +180,7 @@ class SoapBPNNNet(NeuralNet):
         self.schedule_ = LambdaLR(self.optimizer_, factor)
         if isinstance(self.optimizer_, Muon):
             self.optimizer_.choose_decay(n_steps)
+            self._describe_inputs(X)
         self.order_ = torch.Generator().manual_seed(self.order_seed)
         self.interrupted_ = False
         super().on_train_begin(net, X=X, y=y, **kwargs)
@@ -283,6 +283,16 @@ class SoapBPNNNet(NeuralNet):
                 error = epoch[f"valid_{name}_rmse"]
             ratios[name] = error / baseline
         return ratios
+
+    @torch.no_grad()
+    def _describe_inputs(self, data):
+        """Tell the optimizer how rough and how large the inputs of the first layer are."""
+        n_structures = min(len(data), EvaluationIterator(data).batch_size)
+        some = torch.linspace(0, len(data) - 1, n_structures, device=data.device).long()
+        (batch,) = data.batches(some, [n_structures])
+        first = self.module_.first
+        size = first.input_size(batch.environments).clamp(min=SMALLEST_INPUT)
+        self.optimizer_.weigh_inputs(first.linear.weight, first.roughness, size)
 
     def _record_errors(self, name, sums):
         count, absolute, square = sums.reshape(3, -1).sum(1)

@@ -6,9 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from skorch.callbacks import Callback
 
 from sklearn_soapbpnn import SoapBPNNRegressor, Targets
+from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn.nn import compute_environments
 from sklearn_soapbpnn.training import Muon
 from sklearn_soapbpnn.training._muon import COEFFICIENTS, RATIO, inverse_roots
 from sklearn_soapbpnn.training._net import WarmupCosine
@@ -166,21 +169,53 @@ def test_decay_of_a_long_training(generator, n_steps, decay):
     assert decay * sum(rates) < 2.5 * 1.001
 
 
+@pytest.mark.parametrize("size", [1.0, 0.01])
 @pytest.mark.parametrize("shape", [(2, 4, 30), (2, 8, 5)])
-def test_rough_inputs_move_as_if_they_were_smaller(generator, shape):
+def test_rough_inputs_move_as_if_they_were_smaller(generator, shape, size):
     """Steps are those of weights of inputs that are scaled, whichever side is longer."""
     roughness = torch.linspace(0, 2, shape[2], dtype=torch.float64)
     scale = torch.exp(-0.7 * roughness)
-    scale = scale / scale.square().mean().sqrt()
+    scale = scale / scale.square().mean().sqrt() / size
     (W,) = make_weights(generator, shape)
     scaled = torch.nn.Parameter(W.detach() / scale)
     optimizers = Muon([W], smoothness=0.7), Muon([scaled])
-    optimizers[0].weigh_inputs(W, roughness)
+    optimizers[0].weigh_inputs(W, roughness, size)
     for _ in range(3):
         gradient = draw(generator, *shape)
         step_on(optimizers[0], [W], [gradient])
         step_on(optimizers[1], [scaled], [gradient * scale])
     torch.testing.assert_close(W, scaled * scale)
+
+
+@pytest.mark.parametrize("species_encoding", ["orthogonal", "alchemical"])
+def test_a_step_is_as_large_without_layernorm(molecules, species_encoding):
+    """Features that are not normalised are much smaller, so their weights take larger steps."""
+    X, y = molecules
+    changes, sizes = [], []
+    for layernorm in (True, False):
+        recorded = RecordWeights()
+        options = {"species_encoding": species_encoding, "layernorm": layernorm}
+        options |= {"num_epochs": 1, "batch_size": len(X), "validation_fraction": 0}
+        options |= {"warmup_fraction": 0, "callbacks": [recorded], "learning_rate": 1e-4}
+        network = SoapBPNNRegressor(**SMALL, **options).fit(X, y).module_
+        recipe, first = network.recipe(), network.first
+        batch = compute_environments(as_structures(X), recipe, derivatives=False).select_all()
+        outputs = []
+        for weights in recorded.weights_:
+            network.load_state_dict(weights, strict=False)
+            outputs.append(first.gather(first(batch)[0], batch))
+        changes.append((outputs[1] - outputs[0]).square().mean().sqrt().item())
+        sizes.append(first.input_size(batch).item())
+    assert sizes[0] == pytest.approx(1, rel=1e-2)
+    assert sizes[1] < 0.2
+    assert 0.4 < changes[1] / changes[0] < 2.5
+
+
+def test_atoms_without_neighbors_are_inputs_of_no_size():
+    """All features are zero without normalisation."""
+    X = [Atoms("H"), Atoms("H2", [[0, 0, 0], [0, 0, 50]]), Atoms("H")]
+    model = SoapBPNNRegressor(**SMALL, num_epochs=2, layernorm=False, validation_fraction=0)
+    assert np.isfinite(model.fit(X, [-1.0, -2.1, -1.0]).predict(X)).all()
 
 
 @pytest.mark.parametrize("species_encoding", ["orthogonal", "alchemical"])
