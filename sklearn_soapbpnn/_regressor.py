@@ -28,6 +28,7 @@ from .data import (
     as_position,
     as_structures,
     as_targets,
+    list_labelled,
     usual_settings,
 )
 from .descriptors import SOAP_PARAMETERS
@@ -491,7 +492,8 @@ class SoapBPNNRegressor(
         X_val : sequence of ase.Atoms, or Structures, default=None
             Validation structures; None holds out ``validation_fraction`` of X.
         y_val : array of shape (n_val,), or Targets, default=None
-            Labels of the validation structures, with the same columns as y.
+            Labels of the validation structures, with the same columns as y. Targets without any
+            label here do not determine the best epoch.
         sample_weight : array of shape (n_structures,), default=None
             Weights of the structures in the loss, the baseline and the scale.
         groups : array of shape (n_structures,), default=None
@@ -876,7 +878,7 @@ class SoapBPNNRegressor(
         y = as_targets(y, X)
         check_is_fitted(self, "fitted_")
         main = find_main(self.kinds_)
-        if main not in y or not np.any(np.concatenate(y.labelled(main), axis=None)):
+        if main not in list_labelled(y):
             raise ValueError(
                 f"y needs labels of {main!r} to be scored, but its columns are {list(y.names)}. "
                 "For other targets see sklearn_soapbpnn.metrics.make_target_scorer."

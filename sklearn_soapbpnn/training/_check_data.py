@@ -17,7 +17,9 @@ from ..data import (
     as_structures,
     as_targets,
     check_elements,
+    check_labelled,
     find_volumes,
+    list_labelled,
 )
 from ..metrics import PER_ATOM
 from ..model import (
@@ -76,7 +78,9 @@ class FitData:
 def check_fit(parameters, before, X, y, X_val, y_val, sample_weight, groups):
     """Check the data and parameters of a fit; ``before`` is the model from which it continues."""
     X = as_structures(X)
-    y = _check_targets(as_targets(y, X), X)
+    y = as_targets(y, X)
+    check_labelled(y)
+    y = _check_targets(y, X)
     known = {} if before is None else before.kinds
     has_validation = X_val is not None
     losses = check_parameters(parameters, y, known, has_validation)
@@ -109,7 +113,9 @@ def check_labels(fitted, X, y, name):
     if y is None:
         raise ValueError(f"{what} and {name} must be given together.")
     X = as_structures(X, what)
-    y = _check_targets(as_targets(y, X, name, what), X, name)
+    y = as_targets(y, X, name, what)
+    check_labelled(y, name)
+    y = _check_targets(y, X, name)
     unknown = [column for column in list_learnt(y) if fitted.kinds.get(column) != y.kinds[column]]
     if unknown or ("energy" not in fitted.kinds and {*LEARNT_DERIVATIVES} & {*y.names}):
         raise ValueError(
@@ -158,7 +164,7 @@ def _check_targets(targets, structures, name="y"):
         if not targets.kinds[column].per_volume and column != "virial":
             continue
         known = np.isfinite(targets[column]).reshape(len(structures), -1).any(1)
-        if not np.isfinite(find_volumes(structures)[known]).any():
+        if known.any() and not np.isfinite(find_volumes(structures)[known]).any():
             raise ValueError(
                 f"Target {column!r} of {name}: no structure with a label has a cell of finite "
                 "volume. Set the cells, or leave the target out."
@@ -211,6 +217,8 @@ def _check_validation(parameters, before, X, y, X_val, y_val):
         return None
     X_val = as_structures(X_val, "X_val")
     y_val = _check_targets(as_targets(y_val, X_val, "y_val", "X_val"), X_val, "y_val")
+    if not list_labelled(y_val):
+        raise ValueError("y_val has no label at all (every value is NaN). Leave it and X_val out.")
     missing, more = list_attached(X) - list_attached(X_val), list_attached(X_val) - list_attached(X)
     if missing:
         raise ValueError(

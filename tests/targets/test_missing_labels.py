@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import KFold, cross_val_score
 
 from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn.metrics import make_target_scorer, summarize_errors
 from sklearn_soapbpnn.training import TotalLoss, TrainingData, parse_loss
 
 KINDS = {
@@ -151,3 +153,59 @@ def test_structures_each_of_which_has_one_target(mixture, labels):
         there = np.isfinite(a)
         assert there.all() or name == "stress"
         assert np.abs(a - b)[there].max() > 1e-5, name
+
+
+@pytest.fixture
+def partly_labelled(malonaldehyde):
+    """Dipoles and forces of some structures, none of which is among the last twenty."""
+    X, y = malonaldehyde
+    columns = {"dipole": list(y["dipole"]), "forces": y["forces"]}
+    some = {name: forget(parts, [0, 5, 20, 25]) for name, parts in columns.items()}
+    return X, Targets(energy=y["energy"], **some)
+
+
+@pytest.mark.parametrize("scoring", [None, "energy", "energy per atom"])
+def test_folds_without_a_label_of_another_target_are_scored(partly_labelled, scoring):
+    X, y = partly_labelled
+    model = SoapBPNNRegressor(**SMALL, num_epochs=1)
+    scoring = scoring and make_target_scorer(scoring)
+    scores = cross_val_score(model, X, y, cv=KFold(3), scoring=scoring, error_score="raise")
+    assert np.isfinite(scores).all()
+    model.fit(X, y)
+    complete = summarize_errors(X, y, model.predict(X, targets=y.names))
+    last = summarize_errors(X[40:], y[40:], model.predict(X[40:], targets=y.names))
+    assert set(complete) == {*y.names, "energy per atom"}
+    assert set(last) == {"energy", "energy per atom"}
+    assert model.score(X[40:], y[40:]) == model.score(X[40:], y["energy"][40:])
+
+
+def test_validation_structures_without_a_label_of_a_target(partly_labelled):
+    """The target does not pick the epoch, and has no error bars."""
+    X, y = partly_labelled
+    model = SoapBPNNRegressor(**SMALL, num_epochs=3)
+    model.fit(X[:40], y[:40], X_val=X[40:], y_val=y[40:])
+    assert not {"valid_dipole_rmse", "valid_forces_rmse"} & set(model.history_[-1])
+    errors = model.history_[:, ("valid_metric", "valid_energy_rmse")]
+    np.testing.assert_allclose(*np.transpose(errors))
+    model.predict(X[:2], targets=["energy"], return_std=True)
+    with pytest.raises(ValueError, match="'dipole' has no error bars"):
+        model.predict(X[:2], targets=["dipole"], return_std=True)
+
+
+def test_molecules_validate_a_fit_to_the_stress_of_crystals(mixture, labels):
+    """They need no cell, since they have no stress."""
+    names = ("energy", "stress")
+    y = Targets(**{name: labels[name] for name in names})
+    molecules = Targets(energy=labels["energy"][:6], stress=np.full((6, 3, 3), np.nan))
+    model = SoapBPNNRegressor(**SMALL, num_epochs=1)
+    model.fit(mixture, y, X_val=mixture[:6], y_val=molecules)
+    assert "valid_stress_rmse" not in model.history_[-1]
+    with pytest.raises(ValueError, match="'stress' of y_val: .* has a cell of finite volume"):
+        model.fit(mixture, y, X_val=mixture[:6], y_val=y[:6])
+
+
+def test_validation_structures_need_some_label(partly_labelled):
+    X, y = partly_labelled
+    nothing = Targets(energy=[np.nan], dipole=[[np.nan] * 3], forces=[np.full((9, 3), np.nan)])
+    with pytest.raises(ValueError, match="y_val has no label at all"):
+        SoapBPNNRegressor(**SMALL).fit(X[:40], y[:40], X_val=X[40:41], y_val=nothing)
