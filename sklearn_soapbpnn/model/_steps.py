@@ -92,7 +92,8 @@ class Steps:
         Parameters
         ----------
         X, y, sample_weight
-            See :meth:`SoapBPNNRegressor.fit`; y contains the new targets only.
+            See :meth:`SoapBPNNRegressor.fit`; y contains the new targets only, and if the energy is
+            one of them, its derivatives.
         fixed_baseline, fixed_scales : mapping or None
             ``fixed_weights`` of the baseline and of the scaler.
         per_structure : sequence of str
