@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ._conversions import Conversions
 from ._estimators import Documented
@@ -841,8 +841,8 @@ class SoapBPNNRegressor(
     def score(self, X: Frames, y: Labels, sample_weight: ArrayLike | None = None) -> float:
         r"""Return :math:`R^2` of the energy, or of what :meth:`predict` returns without an energy.
 
-        For a target with several components it is the mean over the components. For other targets
-        and metrics see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
+        For a target with several components it is the mean over those that are labelled. For other
+        targets and metrics see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
 
         Parameters
         ----------
@@ -863,7 +863,8 @@ class SoapBPNNRegressor(
         NotFittedError, TypeError
             As in :meth:`predict`.
         ValueError
-            As in :meth:`predict`, or if y has no labels of the target or does not match X.
+            As in :meth:`predict`, or if y has no labels of the target, or y or ``sample_weight``
+            does not match X.
 
         Examples
         --------
@@ -884,7 +885,7 @@ class SoapBPNNRegressor(
                 "For other targets see sklearn_soapbpnn.metrics.make_target_scorer."
             )
         columns = [y[main], self.predict(X)]
-        weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight)
+        weight = _check_sample_weight(sample_weight, X.n_atoms, dtype=np.float64)
         if self.kinds_[main].per_atom:
             columns = [np.concatenate(column) for column in columns]
             weight = np.repeat(weight, X.n_atoms)
@@ -892,7 +893,8 @@ class SoapBPNNRegressor(
         scores = []
         for label, value in zip(known.T, predicted.T):
             there = np.isfinite(label)
-            scores.append(r2_score(label[there], value[there], sample_weight=weight[there]))
+            if there.any():
+                scores.append(r2_score(label[there], value[there], sample_weight=weight[there]))
         return float(np.mean(scores))
 
     def _finish(self, results, main, names):
