@@ -493,7 +493,8 @@ def check_labelled(y: Targets, name: str = "y") -> None:
         is_optional = column == "energy" and {*LEARNT_DERIVATIVES} & {*labelled}
         if column not in labelled and not is_optional:
             raise ValueError(
-                f"Target {column!r} has no label at all (every value is NaN). Leave it out of {name}."
+                f"Target {column!r} has no label at all (every value is NaN). Leave it out of "
+                f"{name}."
             )
 
 
@@ -513,7 +514,7 @@ def _check_energies(y, name):
     if energy.ndim != 1:
         raise ValueError(
             f"{name} must be one energy for each structure, got an array of shape {energy.shape}. "
-            f"Pass {name}.ravel() for a single column, or Targets for anything else."
+            f"Pass np.ravel({name}) for a single column, or Targets for anything else."
         )
     if not np.isfinite(energy).all():
         index = np.flatnonzero(~np.isfinite(energy))[0]

@@ -84,7 +84,7 @@ def check_fit(parameters, before, X, y, X_val, y_val, sample_weight, groups):
     known = {} if before is None else before.kinds
     has_validation = X_val is not None
     losses = check_parameters(parameters, y, known, has_validation)
-    groups = _check_groups(groups, X, has_validation)
+    groups = _check_groups(groups, X, not has_validation and parameters.validation_fraction > 0)
     if sample_weight is not None:
         sample_weight = _check_sample_weight(
             sample_weight, np.zeros(len(X)), dtype=np.float64, ensure_non_negative=True
@@ -178,8 +178,7 @@ def _check_continues(before, parameters, X, y):
     check_elements(X, steps.elements, what="the previous fit", remedy="Fit with warm_start=False")
     now = parameters.hyperparameters(before.kinds)
     for name, value in before.hyperparameters.items():
-        # values may be arrays, for which == does not give a single bool
-        if repr(now[name]) != repr(value):
+        if not _are_equal(now[name], value):
             raise ValueError(
                 f"{name}={now[name]!r}, but the previous fit, from which this one continues, had "
                 f"{value!r}. Set it back, or start from scratch: fit with warm_start=False."
@@ -207,6 +206,15 @@ def _check_continues(before, parameters, X, y):
         )
     remedy = "Set warm_start=True on every step of the Pipeline, so that all keep their fit"
     check_carried(X, steps.carried, steps.scales, remedy)
+
+
+def _are_equal(first, second):
+    """Compare values of a parameter, which may be numbers of different types, arrays, and dicts."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(
+            _are_equal(first[key], second[key]) for key in first
+        )
+    return np.array_equal(first, second)
 
 
 def _check_validation(parameters, before, X, y, X_val, y_val):
@@ -243,7 +251,7 @@ def _check_validation(parameters, before, X, y, X_val, y_val):
     return X_val, y_val
 
 
-def _check_groups(groups, X, has_validation):
+def _check_groups(groups, X, holds_out):
     """Return the group of each structure as an array, or None."""
     if groups is None:
         return None
@@ -257,7 +265,7 @@ def _check_groups(groups, X, has_validation):
         raise ValueError("groups contains NaN. Give every structure a group.")
     # entries of mixed types cannot be sorted, their texts can
     labels = [repr(group) for group in groups] if groups.dtype == object else groups
-    if not has_validation and len(np.unique(labels)) < 2:
+    if holds_out and len(np.unique(labels)) < 2:
         raise ValueError(
             f"groups is {groups.tolist()[0]!r} for every structure, so no group can be held out. "
             "Leave it out, or pass X_val and y_val."

@@ -1,5 +1,8 @@
 """Entries that are NaN act as if they were not there, for every kind of target."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -209,3 +212,30 @@ def test_validation_structures_need_some_label(partly_labelled):
     nothing = Targets(energy=[np.nan], dipole=[[np.nan] * 3], forces=[np.full((9, 3), np.nan)])
     with pytest.raises(ValueError, match="y_val has no label at all"):
         SoapBPNNRegressor(**SMALL).fit(X[:40], y[:40], X_val=X[40:41], y_val=nothing)
+
+
+@pytest.mark.parametrize("how", ["label", "weight"])
+def test_a_warning_says_if_nothing_is_left_to_train_on(malonaldehyde, how):
+    """The only structure with a label, or with a weight, is held out."""
+    X, y = malonaldehyde
+    one = np.arange(10) == 3
+    dipole, weight = y["dipole"][:10], None
+    if how == "label":
+        dipole = np.where(one[:, None], dipole, np.nan)
+    else:
+        weight = 1.0 * one
+    labels = Targets(energy=y["energy"][:10], dipole=dipole)
+    untrained = r"All structures with a label of \['dipole'\]"
+    if how == "weight":
+        untrained = r"All structures with a label of \['energy', 'dipole'\], and a weight, are held"
+    warned = []
+    for seed in range(20):
+        model = SoapBPNNRegressor(**{**SMALL, "random_state": seed}, num_epochs=1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.fit(X[:10], labels, sample_weight=weight)
+        assert all(re.match(untrained, str(entry.message)) for entry in caught)
+        held_out = how == "weight" or "valid_dipole_rmse" in model.history_[-1]
+        assert not caught or held_out
+        warned.append(len(caught))
+    assert set(warned) == {0, 1}
