@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 from sklearn.utils import check_random_state
 
-from ..data import LEARNT_DERIVATIVES, has_derivatives, use_threads
+from ..data import ENERGY_KINDS, LEARNT_DERIVATIVES, has_derivatives, use_threads
 from ..descriptors import exceeds_memory
 from ..model import FittedModel, fit_steps
 from ..nn import SoapBPNN
@@ -257,7 +257,10 @@ def _run(parameters, net, train, validation, n_epochs, large, before):
 
 def _check_trained(train, validation):
     """Warn of targets that nothing is left to train on."""
-    untrained = [name for name in validation.labelled if name not in train.labelled]
+    trained = {*train.labelled}
+    if trained & ENERGY_KINDS.keys():
+        trained |= ENERGY_KINDS.keys()  # labels of one train the others
+    untrained = [name for name in validation.labelled if name not in trained]
     if untrained:
         warnings.warn(
             f"All structures with a label of {untrained}, and a weight, are held out for "

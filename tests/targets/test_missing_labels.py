@@ -239,3 +239,17 @@ def test_a_warning_says_if_nothing_is_left_to_train_on(malonaldehyde, how):
         assert not caught or held_out
         warned.append(len(caught))
     assert set(warned) == {0, 1}
+
+
+@pytest.mark.parametrize("names", [("energy", "forces"), ("forces", "energy")], ids=str)
+def test_energies_and_forces_train_each_other(malonaldehyde, names):
+    """So the only label of one of them may be held out."""
+    X, y = malonaldehyde
+    first, second = (list(y[name][:10]) for name in names)
+    labels = Targets(**{names[0]: first, names[1]: forget(second, [3])})
+    held_out = set()
+    for seed in range(20):
+        model = SoapBPNNRegressor(**{**SMALL, "random_state": seed}, num_epochs=1)
+        model.fit(X[:10], labels)
+        held_out.add(f"valid_{names[1]}_rmse" in model.history_[-1])
+    assert held_out == {False, True}
