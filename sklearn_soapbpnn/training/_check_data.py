@@ -197,8 +197,11 @@ def _check_continues(before, parameters, X, y):
             f"y has the new targets {new}, but without hidden layers (num_hidden_layers=0) they "
             f"share no weights with {list(before.kinds)}. Fit a separate model for them."
         )
-    attached = list_attached(X)
-    if attached != steps.carried.keys():
+    attached, carried = list_attached(X), {*steps.carried}
+    has_baseline = steps.own.baseline is not None and steps.own.baseline.coef_
+    if not has_baseline and not X.offset.keys() & before.kinds.keys():
+        carried |= attached & {"offset"}  # it came with the first target that has a baseline
+    if attached != carried:
         raise ValueError(
             "The previous fit, from which this one continues, had structures that carry "
             f"{sorted(steps.carried)}, but X carries {sorted(attached)}. Use the same Pipeline "

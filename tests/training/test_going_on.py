@@ -517,6 +517,21 @@ def test_every_step_of_a_pipeline_starts_warm(X, zbl):
     assert np.array_equal(predict(pipe, X, names), predict(alone, X, names))
 
 
+def test_the_first_baseline_of_a_pipeline_may_come_late(X):
+    """Dipoles have none."""
+    y, more = draw(X, "dipole"), draw(X[:6], "energy", "dipole", seed=1)
+    pipe = start_warm(make_pipeline()).fit(X, y).fit(X[:6], more)
+    alone = SoapBPNNRegressor(**FIT).fit(X, y).partial_fit(X[:6], more)
+    names = ["energy", "dipole"]
+    assert np.array_equal(predict(pipe, X, names), predict(alone, X, names))
+    assert np.abs(pipe.predict(X[:6]) - more["energy"]).max() < 20  # of some -50
+    # of targets that have one already it is refused, and other steps predict nothing
+    with pytest.raises(ValueError, match=r"carry \[\], but X carries \['offset'\]"):
+        alone.partial_fit(pipe["baseline"].transform(X), draw(X, "charges"))
+    with pytest.raises(ValueError, match="X lacks the offset"):
+        pipe["bpnn"].predict(pipe[1:-1].transform(X))
+
+
 @pytest.mark.parametrize("cold", [("baseline", "scaler"), ("baseline",), ("scaler",)], ids=str)
 def test_cold_steps_under_a_network_that_goes_on(X, cold):
     """It would meet another baseline and scale, or none at all."""
