@@ -525,8 +525,9 @@ class SoapBPNNRegressor(
             epoch so far is kept; or if the errors of a target are no better than those of the
             composition baseline.
         UserWarning
-            If no held-out structure has a label, or if a fit that continues from a previous one
-            finds energies of another reference.
+            If no held-out structure has a label, if all structures with a label of a target are
+            held out, or if a fit that continues from a previous one finds energies of another
+            reference.
 
         Examples
         --------
