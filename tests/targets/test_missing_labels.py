@@ -238,6 +238,9 @@ def test_a_warning_says_if_nothing_is_left_to_train_on(malonaldehyde, how):
         held_out = how == "weight" or "valid_dipole_rmse" in model.history_[-1]
         assert not caught or held_out
         warned.append(len(caught))
+        if caught:
+            with pytest.raises(ValueError, match="no label of it was left to train on"):
+                model.predict(X[:1], targets=["dipole"], return_std=True)
     assert set(warned) == {0, 1}
 
 
