@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ._conversions import Conversions
 from ._estimators import Documented
@@ -28,6 +28,7 @@ from .data import (
     as_position,
     as_structures,
     as_targets,
+    list_labelled,
     usual_settings,
 )
 from .descriptors import SOAP_PARAMETERS
@@ -491,7 +492,8 @@ class SoapBPNNRegressor(
         X_val : sequence of ase.Atoms, or Structures, default=None
             Validation structures; None holds out ``validation_fraction`` of X.
         y_val : array of shape (n_val,), or Targets, default=None
-            Labels of the validation structures, with the same columns as y.
+            Labels of the validation structures, with the same columns as y. Targets without any
+            label here do not determine the best epoch.
         sample_weight : array of shape (n_structures,), default=None
             Weights of the structures in the loss, the baseline and the scale.
         groups : array of shape (n_structures,), default=None
@@ -523,8 +525,9 @@ class SoapBPNNRegressor(
             epoch so far is kept; or if the errors of a target are no better than those of the
             composition baseline.
         UserWarning
-            If no held-out structure has a label, or if a fit that continues from a previous one
-            finds energies of another reference.
+            If no held-out structure has a label, if all structures with a label of a target are
+            held out, or if a fit that continues from a previous one finds energies of another
+            reference.
 
         Examples
         --------
@@ -839,8 +842,8 @@ class SoapBPNNRegressor(
     def score(self, X: Frames, y: Labels, sample_weight: ArrayLike | None = None) -> float:
         r"""Return :math:`R^2` of the energy, or of what :meth:`predict` returns without an energy.
 
-        For a target with several components it is the mean over the components. For other targets
-        and metrics see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
+        For a target with several components it is the mean over those that are labelled. For other
+        targets and metrics see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
 
         Parameters
         ----------
@@ -861,7 +864,8 @@ class SoapBPNNRegressor(
         NotFittedError, TypeError
             As in :meth:`predict`.
         ValueError
-            As in :meth:`predict`, or if y has no labels of the target or does not match X.
+            As in :meth:`predict`, or if y has no labels of the target, or y or ``sample_weight``
+            does not match X.
 
         Examples
         --------
@@ -876,13 +880,13 @@ class SoapBPNNRegressor(
         y = as_targets(y, X)
         check_is_fitted(self, "fitted_")
         main = find_main(self.kinds_)
-        if main not in y or not np.any(np.concatenate(y.labelled(main), axis=None)):
+        if main not in list_labelled(y):
             raise ValueError(
                 f"y needs labels of {main!r} to be scored, but its columns are {list(y.names)}. "
                 "For other targets see sklearn_soapbpnn.metrics.make_target_scorer."
             )
         columns = [y[main], self.predict(X)]
-        weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight)
+        weight = _check_sample_weight(sample_weight, X.n_atoms, dtype=np.float64)
         if self.kinds_[main].per_atom:
             columns = [np.concatenate(column) for column in columns]
             weight = np.repeat(weight, X.n_atoms)
@@ -890,7 +894,8 @@ class SoapBPNNRegressor(
         scores = []
         for label, value in zip(known.T, predicted.T):
             there = np.isfinite(label)
-            scores.append(r2_score(label[there], value[there], sample_weight=weight[there]))
+            if there.any():
+                scores.append(r2_score(label[there], value[there], sample_weight=weight[there]))
         return float(np.mean(scores))
 
     def _finish(self, results, main, names):

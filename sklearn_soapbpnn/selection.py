@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from numbers import Integral
 from typing import Any
 
@@ -314,6 +315,8 @@ def _compute_rows(model, X, name):
 
 def _sum_spectra(featurizer, structures):
     """Return the sums of normalised power spectra; only those of a few structures at a time."""
+    # set_output may request a table, in which atoms are pooled
+    featurizer = deepcopy(featurizer).set_output(transform="default")
     rows = []
     for chunk in iterate_chunks(structures.n_atoms, ATOMS_PER_CHUNK):
         part = featurizer.transform(structures[chunk])

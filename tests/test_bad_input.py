@@ -248,6 +248,12 @@ def test_everything_refuses_what_are_not_structures(entry, X, error, message):
         entry(X)
 
 
+def test_an_iterator_that_has_been_read(frames):
+    for step in (SoapFeaturizer(**SOAP), CompositionBaseline()):
+        with pytest.raises(ValueError, match="X holds no structures.*only once: pass a list"):
+            step.fit_transform(iter(frames), ENERGY)
+
+
 @pytest.mark.parametrize(
     ("fit", "error"),
     [
@@ -334,7 +340,7 @@ FITTERS = [small_model, small_pipeline, CompositionBaseline, TargetScaler]
         ([0.0, np.nan, 0.0, 0.0], r"y\[1\] is NaN.*Targets\(energy=y\), where NaN means"),
         ([0.0, 0.0, np.inf, 0.0], "y\\[2\\] is inf"),
         ([0.0, 0.0, 0.0], "X has 4 structures, but y has 3"),
-        (np.zeros((4, 1)), r"one energy for each structure.*\(4, 1\).*y\.ravel\(\)"),
+        (np.zeros((4, 1)), r"one energy for each structure.*\(4, 1\).*np\.ravel\(y\)"),
         (np.zeros((4, 2)), r"one energy for each structure.*\(4, 2\).*Targets"),
         (1.0, r"one energy for each structure.*shape \(\)"),
         (["a", "b", "c", "d"], r"\by\b"),
@@ -484,6 +490,12 @@ def test_bad_sample_weight(frames, weight, message):
         with pytest.raises(ValueError, match=message):
             estimator.fit(frames, ENERGY, **{f"{step}sample_weight": weight})
         assert not hasattr(estimator, "net_")
+
+
+@pytest.mark.parametrize("weight", [[1.0, 1.0], [1.0, np.nan, 1.0, 1.0], np.ones((4, 1))], ids=str)
+def test_bad_sample_weight_of_a_score(model, frames, weight):
+    with pytest.raises(ValueError, match=r"[Ss]ample.weight"):
+        model.score(frames, ENERGY, sample_weight=weight)
 
 
 # --- validation data -----------------------------------------------------------------------------
@@ -674,6 +686,10 @@ def test_resume_needs_a_folder(frames):
 )
 def test_bad_groups(frames, groups, message):
     assert_refused(ValueError, message, frames, ENERGY, groups=groups)
+
+
+def test_one_group_is_enough_if_none_is_held_out(frames):
+    small_model(validation_fraction=0.0).fit(frames, ENERGY, groups=["a"] * 4)
 
 
 def test_cutoff_width_beyond_the_radius(frames):

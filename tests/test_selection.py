@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import sklearn
 from ase import Atoms
 from numpy.testing import assert_array_equal
 from sklearn.exceptions import NotFittedError
@@ -284,3 +285,17 @@ def test_arguments_of_the_wrong_kind(molecules, fitted):
             select(fitted, X, 2, pooling="sum")
         with pytest.raises(ValueError, match="targets names 'dipole'"):
             select(fitted, X, 2, target="dipole")
+
+
+@pytest.mark.parametrize("where", ["descriptor", "configuration"])
+def test_tables_are_not_what_is_compared(molecules, where):
+    """Whatever ``transform`` returns to the user, who may want pooled features."""
+    X = molecules[0][:10]
+    featurizer = SoapFeaturizer(**SOAP).fit(X)
+    expected = select_farthest(featurizer, X, 4)
+    if where == "descriptor":
+        featurizer.set_output(transform="pandas")
+    table = {"transform_output": "pandas"} if where == "configuration" else {}
+    with sklearn.config_context(**table):
+        assert select_farthest(featurizer, X, 4).tolist() == expected.tolist()
+        assert hasattr(featurizer.transform(X), "columns")

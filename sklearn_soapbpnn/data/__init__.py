@@ -30,7 +30,7 @@ from ._sequences import LazyFrames, open_frames
 from ._settings import usual_settings
 from ._spelling import sort_by_similarity, suggest
 from ._structures import Structures, as_structures
-from ._targets import Targets, as_targets
+from ._targets import Targets, as_targets, check_labelled, list_labelled
 from ._threads import use_threads
 from ._types import FilePath, Frames, Labels, Values
 from ._units import (
@@ -69,6 +69,7 @@ __all__ = [
     "channel_rows",
     "check_elements",
     "check_kind",
+    "check_labelled",
     "cut_part",
     "divide_atoms",
     "expand_scale",
@@ -78,6 +79,7 @@ __all__ = [
     "flatten_offset",
     "has_derivatives",
     "iterate_chunks",
+    "list_labelled",
     "open_frames",
     "plan_all",
     "plan_batches",

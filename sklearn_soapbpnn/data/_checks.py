@@ -68,8 +68,8 @@ def iterate_atoms(X, name="X"):
             f"{name} must be a sequence of ase.Atoms, got the path of a file. Read it: "
             "ase.io.read(path, index=':'), or sklearn_soapbpnn.open_frames(path) if it is large."
         )
-    index = -1
-    for index, atoms in enumerate(_iterate(X, name)):
+    index, entries = -1, _iterate(X, name)
+    for index, atoms in enumerate(entries):
         if not isinstance(atoms, Atoms):
             raise TypeError(_describe_other(f"{name}[{index}]", name, atoms))
         try:
@@ -82,7 +82,8 @@ def iterate_atoms(X, name="X"):
             ) from err
         yield atoms
     if index < 0:
-        raise ValueError(f"{name} holds no structures. Pass at least one ase.Atoms.")
+        once = " An iterator can be read only once: pass a list." if entries is X else ""
+        raise ValueError(f"{name} holds no structures. Pass at least one ase.Atoms.{once}")
 
 
 def _describe_other(entry, name, value):

@@ -457,8 +457,8 @@ def as_targets(y: Any, structures: Structures, name: str = "y", X_name: str = "X
     Raises
     ------
     ValueError
-        If y is None, the lengths differ, a per-atom column does not match the numbers of atoms, an
-        array of energies is not 1-D or contains NaN or infinity, or a target has no label at all.
+        If y is None, the lengths differ, a per-atom column does not match the numbers of atoms, or
+        an array of energies is not 1-D or contains NaN or infinity.
     """
     if y is None:
         raise ValueError(f"{name} is missing: pass an array of energies or Targets.")
@@ -469,12 +469,33 @@ def as_targets(y: Any, structures: Structures, name: str = "y", X_name: str = "X
             f"{X_name} has {len(structures)} structures, but {name} has {len(y)} labels."
         )
     for column in y.names:
-        _check_fits(y, column, structures)
+        _check_rows(y, column, structures.indices, structures.n_atoms)
     if "energy" not in y and {*LEARNT_DERIVATIVES} & {*y.names}:
         unknown = {"energy": np.full(len(y), np.nan)}
         kinds = {"energy": KNOWN_KINDS["energy"], **y.kinds}
         y = Targets._trusted({**unknown, **y._columns}, kinds)
     return y
+
+
+def list_labelled(y: Targets) -> list[str]:
+    """Return the names of the columns with at least one label."""
+    return [name for name in y.names if np.any(np.concatenate(y.labelled(name), axis=None))]
+
+
+def check_labelled(y: Targets, name: str = "y") -> None:
+    """Raise if a target has no label at all, so that nothing can be fitted to it.
+
+    The energy needs none if there are labels of its derivatives. ``name`` is the name of the labels
+    in error messages.
+    """
+    labelled = list_labelled(y)
+    for column in y.names:
+        is_optional = column == "energy" and {*LEARNT_DERIVATIVES} & {*labelled}
+        if column not in labelled and not is_optional:
+            raise ValueError(
+                f"Target {column!r} has no label at all (every value is NaN). Leave it out of "
+                f"{name}."
+            )
 
 
 def _check_energies(y, name):
@@ -493,7 +514,7 @@ def _check_energies(y, name):
     if energy.ndim != 1:
         raise ValueError(
             f"{name} must be one energy for each structure, got an array of shape {energy.shape}. "
-            f"Pass {name}.ravel() for a single column, or Targets for anything else."
+            f"Pass np.ravel({name}) for a single column, or Targets for anything else."
         )
     if not np.isfinite(energy).all():
         index = np.flatnonzero(~np.isfinite(energy))[0]
@@ -503,17 +524,6 @@ def _check_energies(y, name):
             f"Targets(energy={name}), where NaN means not labelled."
         )
     return energy
-
-
-def _check_fits(y, name, structures):
-    labelled = y.labelled(name)
-    _check_rows(y, name, structures.indices, structures.n_atoms)
-    if y.kinds[name].per_atom:
-        labelled = np.concatenate(labelled)
-    # without any energies the model can still be trained on their derivatives
-    is_optional = name == "energy" and {*LEARNT_DERIVATIVES} & {*y.names}
-    if not labelled.any() and not is_optional:
-        raise ValueError(f"Target {name!r} has no label at all (every value is NaN).")
 
 
 def _check_rows(y, name, indices, n_atoms):

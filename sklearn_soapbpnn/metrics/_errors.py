@@ -41,8 +41,8 @@ def summarize_errors(X: Frames, y: Labels, prediction: Labels) -> dict[str, dict
     TypeError
         If ``X`` is not a sequence of :class:`ase.Atoms`.
     ValueError
-        If labels or predictions do not match the structures, a target has no label at all, or
-        ``prediction`` is an array and it is not clear which target it belongs to.
+        If labels or predictions do not match the structures, or ``prediction`` is an array and it
+        is not clear which target it belongs to.
 
     See Also
     --------

@@ -47,8 +47,8 @@ def summarize_uncertainty(
         If ``X`` is not a sequence of :class:`ase.Atoms`.
     ValueError
         If labels, predictions or standard deviations do not match the structures, a standard
-        deviation is not positive where there is a label, a target has no label at all, or
-        ``prediction`` is an array and it is not clear which target it belongs to.
+        deviation is not positive where there is a label, or ``prediction`` is an array and it is
+        not clear which target it belongs to.
 
     See Also
     --------

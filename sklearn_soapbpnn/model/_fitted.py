@@ -308,8 +308,8 @@ class FittedModel:
             )
         if self.error_bars is None or not self.error_bars.supports(self.network, name):
             return (
-                "the model was read from a file without them, or its fit was interrupted. Call "
-                "calibrate(X, y, X_train, y_train)"
+                "the model was read from a file without them, its fit was interrupted or diverged, "
+                "or no label of it was left to train on. Call calibrate(X, y, X_train, y_train)"
             )
         return "there were no labels of it for validation. Call calibrate(X, y)"
 

@@ -92,16 +92,20 @@ class Steps:
         Parameters
         ----------
         X, y, sample_weight
-            See :meth:`SoapBPNNRegressor.fit`; y contains the new targets only.
+            See :meth:`SoapBPNNRegressor.fit`; y contains the new targets only, and if the energy is
+            one of them, its derivatives.
         fixed_baseline, fixed_scales : mapping or None
             ``fixed_weights`` of the baseline and of the scaler.
         per_structure : sequence of str
             ``per_structure_targets`` of the scaler.
         """
-        carried = {what: self.carried[what] | names for what, names in name_attached(X).items()}
+        carried = {
+            what: self.carried.get(what, frozenset()) | names
+            for what, names in name_attached(X).items()
+        }
         scales = {**self.scales, **X.scale}
         own = self.own
-        baseline, scaler = own.baseline, own.scaler
+        baseline, scaler = None if X.offset else own.baseline, own.scaler
         if own.zbl is not None:
             X = own.zbl.transform(X)
         if baseline is not None:

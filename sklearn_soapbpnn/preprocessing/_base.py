@@ -12,7 +12,14 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from .._estimators import Documented
 from .._version import VersionedPickle
-from ..data import DERIVED_TARGETS, TargetKind, as_structures, as_targets, subtract_offset
+from ..data import (
+    DERIVED_TARGETS,
+    TargetKind,
+    as_structures,
+    as_targets,
+    check_labelled,
+    subtract_offset,
+)
 
 
 class TargetStep(Documented, VersionedPickle, TransformerMixin, BaseEstimator):
@@ -98,10 +105,12 @@ def compute_residuals(X, y, sample_weight):
     Raises
     ------
     TypeError, ValueError
-        If X or y is invalid, y has no such target, or all labelled structures have zero weight.
+        If X or y is invalid, y has no such target, a target has no label at all, or all labelled
+        structures have zero weight.
     """
     structures = as_structures(X)
     targets = as_targets(y, structures)
+    check_labelled(targets)
     names = [name for name in targets.names if name not in DERIVED_TARGETS]
     if not names:
         raise ValueError(

@@ -17,7 +17,9 @@ from ..data import (
     as_structures,
     as_targets,
     check_elements,
+    check_labelled,
     find_volumes,
+    list_labelled,
 )
 from ..metrics import PER_ATOM
 from ..model import (
@@ -76,11 +78,13 @@ class FitData:
 def check_fit(parameters, before, X, y, X_val, y_val, sample_weight, groups):
     """Check the data and parameters of a fit; ``before`` is the model from which it continues."""
     X = as_structures(X)
-    y = _check_targets(as_targets(y, X), X)
+    y = as_targets(y, X)
+    check_labelled(y)
+    y = _check_targets(y, X)
     known = {} if before is None else before.kinds
     has_validation = X_val is not None
     losses = check_parameters(parameters, y, known, has_validation)
-    groups = _check_groups(groups, X, has_validation)
+    groups = _check_groups(groups, X, not has_validation and parameters.validation_fraction > 0)
     if sample_weight is not None:
         sample_weight = _check_sample_weight(
             sample_weight, np.zeros(len(X)), dtype=np.float64, ensure_non_negative=True
@@ -109,7 +113,9 @@ def check_labels(fitted, X, y, name):
     if y is None:
         raise ValueError(f"{what} and {name} must be given together.")
     X = as_structures(X, what)
-    y = _check_targets(as_targets(y, X, name, what), X, name)
+    y = as_targets(y, X, name, what)
+    check_labelled(y, name)
+    y = _check_targets(y, X, name)
     unknown = [column for column in list_learnt(y) if fitted.kinds.get(column) != y.kinds[column]]
     if unknown or ("energy" not in fitted.kinds and {*LEARNT_DERIVATIVES} & {*y.names}):
         raise ValueError(
@@ -158,7 +164,7 @@ def _check_targets(targets, structures, name="y"):
         if not targets.kinds[column].per_volume and column != "virial":
             continue
         known = np.isfinite(targets[column]).reshape(len(structures), -1).any(1)
-        if not np.isfinite(find_volumes(structures)[known]).any():
+        if known.any() and not np.isfinite(find_volumes(structures)[known]).any():
             raise ValueError(
                 f"Target {column!r} of {name}: no structure with a label has a cell of finite "
                 "volume. Set the cells, or leave the target out."
@@ -172,8 +178,7 @@ def _check_continues(before, parameters, X, y):
     check_elements(X, steps.elements, what="the previous fit", remedy="Fit with warm_start=False")
     now = parameters.hyperparameters(before.kinds)
     for name, value in before.hyperparameters.items():
-        # values may be arrays, for which == does not give a single bool
-        if repr(now[name]) != repr(value):
+        if not _are_equal(now[name], value):
             raise ValueError(
                 f"{name}={now[name]!r}, but the previous fit, from which this one continues, had "
                 f"{value!r}. Set it back, or start from scratch: fit with warm_start=False."
@@ -192,8 +197,11 @@ def _check_continues(before, parameters, X, y):
             f"y has the new targets {new}, but without hidden layers (num_hidden_layers=0) they "
             f"share no weights with {list(before.kinds)}. Fit a separate model for them."
         )
-    attached = list_attached(X)
-    if attached != steps.carried.keys():
+    attached, carried = list_attached(X), {*steps.carried}
+    has_baseline = steps.own.baseline is not None and steps.own.baseline.coef_
+    if not has_baseline and not X.offset.keys() & before.kinds.keys():
+        carried |= attached & {"offset"}  # it came with the first target that has a baseline
+    if attached != carried:
         raise ValueError(
             "The previous fit, from which this one continues, had structures that carry "
             f"{sorted(steps.carried)}, but X carries {sorted(attached)}. Use the same Pipeline "
@@ -201,6 +209,15 @@ def _check_continues(before, parameters, X, y):
         )
     remedy = "Set warm_start=True on every step of the Pipeline, so that all keep their fit"
     check_carried(X, steps.carried, steps.scales, remedy)
+
+
+def _are_equal(first, second):
+    """Compare values of a parameter, which may be numbers of different types, arrays, and dicts."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(
+            _are_equal(first[key], second[key]) for key in first
+        )
+    return np.array_equal(first, second)
 
 
 def _check_validation(parameters, before, X, y, X_val, y_val):
@@ -211,6 +228,8 @@ def _check_validation(parameters, before, X, y, X_val, y_val):
         return None
     X_val = as_structures(X_val, "X_val")
     y_val = _check_targets(as_targets(y_val, X_val, "y_val", "X_val"), X_val, "y_val")
+    if not list_labelled(y_val):
+        raise ValueError("y_val has no label at all (every value is NaN). Leave it and X_val out.")
     missing, more = list_attached(X) - list_attached(X_val), list_attached(X_val) - list_attached(X)
     if missing:
         raise ValueError(
@@ -235,7 +254,7 @@ def _check_validation(parameters, before, X, y, X_val, y_val):
     return X_val, y_val
 
 
-def _check_groups(groups, X, has_validation):
+def _check_groups(groups, X, holds_out):
     """Return the group of each structure as an array, or None."""
     if groups is None:
         return None
@@ -249,7 +268,7 @@ def _check_groups(groups, X, has_validation):
         raise ValueError("groups contains NaN. Give every structure a group.")
     # entries of mixed types cannot be sorted, their texts can
     labels = [repr(group) for group in groups] if groups.dtype == object else groups
-    if not has_validation and len(np.unique(labels)) < 2:
+    if holds_out and len(np.unique(labels)) < 2:
         raise ValueError(
             f"groups is {groups.tolist()[0]!r} for every structure, so no group can be held out. "
             "Leave it out, or pass X_val and y_val."

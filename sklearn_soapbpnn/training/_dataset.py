@@ -42,7 +42,8 @@ class TargetLabels:
         label. It is the number of atoms, or 1.
     unit : Tensor
         Factor that converts errors to the user's units: those of ``predict``, but per atom for the
-        energy.
+        energy. In float64, since float32 lacks the squares of small units, such as that of a dipole
+        in C m.
     per_atom : bool
         Whether there is one value per atom.
     n_labelled : Tensor, default=None
@@ -76,7 +77,7 @@ class TargetLabels:
 
         Errors are in the user's units; the components of a target are along the last axis.
         """
-        error = (predictions - self.values) * self.unit
+        error = (predictions - self.values).double() * self.unit
         known = torch.ones_like(error)
         if self.weight is not None:
             known = (self.weight > 0).expand_as(error).to(error.dtype)
@@ -165,12 +166,13 @@ class TrainingData(Dataset):
             per_atom = name == "forces" or (name in targets and targets.kinds[name].per_atom)
             divisor = 1.0 if name in per_structure or per_atom else structures.n_atoms
             divisor = np.asarray(divisor, dtype=np.float64)
-            arrays = to_network_units(structures, targets, name, divisor)
-            weight = _weigh_labels(arrays[0], per_atom, structures, sample_weight)
+            values, divisor, unit = to_network_units(structures, targets, name, divisor)
+            weight = _weigh_labels(values, per_atom, structures, sample_weight)
             # a missing label has zero weight, but zero times NaN would be NaN
-            arrays = (np.nan_to_num(arrays[0]), weight, *arrays[1:])
+            arrays = (np.nan_to_num(values), weight, divisor)
             tensors = (_to_tensor(array, network) for array in arrays)
-            self.labels[name] = TargetLabels(*tensors, per_atom)
+            unit = torch.tensor(unit, dtype=torch.float64, device=self.device)
+            self.labels[name] = TargetLabels(*tensors, unit, per_atom)
         # names of the targets with at least one label
         self.labelled = [
             name

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 from sklearn.utils import check_random_state
 
-from ..data import has_derivatives, use_threads
+from ..data import ENERGY_KINDS, LEARNT_DERIVATIVES, has_derivatives, use_threads
 from ..descriptors import exceeds_memory
 from ..model import FittedModel, fit_steps
 from ..nn import SoapBPNN
@@ -154,9 +154,11 @@ def _fit_steps(parameters, data):
     steps = before.steps
     fixed = parameters.fixed_composition_weights
     if "energy" in before.kinds and "energy" in y and y.labelled("energy").any():
-        steps = follow_reference(before, X, y, fixed)
+        steps = follow_reference(before, X, y, data.sample_weight, fixed)
     new = [name for name in list_learnt(y) if name not in before.kinds]
     if new:
+        if "energy" in new:  # whose scale is also that of its derivatives
+            new += [name for name in y.names if name in LEARNT_DERIVATIVES]
         steps = steps.extend(
             *(X, y.select(new), data.sample_weight, fixed),
             *(parameters.fixed_scaling_weights, parameters.per_structure_targets),
@@ -233,7 +235,9 @@ def _run(parameters, net, train, validation, n_epochs, large, before):
         X, y, sample_weight = train
         train = make(X, y, sample_weight=sample_weight)
         if validation is not None:
-            validation = _check_labelled(parameters.early_stopping, make(*validation))
+            validation = make(*validation)
+            _check_trained(train, validation)
+            validation = _check_labelled(parameters.early_stopping, validation)
         net.partial_fit(train, validation, epochs=n_epochs)
         if net.interrupted_:
             workers.end()  # Ctrl-C in a terminal has also interrupted them
@@ -249,6 +253,22 @@ def _run(parameters, net, train, validation, n_epochs, large, before):
                 stacklevel=6,
             )
             return None
+
+
+def _check_trained(train, validation):
+    """Warn of targets that nothing is left to train on."""
+    trained = {*train.labelled}
+    if trained & ENERGY_KINDS.keys():
+        trained |= ENERGY_KINDS.keys()  # labels of one train the others
+    untrained = [name for name in validation.labelled if name not in trained]
+    if untrained:
+        warnings.warn(
+            f"All structures with a label of {untrained}, and a weight, are held out for "
+            "validation, so their predictions are those of an untrained network. Pass X_val and "
+            "y_val, or another random_state.",
+            UserWarning,
+            stacklevel=7,
+        )
 
 
 def _check_labelled(early_stopping, validation):

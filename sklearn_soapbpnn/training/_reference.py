@@ -18,7 +18,7 @@ TIMES_REST = 3.0
 SHARE_OF_SCALE = 0.1
 
 
-def follow_reference(before, X, y, fixed):
+def follow_reference(before, X, y, sample_weight, fixed):
     """Return a model's steps, with the baseline refitted if new energies have another reference.
 
     Another functional, code or pseudopotential shifts the energy by a constant for each atom of an
@@ -29,8 +29,8 @@ def follow_reference(before, X, y, fixed):
     ----------
     before : FittedModel
         Model from which the fit continues.
-    X, y : Structures, Targets
-        New data.
+    X, y, sample_weight
+        New data, see :meth:`SoapBPNNRegressor.fit`.
     fixed : mapping or None
         ``fixed_composition_weights``.
 
@@ -39,10 +39,15 @@ def follow_reference(before, X, y, fixed):
     Steps
     """
     steps = before.steps
+    if steps.own.baseline is None and "energy" not in steps.carried.get("offset", ()):
+        return steps  # the network learns the reference with everything else
     fixed = check_fixed_weights(fixed).get("energy")
-    labelled = np.flatnonzero(y.labelled("energy"))
-    sample = labelled[np.unique(np.linspace(0, len(labelled) - 1, SAMPLE).astype(int))]
-    shift, rest, scale = _find_shift(before, X[sample], y[sample])
+    weights = np.ones(len(X)) if sample_weight is None else sample_weight
+    counts = np.flatnonzero(y.labelled("energy") & (weights > 0))
+    if len(counts) == 0:
+        return steps
+    sample = counts[np.unique(np.linspace(0, len(counts) - 1, SAMPLE).astype(int))]
+    shift, rest, scale = _find_shift(before, X[sample], y[sample], weights[sample])
     if shift <= max(TIMES_REST * rest, SHARE_OF_SCALE * scale):
         return steps
     text = (
@@ -51,11 +56,16 @@ def follow_reference(before, X, y, fixed):
         "the composition only. "
     )
     if steps.own.baseline is None or fixed:
-        where = "fixed_composition_weights" if fixed else "the baseline of another step"
+        where = "the baseline of another step"
+        remedy = (
+            "Refit the baseline: set warm_start=False on the CompositionBaseline of a Pipeline "
+            "(and on no other step), or fit with warm_start=False."
+        )
+        if fixed:
+            where = "fixed_composition_weights"
+            remedy = "Set those of the new reference, and fit with warm_start=False."
         warnings.warn(
-            f"{text}This regressor keeps {where}, so predicted energies will be wrong. Refit the "
-            "baseline: set warm_start=False on the CompositionBaseline of a Pipeline (and on no "
-            "other step), or fit with warm_start=False.",
+            f"{text}This regressor keeps {where}, so predicted energies will be wrong. {remedy}",
             UserWarning,
             stacklevel=7,
         )
@@ -66,10 +76,10 @@ def follow_reference(before, X, y, fixed):
             UserWarning,
             stacklevel=7,
         )
-    return _shift_baseline(before, X[labelled], y[labelled])
+    return _shift_baseline(before, X[counts], y[counts], weights[counts])
 
 
-def _fit_difference(before, X, y):
+def _fit_difference(before, X, y, weights):
     """Fit label minus prediction by the composition.
 
     Returns
@@ -85,15 +95,15 @@ def _fit_difference(before, X, y):
     difference = y["energy"] - predicted["energy"]
     # without attached data, since an offset would be subtracted from the difference
     X = Structures(X.numbers, X.positions, X.cells, X.pbc)
-    return CompositionBaseline().fit(X, difference), X, difference
+    return CompositionBaseline().fit(X, difference, weights), X, difference
 
 
-def _find_shift(before, X, y):
+def _find_shift(before, X, y, weights):
     """Return the RMS per atom of the shift and of the residual, and the scale of the energy.
 
     The shift is the part of label minus prediction that the composition explains.
     """
-    found, bare, difference = _fit_difference(before, X, y)
+    found, bare, difference = _fit_difference(before, X, y, weights)
     scale = before.steps.own.attach(X[:1]).scale.get("energy", 1.0)
     shift = found.predict(bare)
     size = np.sqrt(np.mean((shift / X.n_atoms) ** 2))
@@ -104,9 +114,9 @@ def _find_shift(before, X, y):
     return size, np.sqrt(np.sum(((difference - shift) / X.n_atoms) ** 2) / n_free), scale
 
 
-def _shift_baseline(before, X, y):
+def _shift_baseline(before, X, y, weights):
     """Return steps whose baseline includes the difference between the references."""
-    found, *_ = _fit_difference(before, X, y)
+    found, *_ = _fit_difference(before, X, y, weights)
     own = before.steps.own
     baseline = copy(own.baseline)
     energies = baseline.coef_["energy"].copy()

@@ -1,11 +1,16 @@
 """Entries that are NaN act as if they were not there, for every kind of target."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import KFold, cross_val_score
 
 from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 from sklearn_soapbpnn.data import as_structures
+from sklearn_soapbpnn.metrics import make_target_scorer, summarize_errors
 from sklearn_soapbpnn.training import TotalLoss, TrainingData, parse_loss
 
 KINDS = {
@@ -151,3 +156,103 @@ def test_structures_each_of_which_has_one_target(mixture, labels):
         there = np.isfinite(a)
         assert there.all() or name == "stress"
         assert np.abs(a - b)[there].max() > 1e-5, name
+
+
+@pytest.fixture
+def partly_labelled(malonaldehyde):
+    """Dipoles and forces of some structures, none of which is among the last twenty."""
+    X, y = malonaldehyde
+    columns = {"dipole": list(y["dipole"]), "forces": y["forces"]}
+    some = {name: forget(parts, [0, 5, 20, 25]) for name, parts in columns.items()}
+    return X, Targets(energy=y["energy"], **some)
+
+
+@pytest.mark.parametrize("scoring", [None, "energy", "energy per atom"])
+def test_folds_without_a_label_of_another_target_are_scored(partly_labelled, scoring):
+    X, y = partly_labelled
+    model = SoapBPNNRegressor(**SMALL, num_epochs=1)
+    scoring = scoring and make_target_scorer(scoring)
+    scores = cross_val_score(model, X, y, cv=KFold(3), scoring=scoring, error_score="raise")
+    assert np.isfinite(scores).all()
+    model.fit(X, y)
+    complete = summarize_errors(X, y, model.predict(X, targets=y.names))
+    last = summarize_errors(X[40:], y[40:], model.predict(X[40:], targets=y.names))
+    assert set(complete) == {*y.names, "energy per atom"}
+    assert set(last) == {"energy", "energy per atom"}
+    assert model.score(X[40:], y[40:]) == model.score(X[40:], y["energy"][40:])
+
+
+def test_validation_structures_without_a_label_of_a_target(partly_labelled):
+    """The target does not pick the epoch, and has no error bars."""
+    X, y = partly_labelled
+    model = SoapBPNNRegressor(**SMALL, num_epochs=3)
+    model.fit(X[:40], y[:40], X_val=X[40:], y_val=y[40:])
+    assert not {"valid_dipole_rmse", "valid_forces_rmse"} & set(model.history_[-1])
+    errors = model.history_[:, ("valid_metric", "valid_energy_rmse")]
+    np.testing.assert_allclose(*np.transpose(errors))
+    model.predict(X[:2], targets=["energy"], return_std=True)
+    with pytest.raises(ValueError, match="'dipole' has no error bars"):
+        model.predict(X[:2], targets=["dipole"], return_std=True)
+
+
+def test_molecules_validate_a_fit_to_the_stress_of_crystals(mixture, labels):
+    """They need no cell, since they have no stress."""
+    names = ("energy", "stress")
+    y = Targets(**{name: labels[name] for name in names})
+    molecules = Targets(energy=labels["energy"][:6], stress=np.full((6, 3, 3), np.nan))
+    model = SoapBPNNRegressor(**SMALL, num_epochs=1)
+    model.fit(mixture, y, X_val=mixture[:6], y_val=molecules)
+    assert "valid_stress_rmse" not in model.history_[-1]
+    with pytest.raises(ValueError, match="'stress' of y_val: .* has a cell of finite volume"):
+        model.fit(mixture, y, X_val=mixture[:6], y_val=y[:6])
+
+
+def test_validation_structures_need_some_label(partly_labelled):
+    X, y = partly_labelled
+    nothing = Targets(energy=[np.nan], dipole=[[np.nan] * 3], forces=[np.full((9, 3), np.nan)])
+    with pytest.raises(ValueError, match="y_val has no label at all"):
+        SoapBPNNRegressor(**SMALL).fit(X[:40], y[:40], X_val=X[40:41], y_val=nothing)
+
+
+@pytest.mark.parametrize("how", ["label", "weight"])
+def test_a_warning_says_if_nothing_is_left_to_train_on(malonaldehyde, how):
+    """The only structure with a label, or with a weight, is held out."""
+    X, y = malonaldehyde
+    one = np.arange(10) == 3
+    dipole, weight = y["dipole"][:10], None
+    if how == "label":
+        dipole = np.where(one[:, None], dipole, np.nan)
+    else:
+        weight = 1.0 * one
+    labels = Targets(energy=y["energy"][:10], dipole=dipole)
+    untrained = r"All structures with a label of \['dipole'\]"
+    if how == "weight":
+        untrained = r"All structures with a label of \['energy', 'dipole'\], and a weight, are held"
+    warned = []
+    for seed in range(20):
+        model = SoapBPNNRegressor(**{**SMALL, "random_state": seed}, num_epochs=1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.fit(X[:10], labels, sample_weight=weight)
+        assert all(re.match(untrained, str(entry.message)) for entry in caught)
+        held_out = how == "weight" or "valid_dipole_rmse" in model.history_[-1]
+        assert not caught or held_out
+        warned.append(len(caught))
+        if caught:
+            with pytest.raises(ValueError, match="no label of it was left to train on"):
+                model.predict(X[:1], targets=["dipole"], return_std=True)
+    assert set(warned) == {0, 1}
+
+
+@pytest.mark.parametrize("names", [("energy", "forces"), ("forces", "energy")], ids=str)
+def test_energies_and_forces_train_each_other(malonaldehyde, names):
+    """So the only label of one of them may be held out."""
+    X, y = malonaldehyde
+    first, second = (list(y[name][:10]) for name in names)
+    labels = Targets(**{names[0]: first, names[1]: forget(second, [3])})
+    held_out = set()
+    for seed in range(20):
+        model = SoapBPNNRegressor(**{**SMALL, "random_state": seed}, num_epochs=1)
+        model.fit(X[:10], labels)
+        held_out.add(f"valid_{names[1]}_rmse" in model.history_[-1])
+    assert held_out == {False, True}

@@ -159,3 +159,19 @@ def test_target_without_a_label_in_validation_takes_no_part(data):
     assert "valid_dipole_rmse" not in last
     product = last["valid_energy_rmse"] * last["valid_charges_rmse"]
     np.testing.assert_allclose(last["valid_metric"], product)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e30])
+def test_units_may_be_small_or_large(malonaldehyde, unit):
+    """Such as C m for dipoles, whose squares single precision cannot hold."""
+    X, y = malonaldehyde
+    models = [
+        SoapBPNNRegressor(max_radial=2, max_angular=1, num_epochs=8, random_state=0)
+        for _ in range(2)
+    ]
+    plain, model = (m.fit(X, Targets(dipole=u * y["dipole"])) for m, u in zip(models, (1, unit)))
+    for name in ("valid_dipole_rmse", "valid_dipole_mae", "valid_metric"):
+        errors = np.array(model.history_[:, name])
+        np.testing.assert_allclose(errors / unit, plain.history_[:, name], rtol=1e-4)
+    assert model.net_.best_epoch_.best_number_ == plain.net_.best_epoch_.best_number_ > 1
+    np.testing.assert_allclose(model.predict(X) / unit, plain.predict(X), rtol=1e-4, atol=1e-6)

@@ -59,6 +59,19 @@ def test_labels_that_are_missing_are_left_out(mixture, draw, name):
     np.testing.assert_allclose(model.score(mixture, partial), np.mean(expected), rtol=1e-6)
 
 
+def test_components_that_are_never_labelled_are_left_out(mixture, draw):
+    y = draw(mixture, {"polarizability": KINDS["polarizability"]})
+    labels = y["polarizability"].copy()
+    labels[:, [0, 1], [1, 0]] = np.nan
+    partial = Targets(polarizability=labels)
+    model = SoapBPNNRegressor(**SMALL).fit(mixture, partial)
+    expected = r2_score(
+        y.flatten("polarizability"), model.predict(mixture), multioutput="raw_values"
+    )
+    expected = np.delete(expected, [1, 3]).mean()
+    np.testing.assert_allclose(model.score(mixture, partial), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", list(KINDS))
 def test_shape_of_predictions(mixture, draw, name):
     """An array of the shape that scikit-learn's scorers see of y, until targets are named."""

@@ -321,6 +321,19 @@ def test_energy_may_come_last(X):
     np.testing.assert_allclose(predict(model, X, ["dipole"]), before, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("names", [["energy", "forces"], ["forces"]], ids=str)
+def test_a_new_energy_has_the_scale_that_its_derivatives_need(X, names):
+    """It is that of a first fit, also if there are labels of forces alone."""
+    rng = np.random.default_rng(0)
+    columns = {"energy": draw(X, "energy")["energy"]}
+    columns["forces"] = [50 * rng.normal(size=(len(atoms), 3)) for atoms in X]
+    y = Targets(**{name: columns[name] for name in names})
+    model = SoapBPNNRegressor(**FIT).fit(X, draw(X, "dipole")).partial_fit(X, y)
+    first = SoapBPNNRegressor(**FIT).fit(X, y)
+    assert model.scaler_.scale_["energy"] == first.scaler_.scale_["energy"] > 90
+    assert model.targets_ == ("dipole", *names)
+
+
 def test_targets_that_are_left_out_can_be_predicted(X):
     model = SoapBPNNRegressor(**FIT).fit(X, draw(X, "energy", "dipole", "charges"))
     model.partial_fit(X, draw(X, "charges"))
@@ -432,6 +445,19 @@ def test_equal_arrays_are_no_change(X):
     model.set_params(fixed_scaling_weights={"levels": np.array([0.1, 0.2])}).partial_fit(X, y)
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"cutoff_radius": 5}, {"cutoff_radius": 5.0}),
+        ({"max_radial": np.int64(2), "layernorm": np.bool_(True)}, {}),
+    ],
+    ids=str,
+)
+def test_equal_numbers_of_other_types_are_no_change(X, first, then):
+    model = SoapBPNNRegressor(**{**FIT, **first}).fit(X, draw(X, "energy"))
+    model.set_params(**{**FIT, "layernorm": True, **then}).partial_fit(X, draw(X, "energy"))
+
+
 def test_data_that_cannot_be_gone_on_with(X):
     y = draw(X, "energy", "charges")
     model = SoapBPNNRegressor(**FIT).fit(X, y)
@@ -489,6 +515,21 @@ def test_every_step_of_a_pipeline_starts_warm(X, zbl):
     alone = SoapBPNNRegressor(**FIT, zbl=zbl).fit(X, y).partial_fit(X[:6], more)
     names = ["energy", "charges", "dipole"]
     assert np.array_equal(predict(pipe, X, names), predict(alone, X, names))
+
+
+def test_the_first_baseline_of_a_pipeline_may_come_late(X):
+    """Dipoles have none."""
+    y, more = draw(X, "dipole"), draw(X[:6], "energy", "dipole", seed=1)
+    pipe = start_warm(make_pipeline()).fit(X, y).fit(X[:6], more)
+    alone = SoapBPNNRegressor(**FIT).fit(X, y).partial_fit(X[:6], more)
+    names = ["energy", "dipole"]
+    assert np.array_equal(predict(pipe, X, names), predict(alone, X, names))
+    assert np.abs(pipe.predict(X[:6]) - more["energy"]).max() < 20  # of some -50
+    # of targets that have one already it is refused, and other steps predict nothing
+    with pytest.raises(ValueError, match=r"carry \[\], but X carries \['offset'\]"):
+        alone.partial_fit(pipe["baseline"].transform(X), draw(X, "charges"))
+    with pytest.raises(ValueError, match="X lacks the offset"):
+        pipe["bpnn"].predict(pipe[1:-1].transform(X))
 
 
 @pytest.mark.parametrize("cold", [("baseline", "scaler"), ("baseline",), ("scaler",)], ids=str)

@@ -119,7 +119,8 @@ def test_more_data_of_the_same_reference(X, energies):
 def test_weights_that_are_fixed_stay(X, energies):
     fixed = {"H": -1.0, "C": -30.0, "O": -70.0}
     model = make_model(fixed_composition_weights=fixed).fit(X, energies)
-    with pytest.warns(UserWarning, match="keeps fixed_composition_weights"):
+    message = "keeps fixed_composition_weights.*Set those of the new reference"
+    with pytest.warns(UserWarning, match=message):
         model.partial_fit(X, energies + count(X) @ SHIFT)
     assert model.baseline_.coef_["energy"].tolist() == list(fixed.values())
 
@@ -143,3 +144,23 @@ def test_energies_after_forces_alone(X, energies):
     model.partial_fit(X, Targets(energy=energies, forces=forces))
     assert np.abs(model.predict(X) - energies).max() < 2.0
     assert model.targets_ == ("forces", "energy")
+
+
+def test_structures_of_weight_zero_have_no_reference(X, energies):
+    """Neither are they what starts a refit, nor do they spoil one."""
+    model = make_model().fit(X, energies)
+    coef = model.baseline_.coef_["energy"]
+    weight = np.arange(len(X)) // 4 % 2 * 1.0  # of every molecule
+    wrong = np.where(weight > 0, energies, energies + count(X) @ SHIFT)
+    model.partial_fit(X, wrong, sample_weight=weight)
+    np.testing.assert_array_equal(model.baseline_.coef_["energy"], coef)
+    wrong = np.where(weight > 0, energies + count(X) @ SHIFT, energies)
+    with pytest.warns(UserWarning, match=REFITTED):
+        model.partial_fit(X, wrong, sample_weight=weight)
+    np.testing.assert_allclose(model.baseline_.coef_["energy"] - coef, SHIFT, atol=1.0)
+
+
+def test_without_a_baseline_there_is_no_reference(X, energies):
+    """The network learns all of the energy, and may still be far from it."""
+    model = make_model(remove_composition_contribution=False, num_epochs=1).fit(X, energies)
+    model.partial_fit(X, energies)

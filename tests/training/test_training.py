@@ -571,6 +571,8 @@ def test_structures_of_zero_weight_may_be_all_that_is_left_to_train_on(molecules
     _, held_out = train_test_split(np.arange(10), test_size=1, random_state=seed)
     weight = np.zeros(10)
     weight[held_out] = 1.0
-    model = SoapBPNNRegressor(**SMALL, num_epochs=2).fit(X[:10], y[:10], sample_weight=weight)
+    model = SoapBPNNRegressor(**SMALL, num_epochs=2)
+    with pytest.warns(UserWarning, match="label .*, and a weight, are held out for"):
+        model.fit(X[:10], y[:10], sample_weight=weight)
     assert model.history_[:, "train_loss"] == [0.0, 0.0]
     assert np.isfinite(model.predict(X[:10])).all()
