@@ -170,14 +170,12 @@ def _check_continues(before, parameters, X, y):
     """Raise if a fit cannot continue from a model with other data or parameters."""
     steps = before.steps
     check_elements(X, steps.elements, what="the previous fit", remedy="Fit with warm_start=False")
-    now = parameters.hyperparameters(before.kinds)
-    for name, value in before.hyperparameters.items():
-        # values may be arrays, for which == does not give a single bool
-        if repr(now[name]) != repr(value):
-            raise ValueError(
-                f"{name}={now[name]!r}, but the previous fit, from which this one continues, had "
-                f"{value!r}. Set it back, or start from scratch: fit with warm_start=False."
-            )
+    for name, value in parameters.find_changed(before).items():
+        raise ValueError(
+            f"{name}={value!r}, but the previous fit, from which this one continues, had "
+            f"{before.hyperparameters[name]!r}. Set it back, or start from scratch: fit with "
+            "warm_start=False."
+        )
     for name in list_learnt(y):
         known = before.kinds.get(name, y.kinds[name])
         if known != y.kinds[name]:
