@@ -839,8 +839,8 @@ class SoapBPNNRegressor(
     def score(self, X: Frames, y: Labels, sample_weight: ArrayLike | None = None) -> float:
         r"""Return :math:`R^2` of the energy, or of what :meth:`predict` returns without an energy.
 
-        For a target with several components it is the mean over the components. For other targets
-        and metrics see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
+        For a target with several components it is the mean over those that have labels. For other
+        targets and metrics see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
 
         Parameters
         ----------
@@ -890,7 +890,8 @@ class SoapBPNNRegressor(
         scores = []
         for label, value in zip(known.T, predicted.T):
             there = np.isfinite(label)
-            scores.append(r2_score(label[there], value[there], sample_weight=weight[there]))
+            if there.any():
+                scores.append(r2_score(label[there], value[there], sample_weight=weight[there]))
         return float(np.mean(scores))
 
     def _finish(self, results, main, names):

@@ -59,6 +59,16 @@ def test_labels_that_are_missing_are_left_out(mixture, draw, name):
     np.testing.assert_allclose(model.score(mixture, partial), np.mean(expected), rtol=1e-6)
 
 
+def test_components_without_any_label_are_left_out(mixture, draw):
+    y = draw(mixture, {"dipole": KINDS["dipole"]})
+    model = SoapBPNNRegressor(**SMALL).fit(mixture, y)
+    known, rows = y.flatten("dipole").copy(), model.predict(mixture)
+    known[:, 2] = np.nan
+    expected = r2_score(known[:, :2], rows[:, :2])
+    partial = Targets(kinds={"dipole": KINDS["dipole"]}, dipole=known)
+    np.testing.assert_allclose(model.score(mixture, partial), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", list(KINDS))
 def test_shape_of_predictions(mixture, draw, name):
     """An array of the shape that scikit-learn's scorers see of y, until targets are named."""
