@@ -411,5 +411,8 @@ def test_wrong_models(cases):
     y = Targets(kinds={"gap": TargetKind.scalar(intensive=True)}, gap=np.arange(2.0))
     with pytest.raises(ValueError, match="needs the energy"):
         SoapBPNNPair(SoapBPNNRegressor(**SMALL, num_epochs=1).fit(frames, y), ["C"])
+    y = Targets(kinds={"energy": TargetKind.scalar(unit="kcal/mol")}, energy=np.arange(2.0))
+    with pytest.raises(ValueError, match="energies in kcal/mol, but SoapBPNNPair works in eV"):
+        SoapBPNNPair(SoapBPNNRegressor(**SMALL, num_epochs=1).fit(frames, y), ["C"])
     with pytest.raises(TypeError, match="it ends in a ZBLBaseline"):
         SoapBPNNPair(ZBLBaseline().fit(frames), ["C"])
