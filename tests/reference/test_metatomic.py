@@ -248,6 +248,15 @@ def test_precision_is_that_of_the_model(shipped_molecules, tmp_path):
     np.testing.assert_allclose(values[:, 0], model.predict(X[30:33]), rtol=1e-7)
 
 
+def test_the_default_device_of_the_process_does_not_matter(shipped_molecules, tmp_path):
+    X, y = shipped_molecules
+    model = SoapBPNNRegressor(**SMALL).fit(X[:30], y[:30])
+    with torch.device("meta"):  # as torch.set_default_device("cuda") would do
+        model.export(tmp_path / "model.pt")
+    values = flatten(evaluate(tmp_path / "model.pt", X[30:33], ["energy"])["energy"])
+    np.testing.assert_allclose(values[:, 0], model.predict(X[30:33]), rtol=1e-12)
+
+
 def test_metatrain_evaluates_the_file(shipped_molecules, tmp_path):
     X, y = shipped_molecules
     model = SoapBPNNRegressor(**SMALL).fit(X[:30], y[:30])
