@@ -229,6 +229,18 @@ def test_fixes_that_come_later_have_the_last_word(simulation, cases, models):
     assert forces[10:].all()
 
 
+@pytest.mark.parametrize("unfix", [True, False], ids=["removed", "replaced"])
+def test_another_model_takes_over(simulation, cases, models, unfix):
+    atoms, (first, second) = cases["silicon"], (models[0]["zbl"], models[0]["alchemical"])
+    build(simulation, atoms, SoapBPNNPair(first, ["Si"]))
+    simulation.command("run 0")
+    if unfix:
+        simulation.command("unfix soap")
+    SoapBPNNPair(second, ["Si"]).attach(simulation)
+    simulation.command("run 0")
+    assert_equal(read(simulation), expect(atoms, second))
+
+
 # --- several processes ---------------------------------------------------------------------------
 
 
