@@ -155,9 +155,9 @@ class SoapBPNNCalculator(Calculator):
         properties = self.implemented_properties if properties is None else properties
         super().calculate(atoms, properties, system_changes)
         structures = run_steps(self._steps, as_structures([self.atoms]))
-        # energies are computed in any case, derivatives only on request
+        # energies are computed in any case, derivatives only on request, and all of them then
         needed = {STDS.get(name, name) for name in properties}
-        names = ["energy", *({"forces", "stress"} & needed)]
+        names = ["energy", *(["forces"] if {"forces", "stress"} & needed else [])]
         fitted = self.regressor.fitted_
         if self.uncertainty:
             values, stds = fitted.predict_once(structures, [*names, "energies"], return_std=True)
