@@ -70,11 +70,10 @@ def export_model(model: Any, path: FilePath) -> None:
     >>> from sklearn_soapbpnn.interfaces.metatomic import export_model
     >>> export_model(model, "model.pt")  # doctest: +SKIP
     """
-    path = Path(path)
     with usual_settings(), _only_own_libraries(), warnings.catch_warnings():
         # TorchScript is the format of metatomic
         warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
-        make_model(model).save(str(path))
+        make_model(model).save(str(Path(path)))
 
 
 def make_model(model):
