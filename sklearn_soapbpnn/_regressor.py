@@ -842,7 +842,7 @@ class SoapBPNNRegressor(
     def score(self, X: Frames, y: Labels, sample_weight: ArrayLike | None = None) -> float:
         r"""Return :math:`R^2` of the energy, or of what :meth:`predict` returns without an energy.
 
-        For a target with several components it is the mean over those that are labelled. For other
+        For a target with several components it is the mean over those that have labels. For other
         targets and metrics see :func:`sklearn_soapbpnn.metrics.make_target_scorer`.
 
         Parameters

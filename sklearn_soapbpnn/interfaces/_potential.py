@@ -35,7 +35,8 @@ class Potential:
     ------
     TypeError, ValueError
         If the model does not end in a SoapBPNNRegressor (TypeError), has not learnt energies, or
-        was fitted in a Pipeline whose other steps are missing here.
+        those in another unit than eV, or was fitted in a Pipeline whose other steps are missing
+        here.
     NotFittedError
         If the model is not fitted.
     """
@@ -48,6 +49,12 @@ class Potential:
         if "energy" not in regressor.kinds_:
             raise ValueError(
                 f"The model has learnt {list(regressor.kinds_)}, but {name} needs the energy."
+            )
+        unit = regressor.kinds_["energy"].unit
+        if unit.lower() not in ("", "ev"):
+            raise ValueError(
+                f"The model has learnt energies in {unit}, but {name} works in eV and Angstrom. "
+                "Convert the labels and the positions, and fit again."
             )
         check_steps(self.steps, regressor, name)
         self.fitted = regressor.fitted_

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from ..data import as_structures
+from ..data import KNOWN_KINDS, as_structures
 from ..model import check_steps, list_steps, run_steps
 from ..training import check_regressor
 
@@ -107,6 +107,28 @@ class SoapBPNNCalculator(Calculator):
             return []
         return super().check_state(atoms, tol)
 
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """Return a property, computed anew if the structure or the model has changed.
+
+        Parameters
+        ----------
+        name : str
+            Name in ``implemented_properties``.
+        atoms : ase.Atoms, default=None
+            Structure; None means the structure of the last calculation.
+        allow_calculation : bool, default=True
+            Whether to compute what is not known yet; otherwise None is returned.
+
+        Returns
+        -------
+        float or array
+        """
+        # ASE would not ask whether anything has changed
+        atoms = self.atoms if atoms is None else atoms
+        return super().get_property(name, atoms, allow_calculation)
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -133,9 +155,9 @@ class SoapBPNNCalculator(Calculator):
         properties = self.implemented_properties if properties is None else properties
         super().calculate(atoms, properties, system_changes)
         structures = run_steps(self._steps, as_structures([self.atoms]))
-        # energies are computed in any case, derivatives only on request
+        # energies are computed in any case, derivatives only on request, and all of them then
         needed = {STDS.get(name, name) for name in properties}
-        names = ["energy", *({"forces", "stress"} & needed)]
+        names = ["energy", *(["forces"] if {"forces", "stress"} & needed else [])]
         fitted = self.regressor.fitted_
         if self.uncertainty:
             values, stds = fitted.predict_once(structures, [*names, "energies"], return_std=True)
@@ -304,12 +326,19 @@ def _are_same(values, others):
 def _list_properties(regressor):
     """Return the properties of ASE's calculators that a fitted regressor predicts."""
     check_regressor(regressor)
-    learnt = [name for name in ("dipole", "charges") if name in regressor.kinds_]
-    if "energy" in regressor.kinds_:
+    kinds = regressor.kinds_
+    learnt = [n for n in ("dipole", "charges") if n in kinds and _is_of_ase(n, kinds[n])]
+    if "energy" in kinds:
         learnt += ["energy", "free_energy", "energies", "forces", "stress"]
     if not learnt:
         raise ValueError(
-            f"The model learnt {list(regressor.kinds_)}, none of which is a property of ASE's "
+            f"The model learnt {list(kinds)}, none of which is a property of ASE's "
             f"calculators: {SoapBPNNCalculator.implemented_properties}."
         )
     return learnt
+
+
+def _is_of_ase(name, kind):
+    """Return whether a target has the shape that ASE expects of a property of its name."""
+    known = KNOWN_KINDS[name]
+    return (kind.shape, kind.per_atom) == (known.shape, known.per_atom)

@@ -127,6 +127,8 @@ class SoapBPNNPair:
         if lmp.extract_global("pair_style") == "none":
             lmp.commands_list([f"pair_style zero {self.cutoff}", "pair_coeff * *"])
         lmp.command(f"fix {fix} all external pf/callback 1 1")
+        if lmp.has_id("compute", f"{fix}_reach"):  # of a fix that was removed or is replaced
+            lmp.command(f"uncompute {fix}_reach")
         lmp.command(f"compute {fix}_reach all rdf 1 cutoff {self.cutoff}")
 
         def callback(_, step, n_own, ids, positions, forces):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from ase.geometry import complete_cell
 from torch import Tensor, nn
 
 from ..data import BatchIndex, Graph, Structures, build_graph, plan_all
@@ -190,7 +191,8 @@ class Places:
         def to_tensor(arrays):
             return torch.from_numpy(arrays).to(like.device, like.dtype)
 
-        self.positions = to_tensor(np.concatenate(structures.positions))
+        near = map(_bring_near, structures.positions, structures.cells, structures.pbc)
+        self.positions = to_tensor(np.concatenate(list(near)))
         self.cells = to_tensor(np.stack(structures.cells))
         self.pbc = [tuple(bool(periodic) for periodic in pbc) for pbc in structures.pbc]
 
@@ -234,3 +236,12 @@ def _compute_constants(expansion, compute, derivatives):
     """Return the constants of the first layer, without keeping all full spectra in memory."""
     chunks = [compute(chunk, derivatives) for chunk in expansion.split(ATOMS_PER_CHUNK)]
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _bring_near(positions, cell, pbc):
+    """Move a structure, which keeps the place of its mesh, to where rounding errors are small.
+
+    It moves by whole cell vectors, or by whole units of length where it is not periodic.
+    """
+    cell = complete_cell(cell * pbc[:, None])
+    return positions - np.floor(np.linalg.solve(cell.T, positions.mean(0))) @ cell

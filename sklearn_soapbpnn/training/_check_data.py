@@ -176,13 +176,12 @@ def _check_continues(before, parameters, X, y):
     """Raise if a fit cannot continue from a model with other data or parameters."""
     steps = before.steps
     check_elements(X, steps.elements, what="the previous fit", remedy="Fit with warm_start=False")
-    now = parameters.hyperparameters(before.kinds)
-    for name, value in before.hyperparameters.items():
-        if not _are_equal(now[name], value):
-            raise ValueError(
-                f"{name}={now[name]!r}, but the previous fit, from which this one continues, had "
-                f"{value!r}. Set it back, or start from scratch: fit with warm_start=False."
-            )
+    for name, value in parameters.find_changed(before).items():
+        raise ValueError(
+            f"{name}={value!r}, but the previous fit, from which this one continues, had "
+            f"{before.hyperparameters[name]!r}. Set it back, or start from scratch: fit with "
+            "warm_start=False."
+        )
     for name in list_learnt(y):
         known = before.kinds.get(name, y.kinds[name])
         if known != y.kinds[name]:
@@ -209,15 +208,6 @@ def _check_continues(before, parameters, X, y):
         )
     remedy = "Set warm_start=True on every step of the Pipeline, so that all keep their fit"
     check_carried(X, steps.carried, steps.scales, remedy)
-
-
-def _are_equal(first, second):
-    """Compare values of a parameter, which may be numbers of different types, arrays, and dicts."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        return first.keys() == second.keys() and all(
-            _are_equal(first[key], second[key]) for key in first
-        )
-    return np.array_equal(first, second)
 
 
 def _check_validation(parameters, before, X, y, X_val, y_val):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from inspect import signature
 from types import MappingProxyType
@@ -131,6 +132,17 @@ class FitParameters:
             "heads": {name: heads.get(name, "mlp") for name in targets},
         }
 
+    def find_changed(self, before):
+        """Return the arguments that differ from those of a fit that is to continue, with values.
+
+        Parameters
+        ----------
+        before : FittedModel
+            The result of that fit.
+        """
+        now, then = self.hyperparameters(before.kinds), before.hyperparameters
+        return {name: now[name] for name in then if not _are_equal(now[name], then[name])}
+
     def memory_for_data(self, n_elements, soap):
         """Return the bytes that remain for the descriptors when the weights are in memory."""
         limit = self.memory_limit or find_memory(self.torch_device)
@@ -143,3 +155,10 @@ def read_parameters(estimator):
     return FitParameters(
         estimator.get_params(deep=False), {name: entry.default for name, entry in entries}
     )
+
+
+def _are_equal(value, other):
+    """Return whether values of arguments mean the same: numbers of any type, also in mappings."""
+    if isinstance(value, Mapping) and isinstance(other, Mapping):
+        return value.keys() == other.keys() and all(_are_equal(value[k], other[k]) for k in value)
+    return np.array_equal(value, other)

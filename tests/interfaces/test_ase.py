@@ -188,6 +188,21 @@ def test_dipole_and_charges(data):
         atoms.get_potential_energy()
 
 
+def test_a_target_of_another_shape_is_no_property_of_ase(data):
+    X, y = data[0][:20], data[1][:20]
+    rng = np.random.default_rng(0)
+    kinds = {"charges": TargetKind.scalar(), "dipole": TargetKind.vector(2)}
+    columns = {"charges": rng.normal(size=20), "dipole": rng.normal(size=(20, 3, 2))}
+    y = Targets(kinds=kinds, energy=y["energy"], **columns)
+    model = SoapBPNNRegressor(**SMALL, num_epochs=1, random_state=0).fit(X, y)
+    atoms = X[0].copy()
+    atoms.calc = model.calculator()
+    atoms.get_potential_energy()
+    assert not {"dipole", "charges"} & {*atoms.calc.implemented_properties, *atoms.calc.results}
+    with pytest.raises(NotImplementedError, match="charges"):
+        atoms.get_charges()
+
+
 def test_models_without_any_property_of_ase_are_refused(data):
     X = data[0][:4]
     y = Targets(kinds={"gap": TargetKind.scalar(intensive=True)}, gap=[1.0, 2.0, 3.0, 4.0])
@@ -287,6 +302,8 @@ def test_follows_another_fit(data, refit):
     model.set_params(num_epochs=3, warm_start=refit == "warm_start")
     getattr(model, "partial_fit" if refit == "partial_fit" else "fit")(X[:20], y[:20])
     expected = model.predict([atoms], targets=["energy", "forces"])
+    # of the last structure, if none is named
+    assert atoms.calc.get_potential_energy() == pytest.approx(expected["energy"][0])
     assert atoms.get_potential_energy() == pytest.approx(expected["energy"][0])
     assert atoms.get_potential_energy() != pytest.approx(before)
     np.testing.assert_allclose(atoms.get_forces(), expected["forces"][0], atol=1e-10)

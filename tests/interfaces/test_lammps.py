@@ -229,6 +229,18 @@ def test_fixes_that_come_later_have_the_last_word(simulation, cases, models):
     assert forces[10:].all()
 
 
+@pytest.mark.parametrize("unfix", [True, False], ids=["removed", "replaced"])
+def test_another_model_takes_over(simulation, cases, models, unfix):
+    atoms, (first, second) = cases["silicon"], (models[0]["zbl"], models[0]["alchemical"])
+    build(simulation, atoms, SoapBPNNPair(first, ["Si"]))
+    simulation.command("run 0")
+    if unfix:
+        simulation.command("unfix soap")
+    SoapBPNNPair(second, ["Si"]).attach(simulation)
+    simulation.command("run 0")
+    assert_equal(read(simulation), expect(atoms, second))
+
+
 # --- several processes ---------------------------------------------------------------------------
 
 
@@ -410,6 +422,9 @@ def test_wrong_models(cases):
         SoapBPNNPair(fitted, ["C"])
     y = Targets(kinds={"gap": TargetKind.scalar(intensive=True)}, gap=np.arange(2.0))
     with pytest.raises(ValueError, match="needs the energy"):
+        SoapBPNNPair(SoapBPNNRegressor(**SMALL, num_epochs=1).fit(frames, y), ["C"])
+    y = Targets(kinds={"energy": TargetKind.scalar(unit="kcal/mol")}, energy=np.arange(2.0))
+    with pytest.raises(ValueError, match="energies in kcal/mol, but SoapBPNNPair works in eV"):
         SoapBPNNPair(SoapBPNNRegressor(**SMALL, num_epochs=1).fit(frames, y), ["C"])
     with pytest.raises(TypeError, match="it ends in a ZBLBaseline"):
         SoapBPNNPair(ZBLBaseline().fit(frames), ["C"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from ase.build import bulk
+from ase.units import kcal, mol
 
 from sklearn_soapbpnn import SoapBPNNRegressor, TargetKind, Targets
 from sklearn_soapbpnn.interfaces.ase import SoapBPNNCalculator
@@ -154,6 +155,38 @@ def evaluate_unit(path, name):
     return load_atomistic_model(path).capabilities().outputs[name].unit
 
 
+def test_energies_in_other_units_are_converted(shipped_alloys, tmp_path):
+    from metatomic_ase import MetatomicCalculator
+
+    X, y = shipped_alloys
+    factor = mol / kcal
+    y = Targets(
+        energy=y["energy"][:20] * factor,
+        forces=[forces * factor for forces in y["forces"][:20]],
+        kinds={"energy": TargetKind.scalar(unit="kcal/mol")},
+    )
+    model = SoapBPNNRegressor(**SMALL).fit(X[:20], y)
+    model.export(tmp_path / "model.pt")
+    atoms = X[20].copy()
+    expected = model.predict([atoms], targets=["energy", "forces", "stress"])
+    atoms.calc = MetatomicCalculator(tmp_path / "model.pt", uncertainty_threshold=None)
+    energy, forces, stress = (expected[name][0] / factor for name in expected.names)
+    np.testing.assert_allclose(atoms.get_potential_energy(), energy, rtol=1e-7)
+    np.testing.assert_allclose(atoms.get_forces(), forces, rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(atoms.get_stress(voigt=False), stress, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["HOMO-LUMO gap", "2nd", "a.b[c]"])
+def test_targets_may_have_any_name(shipped_molecules, tmp_path, name):
+    X, y = shipped_molecules
+    kinds = {name: TargetKind.scalar(intensive=True)}
+    y = Targets(**{name: y["energy"][:20]}, kinds=kinds)
+    model = SoapBPNNRegressor(**SMALL).fit(X[:20], y)
+    model.export(tmp_path / "model.pt")
+    found = evaluate(tmp_path / "model.pt", X[20:23], [f"mtt::{name}"])[f"mtt::{name}"]
+    np.testing.assert_allclose(flatten(found)[:, 0], model.predict(X[20:23]), rtol=1e-12)
+
+
 def test_selected_atoms_of_several_systems(many, tmp_path):
     model, structures = many
     model.export(tmp_path / "model.pt")
@@ -213,6 +246,15 @@ def test_precision_is_that_of_the_model(shipped_molecules, tmp_path):
     values = evaluate(tmp_path / "model.pt", X[30:33], ["energy"])["energy"].block().values
     assert values.dtype == torch.float32
     np.testing.assert_allclose(values[:, 0], model.predict(X[30:33]), rtol=1e-7)
+
+
+def test_the_default_device_of_the_process_does_not_matter(shipped_molecules, tmp_path):
+    X, y = shipped_molecules
+    model = SoapBPNNRegressor(**SMALL).fit(X[:30], y[:30])
+    with torch.device("meta"):  # as torch.set_default_device("cuda") would do
+        model.export(tmp_path / "model.pt")
+    values = flatten(evaluate(tmp_path / "model.pt", X[30:33], ["energy"])["energy"])
+    np.testing.assert_allclose(values[:, 0], model.predict(X[30:33]), rtol=1e-12)
 
 
 def test_metatrain_evaluates_the_file(shipped_molecules, tmp_path):

@@ -445,17 +445,21 @@ def test_equal_arrays_are_no_change(X):
     model.set_params(fixed_scaling_weights={"levels": np.array([0.1, 0.2])}).partial_fit(X, y)
 
 
-@pytest.mark.parametrize(
-    ("first", "then"),
-    [
-        ({"cutoff_radius": 5}, {"cutoff_radius": 5.0}),
-        ({"max_radial": np.int64(2), "layernorm": np.bool_(True)}, {}),
-    ],
-    ids=str,
-)
-def test_equal_numbers_of_other_types_are_no_change(X, first, then):
-    model = SoapBPNNRegressor(**{**FIT, **first}).fit(X, draw(X, "energy"))
-    model.set_params(**{**FIT, "layernorm": True, **then}).partial_fit(X, draw(X, "energy"))
+def test_equal_numbers_of_other_types_are_no_change(X, tmp_path):
+    """Searches and files of options hand over NumPy's numbers, and integers for lengths."""
+    y = draw(X, "energy")
+    model = SoapBPNNRegressor(**FIT, cutoff_radius=5, zbl=True).fit(X, y)
+    model.set_params(
+        cutoff_radius=np.float64(5.0),
+        max_radial=np.int64(2),
+        num_neurons_per_layer=np.int32(4),
+        layernorm=np.bool_(True),
+        dtype=np.str_("float64"),
+    )
+    before = predict(model, X)
+    model.save(tmp_path / "model")
+    assert np.array_equal(predict(SoapBPNNRegressor.load(tmp_path / "model"), X), before)
+    model.partial_fit(X, y)
 
 
 def test_data_that_cannot_be_gone_on_with(X):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from ase import units
 from ase.calculators.emt import EMT
+from ase.filters import FrechetCellFilter
 from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
 from sklearn.pipeline import make_pipeline
 
 from sklearn_soapbpnn import CompositionBaseline, SoapBPNNRegressor, Targets
@@ -107,6 +109,21 @@ def test_the_observer_is_quiet_below_its_threshold(atoms):
         warnings.simplefilter("error")
         heat(atoms, observer)
     assert observer.frames == []
+
+
+def test_the_observer_watches_relaxations_of_cells(shipped_alloys):
+    """Their optimizers, and barostats, ask for the stress, with which forces are known."""
+    X, y = shipped_alloys
+    atoms = X[40].copy()
+    atoms.calc = SoapBPNNRegressor(**SMALL).fit(X[:20], y[:20]).calculator(uncertainty=True)
+    atoms.get_stress()
+    assert atoms.calc.results["forces_std"].shape == (len(atoms), 3)
+    observer = UncertaintyObserver(atoms, threshold=1e-6)
+    relaxation = BFGS(FrechetCellFilter(atoms), logfile=None)
+    relaxation.attach(observer)
+    with pytest.warns(UserWarning, match="above the threshold"):
+        relaxation.run(fmax=1e-6, steps=2)
+    assert observer.n_exceeded == 3
 
 
 def test_the_observer_stops_a_simulation(atoms):

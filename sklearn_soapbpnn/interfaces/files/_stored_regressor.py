@@ -62,8 +62,7 @@ HEAD_MEMORY = 2**28
 def dump_regressor(model, tensors, prefix):
     """Return a fitted regressor as JSON values; its arrays are added to ``tensors``, by name."""
     fitted, steps = model.fitted_, model.fitted_.steps
-    now = read_parameters(model).hyperparameters(fitted.kinds)
-    changed = [n for n, value in fitted.hyperparameters.items() if repr(now[n]) != repr(value)]
+    changed = list(read_parameters(model).find_changed(fitted))
     if changed:
         raise ValueError(
             f"{changed} were changed after fit, so they no longer belong to the fitted weights. "

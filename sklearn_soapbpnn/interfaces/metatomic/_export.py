@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from ase import Atoms
 
 from ..._version import __version__
-from ...data import FilePath, TargetKind, as_structures, expand_scale, flatten_offset
+from ...data import (
+    FilePath,
+    TargetKind,
+    as_structures,
+    expand_scale,
+    flatten_offset,
+    usual_settings,
+)
 from ...model import apply_steps, list_steps
 from ...preprocessing import CompositionBaseline, TargetScaler, ZBLBaseline
 from ...training import check_regressor
@@ -62,10 +70,10 @@ def export_model(model: Any, path: FilePath) -> None:
     >>> from sklearn_soapbpnn.interfaces.metatomic import export_model
     >>> export_model(model, "model.pt")  # doctest: +SKIP
     """
-    with _only_own_libraries(), warnings.catch_warnings():
+    with usual_settings(), _only_own_libraries(), warnings.catch_warnings():
         # TorchScript is the format of metatomic
         warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
-        make_model(model).save(str(path))
+        make_model(model).save(str(Path(path)))
 
 
 def make_model(model):

@@ -2,6 +2,7 @@
 
 # metatomic compares the annotations of `forward` with those of `typing`
 # ruff: noqa: UP006, UP035, UP045
+import re
 from typing import Dict, List, Optional
 
 import torch
@@ -36,8 +37,9 @@ class Layout(nn.Module):
     def __init__(self, name: str, source: str, kind: TargetKind) -> None:
         super().__init__()
         self.name, self.source = name, source
-        # metatomic's name of the properties
-        self.label = "energy" if name.startswith("energy_") else name.removeprefix("mtt::")
+        # metatomic's name of the properties, which must be like that of a variable
+        label = "energy" if name.startswith("energy_") else name.removeprefix("mtt::")
+        self.label = re.sub(r"^(?=\d)|[^a-zA-Z0-9_]", "_", label)
         self.n_properties = [block.n_properties for block in kind.blocks]
         self.key_names, keys, shapes = ["_"], [[0]], [[1]]
         self.axes = AXES.get(kind.cartesian_rank, [])
@@ -55,7 +57,11 @@ class Layout(nn.Module):
         """Divide flattened values, (n_samples, size), into blocks."""
         device = values.device
         blocks: List[TensorBlock] = []
-        for k, part in enumerate(values.split(self.sizes, dim=1)):
+        start = 0
+        for k, width in enumerate(self.sizes):
+            # metatomic converts units in place, which torch refuses for the views of a split
+            part = values.narrow(1, start, width)
+            start += width
             components: List[Labels] = []
             for axis, size in zip(self.axes, self.shapes[k]):
                 # components of spherical tensors are numbered from -l
