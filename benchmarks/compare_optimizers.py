@@ -122,13 +122,16 @@ OPTIMIZERS = {
     "soap": lambda: choose(Soap),
     # docs/recipes.md; their number of epochs is --epochs
     "molecules": lambda: {
+        "layernorm": False,
         "radial_scale": 3.0,
         "num_neurons_per_layer": 128,
         "validation_fraction": 0.05,
     },
     "solids": lambda: {
-        "radial_scale": 3.0,
+        "layernorm": False,
+        "radial_scale": 2.0,
         "loss": {"energy": {"weight": 3.0, "forces": {}}},
+        "net_params": {"optimizer__smoothness": 3.0},
     },
 }
 

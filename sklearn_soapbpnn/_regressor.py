@@ -90,7 +90,8 @@ class SoapBPNNRegressor(
         Width of the hidden layers.
     layernorm : bool, default=True
         Whether to normalise the features of each atom before the network. Without normalisation
-        training converges more slowly, but the model may extrapolate better.
+        the network sees how dense the surroundings of an atom are; errors are often lower by a
+        tenth, but training with ``optimizer="adam"`` converges more slowly.
     add_lambda_basis : bool, default=True
         Whether to build tensors of order 2 and higher also from the density expansion of the same
         order, rather than from products of three vectors alone. This is more flexible and a little

@@ -173,6 +173,8 @@ class TrainingData(Dataset):
             tensors = (_to_tensor(array, network) for array in arrays)
             unit = torch.tensor(unit, dtype=torch.float64, device=self.device)
             self.labels[name] = TargetLabels(*tensors, unit, per_atom)
+        # indices of the structures from which something is learnt
+        self.counted = _list_counted(targets, sample_weight)
         # names of the targets with at least one label
         self.labelled = [
             name
@@ -286,6 +288,13 @@ def _name_unit(name, units, per_structure):
     if name == "energy" and name not in per_structure:
         return f"{unit}/atom" if unit else "per atom"
     return unit
+
+
+def _list_counted(targets, sample_weight):
+    """Return the indices of the structures with a label and a weight."""
+    columns = [map(np.any, targets.labelled(name)) for name in targets.names]
+    counts = np.array([any(entries) for entries in zip(*columns)])
+    return np.flatnonzero(counts if sample_weight is None else counts & (sample_weight > 0))
 
 
 def _weigh_labels(values, per_atom, structures, sample_weight):

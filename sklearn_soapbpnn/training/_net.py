@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 
+import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import EpochTimer
@@ -287,8 +288,11 @@ class SoapBPNNNet(NeuralNet):
     @torch.no_grad()
     def _describe_inputs(self, data):
         """Tell the optimizer how rough and how large the inputs of the first layer are."""
-        n_structures = min(len(data), EvaluationIterator(data).batch_size)
-        some = torch.linspace(0, len(data) - 1, n_structures, device=data.device).long()
+        if len(data.counted) == 0:
+            return  # nothing will move
+        n_structures = min(len(data.counted), EvaluationIterator(data).batch_size)
+        place = np.linspace(0, len(data.counted) - 1, n_structures).astype(int)
+        some = torch.from_numpy(data.counted[place]).to(data.device)
         (batch,) = data.batches(some, [n_structures])
         first = self.module_.first
         size = first.input_size(batch.environments).clamp(min=SMALLEST_INPUT)
