@@ -76,6 +76,7 @@ class AlchemicalLayer(FirstLayer):
     ) -> None:
         super().__init__()
         self.constants = WholeExpansion()
+        self.layernorm = layernorm
         self.n_networks = self.n_sets = n_networks
         self.spectrum = PowerSpectrum(n_per_l, n_pseudo_species)
         self.n_features = n_features = self.spectrum.n_full
@@ -142,8 +143,7 @@ class AlchemicalLayer(FirstLayer):
         return outputs.unflatten(1, (self.n_networks, -1)).transpose(0, 1).contiguous()
 
     def _layout(self, batch) -> Layout:
-        normalize = isinstance(self.norm, nn.LayerNorm)
-        return Layout(self.spectrum, batch.index.element_counts, normalize)
+        return Layout(self.spectrum, batch.index.element_counts, self.layernorm)
 
     def _mix(self, batch) -> tuple[Tensor, Tensor]:
         """Return the embedding of each block, and the expansion by pseudo-species and degree."""

@@ -239,9 +239,13 @@ def _compute_constants(expansion, compute, derivatives):
 
 
 def _bring_near(positions, cell, pbc):
-    """Move a structure, which keeps the place of its mesh, to where rounding errors are small.
+    """Move a structure by whole cell vectors to where rounding errors are small.
 
-    It moves by whole cell vectors, or by whole units of length where it is not periodic.
+    A molecule, which needs no mesh, moves by whole units of length. Slabs keep their height, since
+    the mesh is fixed in space.
     """
     cell = complete_cell(cell * pbc[:, None])
-    return positions - np.floor(np.linalg.solve(cell.T, positions.mean(0))) @ cell
+    steps = np.floor(np.linalg.solve(cell.T, positions.mean(0)))
+    if pbc.any():
+        steps[~pbc] = 0
+    return positions - steps @ cell

@@ -30,6 +30,8 @@ class FirstLayer(nn.Module, ABC):
     own_elements : bool
         Whether an expansion has one block per element of the structure of the atom. Otherwise it
         has one block per element of the network.
+    layernorm : bool
+        Whether the features are normalised.
     n_networks : int
         Number of networks.
     n_sets : int
@@ -49,6 +51,7 @@ class FirstLayer(nn.Module, ABC):
     """
 
     own_elements: bool
+    layernorm: bool
     n_networks: int
     n_sets: int
     n_features: int

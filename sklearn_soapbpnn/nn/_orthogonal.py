@@ -54,6 +54,7 @@ class OrthogonalLayer(FirstLayer):
     ) -> None:
         super().__init__()
         self.constants = StandardizedSpectrum(n_per_l, n_elements, layernorm)
+        self.layernorm = layernorm
         self.n_networks, self.n_sets = n_networks, n_elements * n_networks
         self.n_features = self.spectrum.n_features
         # the initial weights are scaled as for the full spectrum

@@ -288,14 +288,14 @@ class SoapBPNNNet(NeuralNet):
     @torch.no_grad()
     def _describe_inputs(self, data):
         """Tell the optimizer how rough and how large the inputs of the first layer are."""
-        if len(data.counted) == 0:
-            return  # nothing will move
-        n_structures = min(len(data.counted), EvaluationIterator(data).batch_size)
-        place = np.linspace(0, len(data.counted) - 1, n_structures).astype(int)
-        some = torch.from_numpy(data.counted[place]).to(data.device)
-        (batch,) = data.batches(some, [n_structures])
-        first = self.module_.first
-        size = first.input_size(batch.environments).clamp(min=SMALLEST_INPUT)
+        first, size = self.module_.first, 1.0
+        # without a structure that counts, nothing will move
+        if not first.layernorm and len(data.counted):
+            n_structures = min(len(data.counted), EvaluationIterator(data).batch_size)
+            place = np.linspace(0, len(data.counted) - 1, n_structures).astype(int)
+            some = torch.from_numpy(data.counted[place]).to(data.device)
+            (batch,) = data.batches(some, [n_structures])
+            size = first.input_size(batch.environments).clamp(min=SMALLEST_INPUT)
         self.optimizer_.weigh_inputs(first.linear.weight, first.roughness, size)
 
     def _record_errors(self, name, sums):

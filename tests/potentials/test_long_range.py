@@ -390,14 +390,14 @@ def test_translation(structure):
 
 @pytest.mark.parametrize("pbc", [False, [True, True, False], True], ids=str)
 def test_structures_may_be_far_from_the_origin(shipped_alloys, pbc):
-    """Where single precision would not tell neighbouring atoms apart."""
+    """Where single precision would not tell neighbouring atoms apart; a slab along its plane."""
     X, y = shipped_alloys
     small = {"max_radial": 2, "max_angular": 1, "num_epochs": 1, "random_state": 0}
     model = SoapBPNNRegressor(**small, long_range=True).fit(X[:10], y[:10])
     atoms = X[10].copy()
     atoms.pbc = pbc
     far = atoms.copy()
-    far.positions += [1e6, -7e5, 3e5]
+    far.positions += [150_000, -90_000, 0] @ atoms.cell
     prediction = model.predict([atoms, far], targets=["energy", "forces", "stress"])
     energies, forces, stress = (prediction[name] for name in prediction.names)
     np.testing.assert_allclose(energies[1], energies[0], rtol=0, atol=5e-6)
