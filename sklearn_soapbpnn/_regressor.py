@@ -91,7 +91,7 @@ class SoapBPNNRegressor(
     layernorm : bool, default=True
         Whether to normalise the features of each atom before the network. Without normalisation
         the network sees how dense the surroundings of an atom are; errors are often lower by a
-        tenth, but training with ``optimizer="adam"`` converges more slowly.
+        tenth, but not always, and ``optimizer="adam"`` converges more slowly.
     add_lambda_basis : bool, default=True
         Whether to build tensors of order 2 and higher also from the density expansion of the same
         order, rather than from products of three vectors alone. This is more flexible and a little
