@@ -152,6 +152,7 @@ BIT_CASES = {
     "committee": {"n_networks": 3},
     "no hidden layers": {"num_hidden_layers": 0},
     "no layernorm": {"layernorm": False},
+    "alchemical, no layernorm": {"species_encoding": "alchemical", "layernorm": False},
     "zbl": {"zbl": True},
     "no validation": {"validation_fraction": 0},
     "best by the loss": {"best_model_metric": "loss", "loss": "huber"},
